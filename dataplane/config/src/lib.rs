@@ -1,0 +1,27 @@
+//! What the operator hands to the data plane.
+//!
+//! Two files, because they change at different speeds:
+//!
+//! ```text
+//! config.yaml   one role's settings      changed -> the pods roll (it is part of the pod-template hash)
+//! apps.yaml     Apps, keys, limits       changed -> the running pods read it again, nothing restarts
+//! ```
+//!
+//! Both are versioned, refuse unknown fields, and are validated whole before a port is bound. Neither holds a
+//! secret: a key is known by its SHA-256 digest, and credentials are named by the file that holds them.
+#![forbid(unsafe_code)]
+
+pub mod apps;
+pub mod load;
+pub mod roles;
+pub mod units;
+
+pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
+pub use roles::{
+    ClickHouseTarget, ConsumeBatch, ConsumeConfig, IngestConfig, IngestLimits, KafkaTarget, PipelineRef, Protocol,
+    RedisTarget,
+};
+pub use units::{ByteSize, Duration};
+
+/// The version of both files. A data plane reads this one and the one before.
+pub const CONFIG_VERSION: u32 = 1;

@@ -1,0 +1,1 @@
+//! Reading, overriding by the environment, and validating a configuration.

@@ -1,0 +1,186 @@
+//! `config.yaml`: the settings of one role.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, Duration};
+
+/// Which pipeline a process serves: the labels of its metrics and logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PipelineRef {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Where events are kept until they are stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaTarget {
+    /// `host:port`, comma-separated.
+    pub bootstrap: String,
+    pub topic: String,
+    pub dead_letter_topic: String,
+}
+
+/// Where quota usage is shared. Without it each pod keeps its own share of the limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisTarget {
+    /// `host:port`.
+    pub address: String,
+    #[serde(default)]
+    pub database: u16,
+    #[serde(default = "RedisTarget::default_connect_timeout")]
+    pub connect_timeout: Duration,
+    #[serde(default = "RedisTarget::default_command_timeout")]
+    pub command_timeout: Duration,
+    /// Keys start with this; the operator sets the cluster's id, so clusters may share a Redis.
+    #[serde(default = "RedisTarget::default_prefix")]
+    pub prefix: String,
+}
+
+impl RedisTarget {
+    fn default_connect_timeout() -> Duration {
+        Duration::from_secs(5)
+    }
+    fn default_command_timeout() -> Duration {
+        Duration::from_secs(3)
+    }
+    fn default_prefix() -> String {
+        "penstock".into()
+    }
+}
+
+/// Where events are stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClickHouseTarget {
+    /// `http://host:port`.
+    pub url: String,
+    pub database: String,
+    pub table: String,
+    /// Files that hold the user's name and password; absent means the server's default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// How long one INSERT may take; must be below Kafka's `max.poll.interval.ms` (5 minutes).
+    #[serde(default = "ClickHouseTarget::default_insert_timeout")]
+    pub insert_timeout: Duration,
+}
+
+impl ClickHouseTarget {
+    fn default_insert_timeout() -> Duration {
+        Duration::from_secs(120)
+    }
+}
+
+/// An HTTP contract that ingest can speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// `/v1/events`, `/v1/events/batch`.
+    Native,
+    /// `/segment/v1/*` and `/v1/batch`.
+    Segment,
+}
+
+/// Bounds of ingest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct IngestLimits {
+    /// A request's body, after decompression.
+    pub body: ByteSize,
+    /// One event.
+    pub event: ByteSize,
+    /// Events in one request.
+    pub batch: u32,
+    /// All bodies and groups in flight together; over it requests wait up to 1 s, then get 503.
+    pub memory: ByteSize,
+    /// From the first byte of a request to its answer; must exceed `kafka_timeout`.
+    pub request_timeout: Duration,
+    /// How long a produced group may wait for its acknowledgement before the answer is 503.
+    pub kafka_timeout: Duration,
+}
+
+impl Default for IngestLimits {
+    fn default() -> Self {
+        Self {
+            body: ByteSize::mb(8),
+            event: ByteSize::kb(256),
+            batch: 1000,
+            memory: ByteSize::mb(64),
+            request_timeout: Duration::from_secs(10),
+            kafka_timeout: Duration::from_secs(8),
+        }
+    }
+}
+
+/// `penstock-dataplane ingest`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IngestConfig {
+    pub version: u32,
+    pub pipeline: PipelineRef,
+    #[serde(default = "default_listen")]
+    pub listen: String,
+    /// `/metrics`, `/livez`, `/readyz`.
+    #[serde(default = "default_admin")]
+    pub admin: String,
+    pub kafka: KafkaTarget,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisTarget>,
+    /// `apps.yaml`.
+    pub apps_file: PathBuf,
+    #[serde(default = "default_protocols")]
+    pub protocols: Vec<Protocol>,
+    #[serde(default)]
+    pub limits: IngestLimits,
+    /// Threads that serve requests; 0 means one per core that the process may use.
+    #[serde(default)]
+    pub shards: u16,
+}
+
+/// When a batch of the consumer is full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ConsumeBatch {
+    pub max_rows: u32,
+    pub max_bytes: ByteSize,
+    pub max_age: Duration,
+}
+
+impl Default for ConsumeBatch {
+    fn default() -> Self {
+        Self { max_rows: 200_000, max_bytes: ByteSize::mb(64), max_age: Duration::from_secs(1) }
+    }
+}
+
+/// `penstock-dataplane consume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsumeConfig {
+    pub version: u32,
+    pub pipeline: PipelineRef,
+    #[serde(default = "default_admin")]
+    pub admin: String,
+    pub kafka: KafkaTarget,
+    /// Consumer group, `penstock.<namespace>.<name>`.
+    pub group: String,
+    pub clickhouse: ClickHouseTarget,
+    #[serde(default)]
+    pub batch: ConsumeBatch,
+}
+
+fn default_listen() -> String {
+    "0.0.0.0:8080".into()
+}
+
+fn default_admin() -> String {
+    "0.0.0.0:9090".into()
+}
+
+fn default_protocols() -> Vec<Protocol> {
+    vec![Protocol::Native, Protocol::Segment]
+}
