@@ -13,13 +13,15 @@
 
 pub mod apps;
 pub mod load;
+mod replaced;
 pub mod roles;
 pub mod units;
+pub mod validate;
 
 pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
 pub use roles::{
-    ClickHouseTarget, ConsumeBatch, ConsumeConfig, IngestConfig, IngestLimits, KafkaTarget, PipelineRef, Protocol,
-    RedisTarget,
+    ClickHouseTarget, ConsumeBatch, ConsumeConfig, IngestConfig, IngestLimits, KafkaTarget, PipelineRef,
+    Protocol, RedisTarget,
 };
 pub use units::{ByteSize, Duration};
 

@@ -153,7 +153,11 @@ pub struct ConsumeBatch {
 
 impl Default for ConsumeBatch {
     fn default() -> Self {
-        Self { max_rows: 200_000, max_bytes: ByteSize::mb(64), max_age: Duration::from_secs(1) }
+        Self {
+            max_rows: 200_000,
+            max_bytes: ByteSize::mb(64),
+            max_age: Duration::from_secs(1),
+        }
     }
 }
 

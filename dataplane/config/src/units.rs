@@ -64,7 +64,11 @@ impl FromStr for Duration {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refused = || UnitError { given: text.into(), kind: "duration", units: "ms, s, m, h, d" };
+        let refused = || UnitError {
+            given: text.into(),
+            kind: "duration",
+            units: "ms, s, m, h, d",
+        };
         let (number, unit) = number_and_unit(text.trim()).ok_or_else(refused)?;
         let milliseconds = match unit {
             "ms" => 1,
@@ -74,7 +78,10 @@ impl FromStr for Duration {
             "d" => 86_400_000,
             _ => return Err(refused()),
         };
-        number.checked_mul(milliseconds).map(Self::from_millis).ok_or_else(refused)
+        number
+            .checked_mul(milliseconds)
+            .map(Self::from_millis)
+            .ok_or_else(refused)
     }
 }
 
@@ -96,7 +103,11 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refused = || UnitError { given: text.into(), kind: "size", units: "B, kB, MB, GB, KiB, MiB, GiB" };
+        let refused = || UnitError {
+            given: text.into(),
+            kind: "size",
+            units: "B, kB, MB, GB, KiB, MiB, GiB",
+        };
         let (number, unit) = number_and_unit(text.trim()).ok_or_else(refused)?;
         let bytes = match unit {
             "" | "B" => 1,
@@ -140,7 +151,9 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $unit {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
     };
@@ -155,7 +168,13 @@ mod tests {
 
     #[test]
     fn durations_round_trip() {
-        for (text, milliseconds) in [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("2h", 7_200_000), ("400d", 34_560_000_000)] {
+        for (text, milliseconds) in [
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+            ("400d", 34_560_000_000),
+        ] {
             let parsed: Duration = text.parse().unwrap();
             assert_eq!(parsed, Duration::from_millis(milliseconds));
             assert_eq!(parsed.to_string(), text);
@@ -164,7 +183,12 @@ mod tests {
 
     #[test]
     fn sizes_round_trip() {
-        for (text, bytes) in [("8MB", 8_000_000), ("256kB", 256_000), ("1GB", 1_000_000_000), ("7B", 7)] {
+        for (text, bytes) in [
+            ("8MB", 8_000_000),
+            ("256kB", 256_000),
+            ("1GB", 1_000_000_000),
+            ("7B", 7),
+        ] {
             let parsed: ByteSize = text.parse().unwrap();
             assert_eq!(parsed, ByteSize::bytes(bytes));
             assert_eq!(parsed.to_string(), text);
@@ -174,7 +198,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_units() {
-        for text in ["", "s", "10", "1.5s", "-1s", "99999999999999999999d", "10 parsecs"] {
+        for text in [
+            "",
+            "s",
+            "10",
+            "1.5s",
+            "-1s",
+            "99999999999999999999d",
+            "10 parsecs",
+        ] {
             let refused = text.parse::<Duration>().unwrap_err().to_string();
             assert!(refused.contains("ms, s, m, h, d"), "{refused}");
         }

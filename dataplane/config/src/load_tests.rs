@@ -1,0 +1,160 @@
+use super::*;
+use crate::{ByteSize, ConsumeConfig, Duration, IngestConfig, Protocol};
+
+const INGEST: &str = "
+version: 1
+pipeline: {namespace: growth, name: events}
+kafka: {bootstrap: 'kafka:9092', topic: growth.events, deadLetterTopic: growth.events.dlq}
+appsFile: /etc/penstock/apps/apps.yaml
+";
+
+const CONSUME: &str = "
+version: 1
+pipeline: {namespace: growth, name: events}
+kafka: {bootstrap: 'kafka:9092', topic: growth.events, deadLetterTopic: growth.events.dlq}
+group: penstock.growth.events
+clickhouse: {url: 'http://clickhouse:8123', database: growth, table: events}
+";
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn ingest(extra: &str, pairs: &[(&str, &str)]) -> Result<Loaded<IngestConfig>, LoadError> {
+    load(&format!("{INGEST}{extra}"), &environment(pairs))
+}
+
+#[test]
+fn a_minimal_file_takes_the_defaults() {
+    let loaded = ingest("", &[]).unwrap();
+    assert_eq!(loaded.config.listen, "0.0.0.0:8080");
+    assert_eq!(loaded.config.admin, "0.0.0.0:9090");
+    assert_eq!(loaded.config.limits.batch, 1000);
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn variables_override_with_the_type_of_the_field() {
+    let loaded = ingest(
+        "",
+        &[
+            ("PENSTOCK_KAFKA__BOOTSTRAP", "a:1,b:2"),
+            ("PENSTOCK_KAFKA__DEAD_LETTER_TOPIC", "1234"),
+            ("PENSTOCK_LIMITS__BATCH", "5"),
+            ("PENSTOCK_LIMITS__BODY", "1MB"),
+            ("PENSTOCK_LIMITS__REQUEST_TIMEOUT", "20s"),
+            ("PENSTOCK_PROTOCOLS", "Segment"),
+            ("PENSTOCK_REDIS__ADDRESS", "redis:6379"),
+            ("PENSTOCK_REDIS__DATABASE", "3"),
+        ],
+    )
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!(config.kafka.bootstrap, "a:1,b:2");
+    assert_eq!(
+        config.kafka.dead_letter_topic, "1234",
+        "a text field keeps text that looks like a number"
+    );
+    assert_eq!(config.limits.batch, 5);
+    assert_eq!(config.limits.body, ByteSize::mb(1));
+    assert_eq!(config.limits.request_timeout, Duration::from_secs(20));
+    assert_eq!(config.protocols, [Protocol::Segment]);
+    assert_eq!(config.redis.unwrap().database, 3);
+}
+
+#[test]
+fn what_nobody_knows_is_refused_by_name() {
+    for (extra, pairs, word) in [
+        ("bogus: 1\n", &[][..], "bogus"),
+        ("limits: {batches: 1}\n", &[][..], "batches"),
+        (
+            "",
+            &[("PENSTOCK_KAFKA__BOOTSTRP", "a:1")][..],
+            "PENSTOCK_KAFKA__BOOTSTRP",
+        ),
+        (
+            "",
+            &[("PENSTOCK_LIMITS__BATCH", "many")][..],
+            "PENSTOCK_LIMITS__BATCH",
+        ),
+        ("", &[("PENSTOCK_LISTEN__PORT", "1")][..], "PENSTOCK_LISTEN__PORT"),
+        (
+            "",
+            &[("PENSTOCK_LIMITS____BATCH", "1")][..],
+            "PENSTOCK_LIMITS____BATCH",
+        ),
+        ("limits: {body: 8 megabytes}\n", &[][..], "limits.body"),
+    ] {
+        let refused = ingest(extra, pairs).unwrap_err().to_string();
+        assert!(refused.contains(word), "{extra}{pairs:?}: {refused}");
+    }
+    let loaded = ingest("", &[("PENSTOCK_INSTANCE", "dev")]).unwrap();
+    assert!(loaded.warnings[0].contains("PENSTOCK_INSTANCE"));
+}
+
+#[test]
+fn inequalities_hold_before_a_port_is_bound() {
+    for (extra, field) in [
+        ("limits: {kafkaTimeout: 10s}\n", "limits.requestTimeout"),
+        ("limits: {event: 9MB}\n", "limits.event"),
+        ("limits: {event: 200kB, body: 100kB}\n", "limits.body"),
+        ("limits: {memory: 8MB}\n", "limits.memory"),
+        ("limits: {batch: 0}\n", "limits.batch"),
+        ("listen: localhost\n", "listen"),
+        ("admin: 0.0.0.0:8080\n", "admin"),
+        ("protocols: []\n", "protocols"),
+        ("redis: {address: nowhere}\n", "redis.address"),
+    ] {
+        let refused = ingest(extra, &[]).unwrap_err().to_string();
+        assert!(refused.contains(field), "{extra}: {refused}");
+    }
+    let consume = |pairs: &[(&str, &str)]| load::<ConsumeConfig>(CONSUME, &environment(pairs));
+    assert!(consume(&[]).is_ok());
+    let refused = consume(&[("PENSTOCK_CLICKHOUSE__INSERT_TIMEOUT", "5m")])
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("clickhouse.insertTimeout"), "{refused}");
+}
+
+#[test]
+fn replaced_variables_fill_gaps_outside_a_cluster_only() {
+    let pairs = [("PORT", "8081"), ("KAFKA_BROKERS", "old:9092"), ("DEBUG", "1")];
+    let loaded = ingest("", &pairs).unwrap();
+    assert_eq!(loaded.config.listen, "0.0.0.0:8081");
+    assert_eq!(loaded.config.kafka.bootstrap, "kafka:9092", "the file wins");
+    let text = loaded.warnings.join("\n");
+    for word in ["PENSTOCK_LISTEN", "KAFKA_BROKERS is ignored", "RUST_LOG"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let inside = [&pairs[..], &[("KUBERNETES_SERVICE_HOST", "10.96.0.1")]].concat();
+    let loaded = ingest("", &inside).unwrap();
+    assert_eq!(loaded.config.listen, "0.0.0.0:8080");
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_itself() {
+    let config = ingest("redis: {address: 'redis:6379'}\n", &[]).unwrap().config;
+    let text = render(&config).unwrap();
+    assert_eq!(
+        load::<IngestConfig>(&text, &Environment::new()).unwrap().config,
+        config
+    );
+}
+
+#[test]
+fn a_key_shared_by_two_apps_is_refused() {
+    let digest = "0".repeat(64);
+    let text = format!(
+        "{{version: 1, replicas: 1, apps: [
+          {{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11, name: a/b, keys: [{{name: k, digest: '{digest}', scope: Write}}]}},
+          {{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b12, name: a/c, keys: [{{name: k, digest: '{digest}', scope: Read}}]}}]}}"
+    );
+    let refused = load::<crate::AppsFile>(&text, &Environment::new())
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("apps[1].keys[0].digest"), "{refused}");
+}

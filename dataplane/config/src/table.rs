@@ -1,0 +1,206 @@
+//! The event table: its columns, in the order in which the consumer writes them, and the statement that makes it.
+//!
+//! The operator creates the table and the consumer fills it, so both take it from here. A column is only ever
+//! added at the end of its group: what is stored never changes its meaning.
+
+use std::fmt::Write as _;
+
+/// What a column holds, and with that its ClickHouse type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnKind {
+    Uuid,
+    /// Text of any cardinality, JSON text too.
+    Text,
+    /// Text with few distinct values.
+    Symbol,
+    /// Milliseconds since 1970, UTC.
+    Timestamp,
+    Int32,
+    Int64,
+    UInt32,
+    UInt64,
+    Date,
+}
+
+impl ColumnKind {
+    /// The type as ClickHouse writes it in `system.columns`.
+    pub const fn sql(self) -> &'static str {
+        match self {
+            Self::Uuid => "UUID",
+            Self::Text => "String",
+            Self::Symbol => "LowCardinality(String)",
+            Self::Timestamp => "DateTime64(3, 'UTC')",
+            Self::Int32 => "Int32",
+            Self::Int64 => "Int64",
+            Self::UInt32 => "UInt32",
+            Self::UInt64 => "UInt64",
+            Self::Date => "Date",
+        }
+    }
+}
+
+/// One column of the event table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    pub kind: ColumnKind,
+    /// Arguments of `CODEC(…)`; absent means the server's default.
+    pub codec: Option<&'static str>,
+    /// The expression of a column that ClickHouse computes; such a column is never inserted.
+    pub materialized: Option<&'static str>,
+}
+
+const fn stored(name: &'static str, kind: ColumnKind) -> Column {
+    Column { name, kind, codec: None, materialized: None }
+}
+
+const fn packed(name: &'static str, kind: ColumnKind, codec: &'static str) -> Column {
+    Column { name, kind, codec: Some(codec), materialized: None }
+}
+
+const fn computed(name: &'static str, kind: ColumnKind, expression: &'static str) -> Column {
+    Column { name, kind, codec: None, materialized: Some(expression) }
+}
+
+/// Every column of the event table. First those that the consumer inserts, in its order, then the computed ones.
+///
+/// `src_partition`, `src_offset` and `src_row` say which line of the topic a row was: by them the consumer finds
+/// out what the table holds of a range. They lie outside the sort key, and within one part they span so little
+/// that `T64` leaves a few bits of each.
+pub const EVENT_COLUMNS: &[Column] = &[
+    stored("event_id", ColumnKind::Uuid),
+    stored("app_id", ColumnKind::Uuid),
+    stored("event_name", ColumnKind::Symbol),
+    stored("user_id", ColumnKind::Text),
+    stored("device_id", ColumnKind::Text),
+    stored("session_id", ColumnKind::Text),
+    packed("event_timestamp", ColumnKind::Timestamp, "T64, LZ4"),
+    packed("client_timestamp", ColumnKind::Timestamp, "T64, LZ4"),
+    packed("received_at", ColumnKind::Timestamp, "T64, LZ4"),
+    stored("platform", ColumnKind::Symbol),
+    stored("os_version", ColumnKind::Symbol),
+    stored("app_version", ColumnKind::Symbol),
+    packed("attribution", ColumnKind::Text, "ZSTD(1)"),
+    packed("properties", ColumnKind::Text, "ZSTD(1)"),
+    packed("context", ColumnKind::Text, "ZSTD(1)"),
+    stored("ip", ColumnKind::Text),
+    stored("user_agent", ColumnKind::Text),
+    stored("library", ColumnKind::Symbol),
+    stored("source", ColumnKind::Symbol),
+    packed("src_partition", ColumnKind::Int32, "T64, LZ4"),
+    packed("src_offset", ColumnKind::Int64, "T64, LZ4"),
+    packed("src_row", ColumnKind::UInt32, "T64, LZ4"),
+    computed("event_date", ColumnKind::Date, "toDate(event_timestamp)"),
+    computed("user_hash", ColumnKind::UInt64, "cityHash64(user_id)"),
+];
+
+/// The columns that the consumer inserts, in its order.
+pub fn inserted_columns() -> impl Iterator<Item = &'static Column> {
+    EVENT_COLUMNS.iter().filter(|column| column.materialized.is_none())
+}
+
+/// How many insert tokens the table remembers. A pipeline with P partitions makes about P inserts a second, and a
+/// batch whose outcome is unknown is re-sent blindly for at most a minute: ten times that.
+pub fn dedup_window(partitions: u32) -> u32 {
+    partitions.saturating_mul(10 * 60).max(10_000)
+}
+
+/// What differs between one event table and another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventTable<'a> {
+    pub database: &'a str,
+    pub table: &'a str,
+    /// The mark of ownership.
+    pub comment: &'a str,
+    /// See [`dedup_window`].
+    pub dedup_window: u32,
+}
+
+impl EventTable<'_> {
+    /// The statement that creates the table where it does not exist.
+    ///
+    /// `PARTITION BY` the time of receipt makes an INSERT one part, whatever clients' clocks say; the sort key holds
+    /// the client's own time, which is the same in every retry, so that retries collapse.
+    pub fn create_statement(&self) -> String {
+        let mut sql = format!(
+            "CREATE TABLE IF NOT EXISTS {}.{} (\n",
+            quote_identifier(self.database),
+            quote_identifier(self.table)
+        );
+        for column in EVENT_COLUMNS {
+            sql.push_str("    ");
+            sql.push_str(&column_definition(column));
+            sql.push_str(",\n");
+        }
+        sql.push_str("    INDEX event_timestamp_range event_timestamp TYPE minmax GRANULARITY 1\n)\n");
+        sql.push_str("ENGINE = ReplacingMergeTree(received_at)\n");
+        sql.push_str("PARTITION BY toYYYYMM(received_at)\n");
+        sql.push_str(
+            "ORDER BY (app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id)\n",
+        );
+        let _ = writeln!(sql, "SETTINGS non_replicated_deduplication_window = {}", self.dedup_window);
+        let _ = write!(sql, "COMMENT {}", quote_literal(self.comment));
+        sql
+    }
+}
+
+/// One column as `CREATE TABLE` and `ALTER TABLE … ADD COLUMN` take it.
+pub fn column_definition(column: &Column) -> String {
+    let mut sql = format!("{} {}", quote_identifier(column.name), column.kind.sql());
+    if let Some(expression) = column.materialized {
+        let _ = write!(sql, " MATERIALIZED {expression}");
+    }
+    if let Some(codec) = column.codec {
+        let _ = write!(sql, " CODEC({codec})");
+    }
+    sql
+}
+
+/// A name in backticks.
+pub fn quote_identifier(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+/// A text in single quotes.
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inserted_columns_come_first_and_are_named_once() {
+        let computed_from = EVENT_COLUMNS.iter().position(|c| c.materialized.is_some()).unwrap();
+        assert_eq!(inserted_columns().count(), computed_from);
+        let mut names: Vec<_> = EVENT_COLUMNS.iter().map(|c| c.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), EVENT_COLUMNS.len());
+    }
+
+    #[test]
+    fn the_statement_names_every_column_and_quotes_what_it_is_given() {
+        let sql = EventTable {
+            database: "growth",
+            table: "ev`ents",
+            comment: "penstock owner=c/growth/it's",
+            dedup_window: dedup_window(3),
+        }
+        .create_statement();
+        for column in EVENT_COLUMNS {
+            assert!(sql.contains(&column_definition(column)), "{} is missing in\n{sql}", column.name);
+        }
+        assert!(sql.starts_with("CREATE TABLE IF NOT EXISTS `growth`.`ev\\`ents` ("), "{sql}");
+        assert!(sql.contains("non_replicated_deduplication_window = 10000\n"), "{sql}");
+        assert!(sql.ends_with("COMMENT 'penstock owner=c/growth/it\\'s'"), "{sql}");
+    }
+
+    #[test]
+    fn the_window_grows_with_the_partitions() {
+        assert_eq!(dedup_window(1), 10_000);
+        assert_eq!(dedup_window(100), 60_000);
+        assert_eq!(dedup_window(u32::MAX), u32::MAX);
+    }
+}

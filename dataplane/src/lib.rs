@@ -1,0 +1,10 @@
+//! Penstock's data plane: one binary, one role per process.
+//!
+//! ```text
+//! main.rs    command line: ROLE --config FILE [--check]
+//! process/   what every role shares: logs, admin port, metrics, dependencies, shutdown
+//! ingest/    HTTP -> Kafka
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod process;
