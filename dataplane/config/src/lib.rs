@@ -15,6 +15,7 @@ pub mod apps;
 pub mod load;
 mod replaced;
 pub mod roles;
+pub mod table;
 pub mod units;
 pub mod validate;
 

@@ -51,15 +51,30 @@ pub struct Column {
 }
 
 const fn stored(name: &'static str, kind: ColumnKind) -> Column {
-    Column { name, kind, codec: None, materialized: None }
+    Column {
+        name,
+        kind,
+        codec: None,
+        materialized: None,
+    }
 }
 
 const fn packed(name: &'static str, kind: ColumnKind, codec: &'static str) -> Column {
-    Column { name, kind, codec: Some(codec), materialized: None }
+    Column {
+        name,
+        kind,
+        codec: Some(codec),
+        materialized: None,
+    }
 }
 
 const fn computed(name: &'static str, kind: ColumnKind, expression: &'static str) -> Column {
-    Column { name, kind, codec: None, materialized: Some(expression) }
+    Column {
+        name,
+        kind,
+        codec: None,
+        materialized: Some(expression),
+    }
 }
 
 /// Every column of the event table. First those that the consumer inserts, in its order, then the computed ones.
@@ -96,7 +111,9 @@ pub const EVENT_COLUMNS: &[Column] = &[
 
 /// The columns that the consumer inserts, in its order.
 pub fn inserted_columns() -> impl Iterator<Item = &'static Column> {
-    EVENT_COLUMNS.iter().filter(|column| column.materialized.is_none())
+    EVENT_COLUMNS
+        .iter()
+        .filter(|column| column.materialized.is_none())
 }
 
 /// How many insert tokens the table remembers. A pipeline with P partitions makes about P inserts a second, and a
@@ -138,7 +155,11 @@ impl EventTable<'_> {
         sql.push_str(
             "ORDER BY (app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id)\n",
         );
-        let _ = writeln!(sql, "SETTINGS non_replicated_deduplication_window = {}", self.dedup_window);
+        let _ = writeln!(
+            sql,
+            "SETTINGS non_replicated_deduplication_window = {}",
+            self.dedup_window
+        );
         let _ = write!(sql, "COMMENT {}", quote_literal(self.comment));
         sql
     }
@@ -172,7 +193,10 @@ mod tests {
 
     #[test]
     fn the_inserted_columns_come_first_and_are_named_once() {
-        let computed_from = EVENT_COLUMNS.iter().position(|c| c.materialized.is_some()).unwrap();
+        let computed_from = EVENT_COLUMNS
+            .iter()
+            .position(|c| c.materialized.is_some())
+            .unwrap();
         assert_eq!(inserted_columns().count(), computed_from);
         let mut names: Vec<_> = EVENT_COLUMNS.iter().map(|c| c.name).collect();
         names.sort_unstable();
@@ -190,10 +214,20 @@ mod tests {
         }
         .create_statement();
         for column in EVENT_COLUMNS {
-            assert!(sql.contains(&column_definition(column)), "{} is missing in\n{sql}", column.name);
+            assert!(
+                sql.contains(&column_definition(column)),
+                "{} is missing in\n{sql}",
+                column.name
+            );
         }
-        assert!(sql.starts_with("CREATE TABLE IF NOT EXISTS `growth`.`ev\\`ents` ("), "{sql}");
-        assert!(sql.contains("non_replicated_deduplication_window = 10000\n"), "{sql}");
+        assert!(
+            sql.starts_with("CREATE TABLE IF NOT EXISTS `growth`.`ev\\`ents` ("),
+            "{sql}"
+        );
+        assert!(
+            sql.contains("non_replicated_deduplication_window = 10000\n"),
+            "{sql}"
+        );
         assert!(sql.ends_with("COMMENT 'penstock owner=c/growth/it\\'s'"), "{sql}");
     }
 
