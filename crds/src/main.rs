@@ -1,0 +1,14 @@
+//! Writes `crds/yaml/`.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+fn main() -> std::io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
+    std::fs::create_dir_all(&folder)?;
+    for (name, yaml) in penstock_crds::generate::files() {
+        std::fs::write(folder.join(&name), yaml)?;
+        println!("crds/yaml/{name}");
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! What lies outside the cluster's API: topic, table, usage.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use penstock_dataplane_config::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// The topic that keeps events until they are stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.topic) == has(oldSelf.topic) && (!has(self.topic) || self.topic == oldSelf.topic)")
+        .message("topic cannot change: events that wait in the old one would be left behind")
+        .field_path(".topic"),
+    validation = Rule::new("!has(self.topic) || !has(self.deadLetter.topic) || self.topic != self.deadLetter.topic")
+        .message("deadLetter.topic must differ from topic")
+        .field_path(".deadLetter.topic")
+)]
+pub struct Kafka {
+    /// `host:port` of one or more brokers, comma-separated. Default: the installation's Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = schema::BOOTSTRAP))]
+    pub bootstrap: Option<String>,
+    /// Name of the topic; cannot change. Default: `<namespace>.<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200), regex(pattern = schema::TOPIC))]
+    pub topic: Option<String>,
+    /// Partitions; can grow, cannot shrink.
+    #[serde(default = "Kafka::default_partitions")]
+    #[schemars(range(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("partitions can grow but not shrink: Kafka cannot remove a partition"))]
+    pub partitions: i32,
+    /// Copies of each partition; cannot change once set. Default: 3, or as many as there are brokers when fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("replication cannot change: move the partitions with Kafka's own tools"))]
+    pub replication: Option<i32>,
+    /// How long the topic keeps events, stored or not: `12h`, `7d`.
+    #[serde(default = "Kafka::default_retention")]
+    #[schemars(with = "String", length(max = 8), regex(pattern = schema::RETENTION))]
+    pub retention: Duration,
+    /// Further settings of the topic, for example `segment.bytes`. What a field of its own says cannot be said here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::topic_config")]
+    #[x_kube(
+        validation = Rule::new("self.all(k, size(k) <= 100 && k.matches('^[a-z][a-z0-9.]*$'))")
+            .message("config: names of topic settings are lower-case words joined by dots"),
+        validation = Rule::new("!('retention.ms' in self)").message("config: retention.ms is said by retention"),
+        validation = Rule::new("!('cleanup.policy' in self)").message("config: cleanup.policy is always delete, because events have no key"),
+        validation = Rule::new("!('min.insync.replicas' in self)").message("config: min.insync.replicas follows from replication")
+    )]
+    pub config: BTreeMap<String, String>,
+    /// The topic for what could not be stored.
+    #[serde(default)]
+    pub dead_letter: DeadLetter,
+}
+
+impl Kafka {
+    const fn default_partitions() -> i32 {
+        3
+    }
+
+    const fn default_retention() -> Duration {
+        Duration::from_secs(7 * 24 * 3600)
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap: None,
+            topic: None,
+            partitions: Self::default_partitions(),
+            replication: None,
+            retention: Self::default_retention(),
+            config: BTreeMap::new(),
+            dead_letter: DeadLetter::default(),
+        }
+    }
+}
+
+/// The topic for what could not be stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.topic) == has(oldSelf.topic) && (!has(self.topic) || self.topic == oldSelf.topic)")
+        .message("deadLetter.topic cannot change")
+        .field_path(".topic")
+)]
+pub struct DeadLetter {
+    /// Name of the topic; cannot change. Default: `<topic>.dlq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200), regex(pattern = schema::TOPIC))]
+    pub topic: Option<String>,
+    /// How long dead letters are kept: `12h`, `30d`.
+    #[serde(default = "DeadLetter::default_retention")]
+    #[schemars(with = "String", length(max = 8), regex(pattern = schema::RETENTION))]
+    pub retention: Duration,
+}
+
+impl DeadLetter {
+    const fn default_retention() -> Duration {
+        Duration::from_secs(30 * 24 * 3600)
+    }
+}
+
+impl Default for DeadLetter {
+    fn default() -> Self {
+        Self {
+            topic: None,
+            retention: Self::default_retention(),
+        }
+    }
+}
+
+/// The table that events are stored in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.database) == has(oldSelf.database) && (!has(self.database) || self.database == oldSelf.database)")
+        .message("database cannot change: the rows stay where they are")
+        .field_path(".database"),
+    validation = Rule::new("has(self.table) == has(oldSelf.table) && (!has(self.table) || self.table == oldSelf.table)")
+        .message("table cannot change: the rows stay where they are")
+        .field_path(".table")
+)]
+pub struct ClickHouse {
+    /// `http://host:port`. Default: the installation's ClickHouse. The installation's credentials are sent to the
+    /// installation's address only; another address is used as its default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = schema::HTTP_URL))]
+    pub url: Option<String>,
+    /// Name of the database; cannot change. Default: the namespace, with `-` as `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['system', 'default', 'information_schema'])").message("database must not be one of ClickHouse's own"))]
+    pub database: Option<String>,
+    /// Name of the table; cannot change. Default: the pipeline's name, with `-` as `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
+    pub table: Option<String>,
+}
+
+/// Where pods share how much of a quota is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Redis {
+    /// `host:port`. Default: the installation's Redis; without any, each pod enforces its own share of the limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 260), regex(pattern = schema::HOST_PORT))]
+    pub address: Option<String>,
+    /// Number of the database.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1023))]
+    pub database: i32,
+}

@@ -1,0 +1,325 @@
+//! The pods of a pipeline: how many, how large, within which bounds.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::KubeSchema;
+use penstock_dataplane_config::{ByteSize, Duration};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// How SDKs reach the pipeline: the Service `<name>-ingest`, port 8080.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The HTTP contracts that are spoken: `Native` (`/v1/events`, `/v1/events/batch`), `Segment` (`/segment/v1/*`,
+    /// `/v1/batch`).
+    #[serde(default = "Endpoint::default_protocols")]
+    #[schemars(length(min = 1, max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub protocols: Vec<Protocol>,
+}
+
+impl Endpoint {
+    fn default_protocols() -> Vec<Protocol> {
+        vec![Protocol::Native, Protocol::Segment]
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            protocols: Self::default_protocols(),
+        }
+    }
+}
+
+/// An HTTP contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    Native,
+    Segment,
+}
+
+/// The pods that take events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).compareTo(quantity(self.resources.limits.memory)) < 0")
+        .message("limits.memory must be below resources.limits.memory: the process needs room beside the requests")
+        .field_path(".limits.memory")
+)]
+pub struct Ingest {
+    /// How many pods.
+    #[serde(default = "Ingest::default_scaling")]
+    pub scaling: Scaling,
+    /// What each pod may use.
+    #[serde(default = "Ingest::default_resources")]
+    pub resources: Resources,
+    /// Bounds of requests.
+    #[serde(default)]
+    pub limits: IngestLimits,
+}
+
+impl Ingest {
+    const fn default_scaling() -> Scaling {
+        Scaling {
+            mode: ScalingMode::Fixed,
+            replicas: 2,
+        }
+    }
+
+    fn default_resources() -> Resources {
+        Resources::of("100m", "64Mi", "256Mi")
+    }
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self {
+            scaling: Self::default_scaling(),
+            resources: Self::default_resources(),
+            limits: IngestLimits::default(),
+        }
+    }
+}
+
+/// The pods that store events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Consume {
+    /// How many pods; at most as many as the topic has partitions.
+    #[serde(default = "Consume::default_scaling")]
+    pub scaling: Scaling,
+    /// What each pod may use.
+    #[serde(default = "Consume::default_resources")]
+    pub resources: Resources,
+    /// When a batch is full.
+    #[serde(default)]
+    pub batch: Batch,
+}
+
+impl Consume {
+    const fn default_scaling() -> Scaling {
+        Scaling {
+            mode: ScalingMode::Fixed,
+            replicas: 1,
+        }
+    }
+
+    fn default_resources() -> Resources {
+        Resources::of("100m", "128Mi", "1Gi")
+    }
+}
+
+impl Default for Consume {
+    fn default() -> Self {
+        Self {
+            scaling: Self::default_scaling(),
+            resources: Self::default_resources(),
+            batch: Batch::default(),
+        }
+    }
+}
+
+/// How many pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// `Fixed`: as many as `replicas` says, always.
+    #[serde(default)]
+    pub mode: ScalingMode,
+    /// Number of pods.
+    #[schemars(range(min = 1, max = 500))]
+    pub replicas: i32,
+}
+
+/// Who decides on the number of pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScalingMode {
+    #[default]
+    Fixed,
+}
+
+/// What a pod asks for and may use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.requests.cpu) || !has(self.limits.cpu) || quantity(self.requests.cpu).compareTo(quantity(self.limits.cpu)) <= 0")
+        .message("requests.cpu must not exceed limits.cpu").field_path(".requests.cpu"),
+    validation = Rule::new("!has(self.requests.memory) || !has(self.limits.memory) || quantity(self.requests.memory).compareTo(quantity(self.limits.memory)) <= 0")
+        .message("requests.memory must not exceed limits.memory").field_path(".requests.memory")
+)]
+pub struct Resources {
+    /// What is reserved.
+    #[serde(default)]
+    pub requests: Requested,
+    /// What is the most. No limit on CPU by default: a limit throttles bursts and protects nobody.
+    #[serde(default)]
+    pub limits: Requested,
+}
+
+impl Resources {
+    fn of(cpu: &str, memory: &str, memory_limit: &str) -> Self {
+        let quantity = |text: &str| Some(Quantity(text.into()));
+        Self {
+            requests: Requested {
+                cpu: quantity(cpu),
+                memory: quantity(memory),
+            },
+            limits: Requested {
+                cpu: None,
+                memory: quantity(memory_limit),
+            },
+        }
+    }
+}
+
+/// Amounts of CPU and memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Requested {
+    /// Cores: `100m`, `2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Option<String>",
+        length(max = 16),
+        regex(pattern = r"^[0-9]{1,6}(\.[0-9]{1,3}|m)?$")
+    )]
+    pub cpu: Option<Quantity>,
+    /// Bytes: `256Mi`, `1Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Option<String>",
+        length(max = 16),
+        regex(pattern = r"^[1-9][0-9]{0,11}(k|M|G|Ki|Mi|Gi)?$")
+    )]
+    pub memory: Option<Quantity>,
+}
+
+/// Bounds of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("quantity(self.event.replace('B', '')).compareTo(quantity(self.body.replace('B', ''))) <= 0")
+        .message("event must not exceed body").field_path(".event"),
+    validation = Rule::new("quantity(self.event.replace('B', '')).compareTo(quantity('500k')) <= 0")
+        .message("event must not exceed 500kB: a record of Kafka has to hold it").field_path(".event"),
+    validation = Rule::new("quantity(self.body.replace('B', '')).compareTo(quantity(self.memory.replace('B', ''))) <= 0")
+        .message("body must not exceed memory").field_path(".body"),
+    validation = Rule::new("duration(self.requestTimeout) > duration(self.kafkaTimeout)")
+        .message("requestTimeout must exceed kafkaTimeout, or requests end before Kafka has answered").field_path(".requestTimeout")
+)]
+pub struct IngestLimits {
+    /// A request's body, after decompression.
+    #[serde(default = "IngestLimits::default_body")]
+    #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
+    pub body: ByteSize,
+    /// One event.
+    #[serde(default = "IngestLimits::default_event")]
+    #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
+    pub event: ByteSize,
+    /// Events in one request.
+    #[serde(default = "IngestLimits::default_batch")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub batch: i32,
+    /// All bodies and groups of a pod in flight together; over it requests wait up to 1 s, then get 503.
+    #[serde(default = "IngestLimits::default_memory")]
+    #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
+    pub memory: ByteSize,
+    /// From the first byte of a request to its answer.
+    #[serde(default = "IngestLimits::default_request_timeout")]
+    #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
+    pub request_timeout: Duration,
+    /// How long events may wait for Kafka's acknowledgement before the answer is 503.
+    #[serde(default = "IngestLimits::default_kafka_timeout")]
+    #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
+    pub kafka_timeout: Duration,
+}
+
+impl IngestLimits {
+    const fn default_body() -> ByteSize {
+        ByteSize::mb(8)
+    }
+
+    const fn default_event() -> ByteSize {
+        ByteSize::kb(256)
+    }
+
+    const fn default_batch() -> i32 {
+        1000
+    }
+
+    const fn default_memory() -> ByteSize {
+        ByteSize::mb(64)
+    }
+
+    const fn default_request_timeout() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    const fn default_kafka_timeout() -> Duration {
+        Duration::from_secs(8)
+    }
+}
+
+impl Default for IngestLimits {
+    fn default() -> Self {
+        Self {
+            body: Self::default_body(),
+            event: Self::default_event(),
+            batch: Self::default_batch(),
+            memory: Self::default_memory(),
+            request_timeout: Self::default_request_timeout(),
+            kafka_timeout: Self::default_kafka_timeout(),
+        }
+    }
+}
+
+/// When a batch is full: at whichever bound it meets first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("quantity(self.maxBytes.replace('B', '')).compareTo(quantity('64Mi')) <= 0 && quantity(self.maxBytes.replace('B', '')).compareTo(quantity('1M')) >= 0")
+        .message("maxBytes must lie between 1MB and 64MiB: a batch is one block").field_path(".maxBytes"),
+    validation = Rule::new("duration(self.maxAge) >= duration('100ms') && duration(self.maxAge) <= duration('60s')")
+        .message("maxAge must lie between 100ms and 60s").field_path(".maxAge")
+)]
+pub struct Batch {
+    /// Rows of one INSERT.
+    #[serde(default = "Batch::default_max_rows")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_rows: i32,
+    /// Bytes of one INSERT.
+    #[serde(default = "Batch::default_max_bytes")]
+    #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
+    pub max_bytes: ByteSize,
+    /// How long the oldest event of a batch may wait.
+    #[serde(default = "Batch::default_max_age")]
+    #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
+    pub max_age: Duration,
+}
+
+impl Batch {
+    const fn default_max_rows() -> i32 {
+        200_000
+    }
+
+    const fn default_max_bytes() -> ByteSize {
+        ByteSize::mb(64)
+    }
+
+    const fn default_max_age() -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            max_rows: Self::default_max_rows(),
+            max_bytes: Self::default_max_bytes(),
+            max_age: Self::default_max_age(),
+        }
+    }
+}

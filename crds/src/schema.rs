@@ -1,0 +1,42 @@
+//! Pieces of schema that attributes cannot say.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// A size: `8MB`, `64MiB`.
+pub(crate) const SIZE: &str = r"^[1-9][0-9]{0,8}(B|kB|MB|GB|KiB|MiB|GiB)$";
+/// A short span: `250ms`, `10s`, `5m`. CEL can read these.
+pub(crate) const SHORT_DURATION: &str = r"^[1-9][0-9]{0,5}(ms|s|m)$";
+/// A retention: `12h`, `7d`.
+pub(crate) const RETENTION: &str = r"^[1-9][0-9]{0,4}(m|h|d)$";
+/// A DNS label.
+pub(crate) const LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// A DNS subdomain: the name of a Secret.
+pub(crate) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+/// A Kafka topic.
+pub(crate) const TOPIC: &str = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$";
+/// A database or table of ClickHouse that needs no quoting.
+pub(crate) const IDENTIFIER: &str = r"^[a-zA-Z_][a-zA-Z0-9_]*$";
+/// `host:port`, comma-separated.
+pub(crate) const BOOTSTRAP: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}(,[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5})*$";
+/// `host:port`.
+pub(crate) const HOST_PORT: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}$";
+/// `http://host:port`.
+pub(crate) const HTTP_URL: &str = r"^http://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}/?$";
+
+/// Labels to match, bounded.
+pub(crate) fn match_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63}
+    })
+}
+
+/// Topic settings, bounded.
+pub(crate) fn topic_config(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 256}
+    })
+}
