@@ -1,0 +1,134 @@
+//! What a pipeline needs outside the cluster's API: topics, tables, quota entries.
+//!
+//! Controllers see the three traits below and nothing else, so that they can be tested without a broker. Every call
+//! is safe to repeat, is bounded in time (5 s unless a statement needs longer), and changes nothing when all is as
+//! asked.
+//!
+//! ```text
+//! controllers ──> TopicAdmin  ──> Kafka
+//!             ──> TableAdmin  ──> ClickHouse
+//!             ──> QuotaStore  ──> Redis
+//! ```
+
+pub mod error;
+pub mod ownership;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use penstock_dataplane_config::{Quota, RedisTarget};
+use uuid::Uuid;
+
+pub use error::{Class, ProvisionError, Service};
+pub use ownership::{Claim, Owner};
+
+/// What a trait of this folder answers.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, ProvisionError>>;
+
+/// What making something match has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Unchanged,
+    Created,
+    Adopted,
+    /// What was changed, for an event: `retention.ms`, `partitions 3 -> 6`, `column ip added`.
+    Updated(Vec<String>),
+}
+
+/// What deleting something has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    Deleted,
+    /// It was not there.
+    Absent,
+    /// It is not ours to delete: adopted, or someone else's. The mark of ownership is gone where it was ours.
+    Kept,
+}
+
+/// A topic as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: u32,
+    /// Absent: min(3, brokers).
+    pub replication: Option<u32>,
+    pub retention: Duration,
+    /// Further settings.
+    pub config: BTreeMap<String, String>,
+}
+
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    pub partitions: u32,
+    pub replication: u32,
+    pub min_insync_replicas: u32,
+    /// Brokers of the cluster.
+    pub brokers: u32,
+}
+
+/// Topics of Kafka clusters, each named by its `bootstrap` (`host:port`, comma-separated).
+pub trait TopicAdmin: Send + Sync + 'static {
+    /// Creates the topic, grows it, mends its settings; refuses what would lose data or belongs to another.
+    fn ensure_topic<'a>(
+        &'a self,
+        bootstrap: &'a str,
+        spec: &'a TopicSpec,
+        claim: &'a Claim,
+    ) -> Answer<'a, (Outcome, TopicState)>;
+
+    /// Looks without touching; `None` when there is no such topic.
+    fn describe_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str) -> Answer<'a, Option<TopicState>>;
+
+    /// Deletes the topic when `owner` created it; gives up the mark of ownership in any case.
+    fn delete_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str, owner: &'a Owner) -> Answer<'a, Deletion>;
+
+    /// Deletes a consumer group and its offsets.
+    fn delete_group<'a>(&'a self, bootstrap: &'a str, group: &'a str) -> Answer<'a, Deletion>;
+
+    /// Whether the cluster answers.
+    fn ping<'a>(&'a self, bootstrap: &'a str) -> Answer<'a, ()>;
+}
+
+/// A database and its event table as they shall be. Columns are `penstock_dataplane_config::table`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    pub database: String,
+    pub table: String,
+    /// Partitions of the topic: how many consumers may insert at once, which decides how many blocks the table must
+    /// remember.
+    pub partitions: u32,
+}
+
+/// Tables of ClickHouse servers, each named by its URL. An implementation sends the installation's credentials to the
+/// installation's URL and to no other.
+pub trait TableAdmin: Send + Sync + 'static {
+    /// Creates database and table, adds what is missing; refuses what would need a destructive statement.
+    fn ensure_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, claim: &'a Claim) -> Answer<'a, Outcome>;
+
+    /// Deletes the table when `owner` created it, then the database when `owner` created it and it is empty.
+    fn delete_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, owner: &'a Owner) -> Answer<'a, Deletion>;
+
+    /// Whether the server answers.
+    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()>;
+}
+
+/// The limits of one App.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaEntry {
+    pub app: Uuid,
+    pub quota: Quota,
+}
+
+/// Quota entries of Redis servers.
+pub trait QuotaStore: Send + Sync + 'static {
+    /// Writes the entries, to live for `ttl`: what nobody writes again disappears by itself.
+    fn put<'a>(&'a self, redis: &'a RedisTarget, entries: &'a [QuotaEntry], ttl: Duration) -> Answer<'a, ()>;
+
+    /// Removes the entries of these Apps.
+    fn remove<'a>(&'a self, redis: &'a RedisTarget, apps: &'a [Uuid]) -> Answer<'a, ()>;
+
+    /// Whether the server answers.
+    fn ping<'a>(&'a self, redis: &'a RedisTarget) -> Answer<'a, ()>;
+}
