@@ -18,6 +18,7 @@ pub mod app;
 pub mod conditions;
 pub mod generate;
 pub mod pipeline;
+pub mod reference;
 mod schema;
 
 pub use app::{App, AppSpec, AppStatus};

@@ -1,4 +1,4 @@
-//! Writes `crds/yaml/`.
+//! Writes `crds/yaml/` and `docs/resources.md`.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -10,5 +10,8 @@ fn main() -> std::io::Result<()> {
         std::fs::write(folder.join(&name), yaml)?;
         println!("crds/yaml/{name}");
     }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/resources.md");
+    std::fs::write(page, penstock_crds::reference::page())?;
+    println!("docs/resources.md");
     Ok(())
 }

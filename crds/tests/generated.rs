@@ -82,3 +82,13 @@ fn every_field_is_bounded_and_described() {
         assert_eq!(root["properties"]["status"]["default"]["observedGeneration"], -1);
     }
 }
+
+#[test]
+fn committed_reference_equals_the_types() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/resources.md");
+    let committed = std::fs::read_to_string(page).unwrap_or_default();
+    assert!(
+        committed == penstock_crds::reference::page(),
+        "docs/resources.md is stale: run `cargo run -p penstock-crds`"
+    );
+}
