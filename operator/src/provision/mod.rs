@@ -11,6 +11,7 @@
 //! ```
 
 pub mod error;
+pub mod kafka;
 pub mod ownership;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
 
 pub use error::{Class, ProvisionError, Service};
+pub use kafka::KafkaAdmin;
 pub use ownership::{Claim, Owner};
 
 /// What a trait of this folder answers.
@@ -82,7 +84,12 @@ pub trait TopicAdmin: Send + Sync + 'static {
     fn describe_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str) -> Answer<'a, Option<TopicState>>;
 
     /// Deletes the topic when `owner` created it; gives up the mark of ownership in any case.
-    fn delete_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str, owner: &'a Owner) -> Answer<'a, Deletion>;
+    fn delete_topic<'a>(
+        &'a self,
+        bootstrap: &'a str,
+        name: &'a str,
+        owner: &'a Owner,
+    ) -> Answer<'a, Deletion>;
 
     /// Deletes a consumer group and its offsets.
     fn delete_group<'a>(&'a self, bootstrap: &'a str, group: &'a str) -> Answer<'a, Deletion>;
@@ -105,10 +112,16 @@ pub struct TableSpec {
 /// installation's URL and to no other.
 pub trait TableAdmin: Send + Sync + 'static {
     /// Creates database and table, adds what is missing; refuses what would need a destructive statement.
-    fn ensure_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, claim: &'a Claim) -> Answer<'a, Outcome>;
+    fn ensure_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, claim: &'a Claim)
+    -> Answer<'a, Outcome>;
 
     /// Deletes the table when `owner` created it, then the database when `owner` created it and it is empty.
-    fn delete_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, owner: &'a Owner) -> Answer<'a, Deletion>;
+    fn delete_table<'a>(
+        &'a self,
+        url: &'a str,
+        spec: &'a TableSpec,
+        owner: &'a Owner,
+    ) -> Answer<'a, Deletion>;
 
     /// Whether the server answers.
     fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()>;

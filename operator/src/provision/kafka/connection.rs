@@ -1,0 +1,191 @@
+//! Connections to Kafka clusters: one for each bootstrap address, made when needed, dropped when idle or broken.
+//!
+//! librdkafka's calls either block or wait for the broker; here every one is bounded, and the blocking ones run on
+//! threads that may block, so that a dead broker never holds up a reconcile of something else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+
+use super::super::error::ProvisionError;
+use super::failure;
+use super::registry::Known;
+
+/// For any one question to the cluster. A pipeline must say within 15 s that Kafka is away, and asks twice at most
+/// before it knows.
+pub(super) const ANSWER: Duration = Duration::from_secs(4);
+const IDLE: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(20);
+
+/// Two clients of one cluster: librdkafka administers through the one and reads through the other.
+pub(super) struct Clients {
+    pub admin: AdminClient<DefaultClientContext>,
+    /// Asks for metadata too. A producer that asks about a missing topic makes some brokers create it; a consumer
+    /// says that it must not.
+    pub reader: BaseConsumer,
+}
+
+/// One cluster.
+pub(super) struct Connection {
+    pub bootstrap: String,
+    /// Always there until dropped.
+    clients: Option<Arc<Clients>>,
+    /// What the ownership registry said last, and the right to change it: reading, deciding and writing are one step.
+    pub registry: Arc<tokio::sync::Mutex<Known>>,
+}
+
+impl Connection {
+    fn open(bootstrap: &str, registry: Arc<tokio::sync::Mutex<Known>>) -> Result<Self, ProvisionError> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", bootstrap)
+            .set("client.id", "penstock-operator")
+            .set("socket.connection.setup.timeout.ms", "4000")
+            .set("reconnect.backoff.max.ms", "1000")
+            // An operator that speaks now and then finds half-open connections otherwise only by a timeout.
+            .set("socket.keepalive.enable", "true");
+        let refused = |error: KafkaError| failure::unavailable(bootstrap, error.to_string());
+        let admin = config.create().map_err(refused)?;
+        let reader = config
+            // Never joins the group; librdkafka asks for a name.
+            .set("group.id", "penstock-operator")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .create()
+            .map_err(refused)?;
+        Ok(Self {
+            bootstrap: bootstrap.into(),
+            clients: Some(Arc::new(Clients { admin, reader })),
+            registry,
+        })
+    }
+
+    fn clients(&self) -> Arc<Clients> {
+        Arc::clone(
+            self.clients
+                .as_ref()
+                .expect("the clients go only with the connection"),
+        )
+    }
+
+    /// Runs what blocks.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Clients) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, ProvisionError> {
+        let clients = self.clients();
+        match tokio::task::spawn_blocking(move || ask(&clients)).await {
+            Ok(answer) => answer.map_err(|error| failure::request(&self.bootstrap, &error)),
+            Err(_) => Err(failure::unavailable(
+                &self.bootstrap,
+                "the operator is shutting down",
+            )),
+        }
+    }
+
+    /// Runs an administrative request. The outer bound is for an answer that never comes at all.
+    pub(super) async fn administer<T, F>(
+        &self,
+        ask: impl FnOnce(Arc<Clients>) -> F,
+    ) -> Result<T, ProvisionError>
+    where
+        F: Future<Output = Result<T, KafkaError>>,
+    {
+        match tokio::time::timeout(ANSWER + Duration::from_secs(1), ask(self.clients())).await {
+            Ok(answer) => answer.map_err(|error| failure::request(&self.bootstrap, &error)),
+            Err(_) => Err(failure::unavailable(&self.bootstrap, "no answer in time")),
+        }
+    }
+}
+
+/// Closing a client waits for its threads, so it is not done on a thread that reconciles.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let clients = self.clients.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(clients));
+        }
+    }
+}
+
+/// Bounds of an administrative request: the broker's own work, and the way there and back.
+pub(super) fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ANSWER))
+        .operation_timeout(Some(ANSWER - Duration::from_millis(500)))
+}
+
+struct Cluster {
+    connection: Option<(Arc<Connection>, Instant)>,
+    /// Outlives connections: who holds a failed one and who opened the next must still take turns.
+    registry: Arc<tokio::sync::Mutex<Known>>,
+}
+
+/// All clusters, by bootstrap address.
+#[derive(Clone)]
+pub(super) struct Connections(Arc<Mutex<HashMap<String, Cluster>>>);
+
+impl Connections {
+    /// Must be called within a runtime: closes idle connections in the background while it exists.
+    pub(super) fn new() -> Self {
+        let clusters = Arc::default();
+        tokio::spawn(sweep(Arc::downgrade(&clusters)));
+        Self(clusters)
+    }
+
+    pub(super) fn get(&self, bootstrap: &str) -> Result<Arc<Connection>, ProvisionError> {
+        let mut clusters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = clusters.entry(bootstrap.into()).or_insert_with(|| Cluster {
+            connection: None,
+            registry: Arc::default(),
+        });
+        let connection = match &cluster.connection {
+            Some((there, _)) => Arc::clone(there),
+            None => Arc::new(Connection::open(bootstrap, Arc::clone(&cluster.registry))?),
+        };
+        cluster.connection = Some((Arc::clone(&connection), Instant::now()));
+        Ok(connection)
+    }
+
+    /// Forgets a connection that failed. Its clients would wait out their back-off, and collect errors that nobody
+    /// reads; a new one tries at once.
+    pub(super) fn forget(&self, connection: &Arc<Connection>) {
+        let mut clusters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = clusters.get_mut(&connection.bootstrap)
+            && cluster
+                .connection
+                .as_ref()
+                .is_some_and(|(there, _)| Arc::ptr_eq(there, connection))
+        {
+            cluster.connection = None;
+        }
+    }
+}
+
+async fn sweep(clusters: Weak<Mutex<HashMap<String, Cluster>>>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        let Some(clusters) = clusters.upgrade() else {
+            return;
+        };
+        let mut clusters = clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        for cluster in clusters.values_mut() {
+            if cluster
+                .connection
+                .as_ref()
+                .is_some_and(|(_, used)| used.elapsed() >= IDLE)
+            {
+                cluster.connection = None;
+            }
+        }
+    }
+}
