@@ -134,10 +134,17 @@ pub struct EventTable<'a> {
 }
 
 impl EventTable<'_> {
+    /// Of rows with the same sort key, the one with the greatest version stays.
+    pub const VERSION: &'static str = "received_at";
+    pub const PARTITION_BY: &'static str = "toYYYYMM(received_at)";
+    pub const ORDER_BY: &'static str =
+        "app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id";
+
     /// The statement that creates the table where it does not exist.
     ///
     /// `PARTITION BY` the time of receipt makes an INSERT one part, whatever clients' clocks say; the sort key holds
-    /// the client's own time, which is the same in every retry, so that retries collapse.
+    /// the client's own time, which is the same in every retry, so that retries collapse. Parts are made and merged
+    /// in the order of offsets, so the index on `src_offset` leaves a question about a range the few parts around it.
     pub fn create_statement(&self) -> String {
         let mut sql = format!(
             "CREATE TABLE IF NOT EXISTS {}.{} (\n",
@@ -149,12 +156,11 @@ impl EventTable<'_> {
             sql.push_str(&column_definition(column));
             sql.push_str(",\n");
         }
-        sql.push_str("    INDEX event_timestamp_range event_timestamp TYPE minmax GRANULARITY 1\n)\n");
-        sql.push_str("ENGINE = ReplacingMergeTree(received_at)\n");
-        sql.push_str("PARTITION BY toYYYYMM(received_at)\n");
-        sql.push_str(
-            "ORDER BY (app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id)\n",
-        );
+        sql.push_str("    INDEX event_timestamp_range event_timestamp TYPE minmax GRANULARITY 1,\n");
+        sql.push_str("    INDEX src_offset_range src_offset TYPE minmax GRANULARITY 1\n)\n");
+        let _ = writeln!(sql, "ENGINE = ReplacingMergeTree({})", Self::VERSION);
+        let _ = writeln!(sql, "PARTITION BY {}", Self::PARTITION_BY);
+        let _ = writeln!(sql, "ORDER BY ({})", Self::ORDER_BY);
         let _ = writeln!(
             sql,
             "SETTINGS non_replicated_deduplication_window = {}",

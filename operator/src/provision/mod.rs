@@ -10,6 +10,7 @@
 //!             ──> QuotaStore  ──> Redis
 //! ```
 
+pub mod clickhouse;
 pub mod error;
 pub mod kafka;
 pub mod ownership;
@@ -22,6 +23,7 @@ use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
 
 pub use error::{Class, ProvisionError, Service};
+pub use clickhouse::ClickHouseAdmin;
 pub use kafka::KafkaAdmin;
 pub use ownership::{Claim, Owner};
 

@@ -1,0 +1,304 @@
+//! [`TableAdmin`] on ClickHouse, over HTTP.
+//!
+//! The mark of ownership is the comment of the table, which is made in the same statement as the table: there is no
+//! moment in which a table is there and its mark is not. A table that is adopted keeps its own comment behind the
+//! mark, and gets it back when it is given up.
+
+mod failure;
+mod observe;
+mod plan;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clickhouse::Client;
+use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifier, quote_literal};
+
+use self::observe::{Database, Table};
+use self::plan::Refusal;
+use super::error::ProvisionError;
+use super::ownership::{self, Claim, Mark, Owner, Verdict};
+use super::{Answer, Deletion, Outcome, TableAdmin, TableSpec};
+
+/// For a question.
+const ANSWER: Duration = Duration::from_secs(4);
+/// For a statement that changes something; those used here touch only metadata.
+const STATEMENT: Duration = Duration::from_secs(20);
+/// TABLE_SIZE_EXCEEDS_MAX_DROP_SIZE_LIMIT
+const TOO_LARGE_TO_DROP: u32 = 359;
+
+/// The installation's own ClickHouse and the user that makes tables there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installation {
+    pub url: String,
+    /// Files, read for every request: a rotated password needs no restart. Absent: the server's default user.
+    pub username_file: Option<PathBuf>,
+    pub password_file: Option<PathBuf>,
+}
+
+/// Administers tables of any number of ClickHouse servers.
+#[derive(Clone)]
+pub struct ClickHouseAdmin {
+    client: Client,
+    installation: Option<Installation>,
+}
+
+impl fmt::Debug for ClickHouseAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClickHouseAdmin")
+            .field("installation", &self.installation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One server, for one job.
+struct Server {
+    client: Client,
+    url: String,
+}
+
+impl Server {
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        job: impl Future<Output = Result<T, clickhouse::error::Error>>,
+    ) -> Result<T, ProvisionError> {
+        let job = async {
+            tokio::time::timeout(limit, job)
+                .await
+                .unwrap_or(Err(clickhouse::error::Error::TimedOut))
+        };
+        job.await.map_err(|error| failure::of(&self.url, &error))
+    }
+
+    async fn execute(&self, statement: &str) -> Result<(), ProvisionError> {
+        self.within(STATEMENT, self.client.query_raw(statement).execute())
+            .await
+    }
+}
+
+impl ClickHouseAdmin {
+    pub fn new(installation: Option<Installation>) -> Self {
+        Self {
+            client: Client::default().with_product_info("penstock-operator", env!("CARGO_PKG_VERSION")),
+            installation,
+        }
+    }
+
+    async fn server(&self, url: &str) -> Result<Server, ProvisionError> {
+        let mut client = self.client.clone().with_url(url);
+        // Credentials go to the installation's own address, never to one that a pipeline names.
+        if let Some(installation) = self
+            .installation
+            .as_ref()
+            .filter(|own| same_address(&own.url, url))
+        {
+            if let Some(file) = &installation.username_file {
+                client = client.with_user(credential(url, file).await?);
+            }
+            if let Some(file) = &installation.password_file {
+                client = client.with_password(credential(url, file).await?);
+            }
+        }
+        Ok(Server {
+            client,
+            url: url.to_owned(),
+        })
+    }
+}
+
+fn same_address(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/') == b.trim_end_matches('/')
+}
+
+async fn credential(url: &str, file: &PathBuf) -> Result<String, ProvisionError> {
+    match tokio::fs::read_to_string(file).await {
+        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => Err(failure::unavailable(url, format!("{}: {error}", file.display()))),
+    }
+}
+
+impl TableAdmin for ClickHouseAdmin {
+    fn ensure_table<'a>(
+        &'a self,
+        url: &'a str,
+        spec: &'a TableSpec,
+        claim: &'a Claim,
+    ) -> Answer<'a, Outcome> {
+        Box::pin(async move { ensure(&self.server(url).await?, spec, claim).await })
+    }
+
+    fn delete_table<'a>(
+        &'a self,
+        url: &'a str,
+        spec: &'a TableSpec,
+        owner: &'a Owner,
+    ) -> Answer<'a, Deletion> {
+        Box::pin(async move { delete(&self.server(url).await?, spec, owner).await })
+    }
+
+    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let server = self.server(url).await?;
+            server
+                .within(ANSWER, server.client.query_raw("SELECT 1").execute())
+                .await
+        })
+    }
+}
+
+fn full_name(spec: &TableSpec) -> String {
+    format!(
+        "{}.{}",
+        quote_identifier(&spec.database),
+        quote_identifier(&spec.table)
+    )
+}
+
+async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+    let created = Mark {
+        owner: claim.owner.clone(),
+        created: true,
+    };
+    match observe::database(server, &spec.database).await? {
+        Some(database) => refuse_cluster(spec, &database)?,
+        None => {
+            let database = quote_identifier(&spec.database);
+            let comment = quote_literal(&created.comment());
+            server
+                .execute(&format!(
+                    "CREATE DATABASE IF NOT EXISTS {database} COMMENT {comment}"
+                ))
+                .await?;
+        }
+    }
+    let there = observe::table(server, spec).await?;
+    let verdict = judge(spec, there.as_ref(), claim)?;
+    if verdict == Verdict::Create {
+        let statement = EventTable {
+            database: &spec.database,
+            table: &spec.table,
+            comment: &created.comment(),
+            dedup_window: dedup_window(spec.partitions),
+        }
+        .create_statement();
+        server.execute(&statement).await?;
+        // IF NOT EXISTS: someone may have been faster.
+        let there = observe::table(server, spec).await?;
+        return match judge(spec, there.as_ref(), claim)? {
+            Verdict::Keep => Ok(Outcome::Created),
+            _ => Err(ProvisionError::NotYet(format!(
+                "{} appeared while it was being created",
+                full_name(spec)
+            ))),
+        };
+    }
+    let Some(table) = there else {
+        return Err(ProvisionError::NotYet(format!("{} vanished", full_name(spec))));
+    };
+    let ours = table
+        .mark()
+        .is_some_and(|mark| mark.owner == claim.owner && mark.created);
+    let steps = plan::changes(spec, &table.observed, ours).map_err(|refusal| match refusal {
+        Refusal::Sharded(text) => ProvisionError::Sharded(text),
+        Refusal::Schema(text) => ProvisionError::SchemaConflict(text),
+        Refusal::Window(text) => ProvisionError::DedupWindowTooSmall(text),
+    })?;
+    if verdict == Verdict::Adopt {
+        let mark = Mark {
+            owner: claim.owner.clone(),
+            created: false,
+        };
+        comment(server, spec, &observe::with_mark(&mark, &table.comment)).await?;
+    }
+    let mut changed = Vec::new();
+    for step in steps {
+        server.execute(&step.statement).await?;
+        changed.push(step.does);
+    }
+    Ok(match verdict {
+        Verdict::Adopt => Outcome::Adopted,
+        _ if changed.is_empty() => Outcome::Unchanged,
+        _ => Outcome::Updated(changed),
+    })
+}
+
+fn judge(spec: &TableSpec, there: Option<&Table>, claim: &Claim) -> Result<Verdict, ProvisionError> {
+    let mark = there.and_then(Table::mark);
+    ownership::decide(there.is_some(), mark.as_ref(), claim)
+        .map_err(|why| ProvisionError::refused(format!("table {}.{}", spec.database, spec.table), why))
+}
+
+/// A Replicated database is a cluster's; a pipeline writes to one server.
+fn refuse_cluster(spec: &TableSpec, database: &Database) -> Result<(), ProvisionError> {
+    let name = quote_identifier(&spec.database);
+    match (database.engine.as_str(), database.shards) {
+        ("Replicated", shards) if shards > 1 => Err(ProvisionError::Sharded(format!(
+            "database {name} spans {shards} shards, and a pipeline writes to one"
+        ))),
+        ("Replicated", _) => Err(ProvisionError::NotSupported(format!(
+            "database {name} has the engine Replicated: a table made in it would hold other rows on every replica. \
+             Create a ReplicatedReplacingMergeTree table in an Atomic database and adopt it"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn comment(server: &Server, spec: &TableSpec, text: &str) -> Result<(), ProvisionError> {
+    server
+        .execute(&format!(
+            "ALTER TABLE {} MODIFY COMMENT {}",
+            full_name(spec),
+            quote_literal(text)
+        ))
+        .await
+}
+
+async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Deletion, ProvisionError> {
+    let there = observe::table(server, spec).await?;
+    let deletion = match &there {
+        None => Deletion::Absent,
+        Some(table) => match table.mark() {
+            Some(mark) if mark.owner == *owner && mark.created => {
+                drop_table(server, spec).await?;
+                Deletion::Deleted
+            }
+            Some(mark) if mark.owner == *owner => {
+                comment(server, spec, observe::without_mark(&table.comment)).await?;
+                Deletion::Kept
+            }
+            _ => Deletion::Kept,
+        },
+    };
+    if deletion != Deletion::Kept
+        && let Some(database) = observe::database(server, &spec.database).await?
+        && database.tables == 0
+        && Mark::from_comment(&database.comment).is_some_and(|mark| mark.owner == *owner && mark.created)
+    {
+        server
+            .execute(&format!(
+                "DROP DATABASE IF EXISTS {}",
+                quote_identifier(&spec.database)
+            ))
+            .await?;
+    }
+    Ok(deletion)
+}
+
+/// SYNC: a table of the same name may be made right after.
+async fn drop_table(server: &Server, spec: &TableSpec) -> Result<(), ProvisionError> {
+    let statement = format!("DROP TABLE IF EXISTS {} SYNC", full_name(spec));
+    let dropped = tokio::time::timeout(STATEMENT, server.client.query_raw(&statement).execute()).await;
+    match dropped.unwrap_or(Err(clickhouse::error::Error::TimedOut)) {
+        // A guard against a slip of the hand; deletionPolicy: Delete is none.
+        Err(error) if failure::code(&error) == Some(TOO_LARGE_TO_DROP) => {
+            let unguarded = server
+                .client
+                .query_raw(&statement)
+                .with_setting("max_table_size_to_drop", "0");
+            server.within(STATEMENT, unguarded.execute()).await
+        }
+        other => other.map_err(|error| failure::of(&server.url, &error)),
+    }
+}

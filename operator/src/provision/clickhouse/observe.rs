@@ -1,0 +1,198 @@
+//! What is there: databases, tables, columns, by the server's own `system` tables.
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::super::TableSpec;
+use super::super::error::ProvisionError;
+use super::super::ownership::Mark;
+use super::plan::{ObservedColumn, ObservedTable};
+use super::{ANSWER, Server};
+
+/// Between the mark and the comment that an adopted table had.
+const SEPARATOR: &str = " | ";
+
+/// A database.
+#[derive(Debug, Row, Deserialize)]
+pub(super) struct Database {
+    pub engine: String,
+    pub comment: String,
+    pub tables: u64,
+    /// Of a Replicated database, by the cluster that ClickHouse makes of it; 0 for others.
+    pub shards: u64,
+}
+
+/// A table and what is written beside it.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub observed: ObservedTable,
+    pub comment: String,
+}
+
+impl Table {
+    pub(super) fn mark(&self) -> Option<Mark> {
+        Mark::from_comment(self.comment.split(SEPARATOR).next().unwrap_or(""))
+    }
+}
+
+/// The comment of a table that becomes ours and was not made by us.
+pub(super) fn with_mark(mark: &Mark, comment: &str) -> String {
+    match without_mark(comment) {
+        "" => mark.comment(),
+        own => format!("{}{SEPARATOR}{own}", mark.comment()),
+    }
+}
+
+/// The table's own comment.
+pub(super) fn without_mark(comment: &str) -> &str {
+    let (first, rest) = comment.split_once(SEPARATOR).unwrap_or((comment, ""));
+    if Mark::from_comment(first).is_some() {
+        rest
+    } else {
+        comment
+    }
+}
+
+pub(super) async fn database(server: &Server, name: &str) -> Result<Option<Database>, ProvisionError> {
+    let question = server
+        .client
+        .query(
+            "SELECT engine, comment, \
+             (SELECT count() FROM system.tables WHERE database = ?) AS tables, \
+             (SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = ?) AS shards \
+             FROM system.databases WHERE name = ?",
+        )
+        .bind(name)
+        .bind(name)
+        .bind(name);
+    server.within(ANSWER, question.fetch_optional::<Database>()).await
+}
+
+#[derive(Row, Deserialize)]
+struct TableRow {
+    engine: String,
+    engine_full: String,
+    partition_key: String,
+    sorting_key: String,
+    comment: String,
+}
+
+#[derive(Row, Deserialize)]
+struct ColumnRow {
+    name: String,
+    kind: String,
+    default_kind: String,
+    default_expression: String,
+}
+
+pub(super) async fn table(server: &Server, spec: &TableSpec) -> Result<Option<Table>, ProvisionError> {
+    let question = server
+        .client
+        .query(
+            "SELECT engine, engine_full, partition_key, sorting_key, comment \
+             FROM system.tables WHERE database = ? AND name = ?",
+        )
+        .bind(&spec.database)
+        .bind(&spec.table);
+    let Some(row) = server
+        .within(ANSWER, question.fetch_optional::<TableRow>())
+        .await?
+    else {
+        return Ok(None);
+    };
+    let question = server
+        .client
+        .query(
+            "SELECT name, type AS kind, default_kind, default_expression \
+             FROM system.columns WHERE database = ? AND table = ? ORDER BY position",
+        )
+        .bind(&spec.database)
+        .bind(&spec.table);
+    let columns = server.within(ANSWER, question.fetch_all::<ColumnRow>()).await?;
+    let replicated = row.engine.starts_with("Replicated") || row.engine.starts_with("Shared");
+    let (default_window, default_window_seconds) = defaults(server, replicated).await?;
+    Ok(Some(Table {
+        comment: row.comment,
+        observed: ObservedTable {
+            engine: row.engine,
+            engine_full: row.engine_full,
+            partition_key: row.partition_key,
+            sorting_key: row.sorting_key,
+            columns: columns
+                .into_iter()
+                .map(|column| ObservedColumn {
+                    name: column.name,
+                    kind: column.kind,
+                    default_kind: column.default_kind,
+                    default_expression: column.default_expression,
+                })
+                .collect(),
+            default_window,
+            default_window_seconds,
+        },
+    }))
+}
+
+/// What the server remembers where a table says nothing: blocks and seconds.
+async fn defaults(server: &Server, replicated: bool) -> Result<(u64, u64), ProvisionError> {
+    let (settings, blocks) = if replicated {
+        (
+            "system.replicated_merge_tree_settings",
+            "replicated_deduplication_window",
+        )
+    } else {
+        (
+            "system.merge_tree_settings",
+            "non_replicated_deduplication_window",
+        )
+    };
+    let question = server
+        .client
+        .query(&format!(
+            "SELECT name, value FROM {settings} WHERE name IN (?, ?)"
+        ))
+        .bind(blocks)
+        .bind("replicated_deduplication_window_seconds");
+    let rows = server
+        .within(ANSWER, question.fetch_all::<(String, String)>())
+        .await?;
+    let value = |name: &str| {
+        rows.iter()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, value)| value.parse().ok())
+            .unwrap_or(0)
+    };
+    Ok((value(blocks), value("replicated_deduplication_window_seconds")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::ownership::Owner;
+    use super::*;
+
+    #[test]
+    fn an_adopted_table_gets_its_comment_back() {
+        let mark = Mark {
+            owner: Owner::new("c", "ns", "events"),
+            created: false,
+        };
+        let other = Mark {
+            owner: Owner::new("c", "ns", "other"),
+            created: true,
+        };
+        for own in ["", "events of the shop", "a | b"] {
+            let marked = with_mark(&mark, own);
+            assert_eq!(without_mark(&marked), own);
+            assert_eq!(
+                Mark::from_comment(marked.split(SEPARATOR).next().unwrap_or("")),
+                Some(mark.clone())
+            );
+            assert_eq!(
+                with_mark(&other, &marked),
+                with_mark(&other, own),
+                "marks do not pile up"
+            );
+        }
+        assert_eq!(without_mark("events | of the shop"), "events | of the shop");
+    }
+}

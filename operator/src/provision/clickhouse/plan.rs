@@ -1,0 +1,420 @@
+//! What to do to a table: a pure comparison of the event table that is asked for with the table that is there.
+//!
+//! ```text
+//! column missing                         added, online
+//! column, key or engine different        refused, with the statement that a person would run
+//! too few remembered blocks              ours: raised; adopted: refused, with the statement
+//! more columns than asked for            none of our business
+//! ```
+
+use std::fmt::Write as _;
+
+use penstock_dataplane_config::table::{
+    EVENT_COLUMNS, EventTable, column_definition, dedup_window, quote_identifier,
+};
+
+use super::super::TableSpec;
+
+/// How long a Replicated table must remember a block: longer than any outage after which a batch is sent again
+/// without asking.
+const REPLICATED_SECONDS: u64 = 24 * 3600;
+
+/// A column as `system.columns` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObservedColumn {
+    pub name: String,
+    pub kind: String,
+    /// Empty, `DEFAULT`, `MATERIALIZED`, `ALIAS` or `EPHEMERAL`.
+    pub default_kind: String,
+    pub default_expression: String,
+}
+
+/// A table as `system.tables` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObservedTable {
+    pub engine: String,
+    pub engine_full: String,
+    pub partition_key: String,
+    pub sorting_key: String,
+    pub columns: Vec<ObservedColumn>,
+    /// What the server remembers where the table does not say.
+    pub default_window: u64,
+    pub default_window_seconds: u64,
+}
+
+/// Why a table cannot be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Sharded(String),
+    Schema(String),
+    Window(String),
+}
+
+/// A statement that changes the table online, and what it does, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub statement: String,
+    pub does: String,
+}
+
+/// Compares. `ours`: Penstock made the table, so its settings are ours to change.
+pub(super) fn changes(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Result<Vec<Step>, Refusal> {
+    let name = format!(
+        "{}.{}",
+        quote_identifier(&spec.database),
+        quote_identifier(&spec.table)
+    );
+    layout_fits(spec, &name, table)?;
+    let mut steps = columns(&name, table)?;
+    steps.extend(window(spec, &name, table, ours)?);
+    Ok(steps)
+}
+
+/// Engine, partitions and sort key: what no statement changes.
+fn layout_fits(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<(), Refusal> {
+    if table.engine == "Distributed" {
+        return Err(Refusal::Sharded(format!(
+            "{name} is a Distributed table, and a pipeline writes to one server: name the local table at the address \
+             of one server"
+        )));
+    }
+    let (engine, full) = (&table.engine, &table.engine_full);
+    let mut differences = Vec::new();
+    if !matches!(
+        engine.as_str(),
+        "ReplacingMergeTree" | "ReplicatedReplacingMergeTree" | "SharedReplacingMergeTree"
+    ) {
+        differences.push(format!("its engine is {engine} and not ReplacingMergeTree"));
+    } else if !version_is_received_at(full) {
+        differences.push(format!("its engine is not versioned by {}", EventTable::VERSION));
+    }
+    for (what, there, asked) in [
+        ("ORDER BY", &table.sorting_key, EventTable::ORDER_BY),
+        ("PARTITION BY", &table.partition_key, EventTable::PARTITION_BY),
+    ] {
+        if plain(there) != plain(asked) {
+            let there = if there.is_empty() { "nothing" } else { there };
+            differences.push(format!("its {what} is {there} and not {asked}"));
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let aside = quote_identifier(&format!("{}_before_penstock", spec.table));
+    Err(Refusal::Schema(format!(
+        "{name} cannot hold events: {}. No statement changes that in place; to let a new table be made, move this one \
+         aside: RENAME TABLE {name} TO {}.{aside}",
+        differences.join("; "),
+        quote_identifier(&spec.database),
+    )))
+}
+
+/// `ReplacingMergeTree(received_at)`, or with the paths of a Replicated table before the version.
+fn version_is_received_at(engine_full: &str) -> bool {
+    let arguments = engine_full.split_once('(').map_or("", |(_, rest)| rest);
+    let arguments = arguments.split(") ").next().unwrap_or("").trim_end_matches(')');
+    arguments
+        .split(',')
+        .any(|argument| plain(argument) == EventTable::VERSION)
+}
+
+fn columns(name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
+    let mut steps = Vec::new();
+    let mut wrong = Vec::new();
+    for asked in EVENT_COLUMNS {
+        let Some(there) = table.columns.iter().find(|column| column.name == asked.name) else {
+            steps.push(Step {
+                statement: format!(
+                    "ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {}",
+                    column_definition(asked)
+                ),
+                does: format!("column {} added", asked.name),
+            });
+            continue;
+        };
+        let same_kind = plain(&there.kind) == plain(asked.kind.sql());
+        let same_expression = match asked.materialized {
+            None => matches!(there.default_kind.as_str(), "" | "DEFAULT"),
+            Some(expression) => {
+                there.default_kind == "MATERIALIZED" && plain(&there.default_expression) == plain(expression)
+            }
+        };
+        if !(same_kind && same_expression) {
+            let mut is = there.kind.clone();
+            if !there.default_kind.is_empty() {
+                let _ = write!(is, " {} {}", there.default_kind, there.default_expression);
+            }
+            wrong.push(format!(
+                "column {} is {is}; ALTER TABLE {name} MODIFY COLUMN {}",
+                asked.name,
+                column_definition(asked)
+            ));
+        }
+    }
+    // An ordinary column without a default that we do not fill is fine: ClickHouse fills it with its zero.
+    if wrong.is_empty() {
+        return Ok(steps);
+    }
+    Err(Refusal::Schema(format!(
+        "{name} differs in a way that rewrites what is stored, so a person must decide: {}",
+        wrong.join("; ")
+    )))
+}
+
+/// Without remembered blocks a repeated INSERT is stored twice.
+fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Result<Option<Step>, Refusal> {
+    let needed = u64::from(dedup_window(spec.partitions));
+    let replicated = table.engine.starts_with("Replicated") || table.engine.starts_with("Shared");
+    let setting = if replicated {
+        "replicated_deduplication_window"
+    } else {
+        "non_replicated_deduplication_window"
+    };
+    let remembered = setting_in(&table.engine_full, setting).unwrap_or(table.default_window);
+    let mut wanted = Vec::new();
+    let mut short = Vec::new();
+    if remembered < needed {
+        wanted.push(format!("{setting} = {needed}"));
+        short.push(format!("{remembered} blocks and {needed} are needed"));
+    }
+    if replicated {
+        let setting = "replicated_deduplication_window_seconds";
+        let seconds = setting_in(&table.engine_full, setting).unwrap_or(table.default_window_seconds);
+        if seconds < REPLICATED_SECONDS {
+            wanted.push(format!("{setting} = {REPLICATED_SECONDS}"));
+            short.push(format!("{seconds} s and {REPLICATED_SECONDS} s are needed"));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let statement = format!("ALTER TABLE {name} MODIFY SETTING {}", wanted.join(", "));
+    if ours {
+        return Ok(Some(Step {
+            statement,
+            does: wanted.join(", "),
+        }));
+    }
+    Err(Refusal::Window(format!(
+        "{name} remembers {}, so an INSERT that is sent again could be stored twice; run: {statement}",
+        short.join(" and ")
+    )))
+}
+
+/// A number from the SETTINGS of a table's definition.
+fn setting_in(engine_full: &str, name: &str) -> Option<u64> {
+    let (_, settings) = engine_full.rsplit_once("SETTINGS ")?;
+    settings.split(',').find_map(|setting| {
+        let (key, value) = setting.split_once('=')?;
+        (key.trim() == name).then(|| value.trim().trim_matches('\'').parse().ok())?
+    })
+}
+
+/// Spelling apart, two expressions are the same: spaces, and brackets around the whole.
+fn plain(expression: &str) -> String {
+    let text: String = expression
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != '`')
+        .collect();
+    match text.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
+        Some(inner) if balanced(inner) => inner.to_owned(),
+        _ => text,
+    }
+}
+
+fn balanced(text: &str) -> bool {
+    let mut depth = 0i32;
+    for c in text.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> TableSpec {
+        TableSpec {
+            database: "growth".into(),
+            table: "events".into(),
+            partitions: 3,
+        }
+    }
+
+    /// The table as ClickHouse describes it after we made it.
+    fn made() -> ObservedTable {
+        ObservedTable {
+            engine: "ReplacingMergeTree".into(),
+            engine_full: format!(
+                "ReplacingMergeTree(received_at) PARTITION BY {} ORDER BY ({}) SETTINGS \
+                 non_replicated_deduplication_window = 10000, index_granularity = 8192",
+                EventTable::PARTITION_BY,
+                EventTable::ORDER_BY
+            ),
+            partition_key: EventTable::PARTITION_BY.into(),
+            sorting_key: EventTable::ORDER_BY.into(),
+            columns: EVENT_COLUMNS
+                .iter()
+                .map(|column| ObservedColumn {
+                    name: column.name.into(),
+                    kind: column.kind.sql().into(),
+                    default_kind: if column.materialized.is_some() {
+                        "MATERIALIZED"
+                    } else {
+                        ""
+                    }
+                    .into(),
+                    default_expression: column.materialized.unwrap_or("").into(),
+                })
+                .collect(),
+            default_window: 0,
+            default_window_seconds: 3600,
+        }
+    }
+
+    fn column<'a>(table: &'a mut ObservedTable, name: &str) -> &'a mut ObservedColumn {
+        table
+            .columns
+            .iter_mut()
+            .find(|column| column.name == name)
+            .unwrap()
+    }
+
+    #[test]
+    fn what_we_made_needs_nothing() {
+        assert_eq!(changes(&spec(), &made(), true), Ok(vec![]));
+        assert_eq!(changes(&spec(), &made(), false), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_missing_column_is_added() {
+        let mut table = made();
+        table.columns.retain(|column| column.name != "library");
+        let steps = changes(&spec(), &table, false).unwrap();
+        assert_eq!(
+            steps,
+            [Step {
+                statement:
+                    "ALTER TABLE `growth`.`events` ADD COLUMN IF NOT EXISTS `library` LowCardinality(String)"
+                        .into(),
+                does: "column library added".into(),
+            }]
+        );
+    }
+
+    #[test]
+    fn columns_of_others_stay() {
+        let mut table = made();
+        table.columns.push(ObservedColumn {
+            name: "note".into(),
+            kind: "String".into(),
+            default_kind: String::new(),
+            default_expression: String::new(),
+        });
+        assert_eq!(changes(&spec(), &table, true), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_would_rewrite_rows_is_refused_with_its_statement() {
+        let refused = |change: &dyn Fn(&mut ObservedTable)| {
+            let mut table = made();
+            change(&mut table);
+            match changes(&spec(), &table, true) {
+                Err(Refusal::Schema(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        let text = refused(&|t| column(t, "user_id").kind = "UInt64".into());
+        assert!(text.contains(
+            "column user_id is UInt64; ALTER TABLE `growth`.`events` MODIFY COLUMN `user_id` String"
+        ));
+        let text = refused(&|t| column(t, "user_hash").default_expression = "sipHash64(user_id)".into());
+        assert!(text.contains("MATERIALIZED sipHash64(user_id)"), "{text}");
+        let text = refused(&|t| column(t, "ip").default_kind = "ALIAS".into());
+        assert!(text.contains("column ip"), "{text}");
+        let text = refused(&|t| t.sorting_key = "event_id".into());
+        assert!(text.contains("its ORDER BY is event_id and not app_id"), "{text}");
+        assert!(
+            text.contains("RENAME TABLE `growth`.`events` TO `growth`.`events_before_penstock`"),
+            "{text}"
+        );
+        let text = refused(&|t| t.partition_key = String::new());
+        assert!(
+            text.contains("its PARTITION BY is nothing and not toYYYYMM(received_at)"),
+            "{text}"
+        );
+        let text = refused(&|t| t.engine = "MergeTree".into());
+        assert!(text.contains("its engine is MergeTree"), "{text}");
+        let text = refused(&|t| t.engine_full = "ReplacingMergeTree ORDER BY x".into());
+        assert!(text.contains("not versioned by received_at"), "{text}");
+    }
+
+    #[test]
+    fn a_small_window_is_raised_on_our_table_and_refused_on_an_adopted_one() {
+        let more = TableSpec {
+            partitions: 100,
+            ..spec()
+        };
+        let steps = changes(&more, &made(), true).unwrap();
+        assert_eq!(
+            steps[0].statement,
+            "ALTER TABLE `growth`.`events` MODIFY SETTING non_replicated_deduplication_window = 60000"
+        );
+        let Err(Refusal::Window(text)) = changes(&more, &made(), false) else {
+            panic!()
+        };
+        assert!(
+            text.contains("remembers 10000 blocks and 60000 are needed"),
+            "{text}"
+        );
+
+        let mut silent = made();
+        silent.engine_full = silent
+            .engine_full
+            .replace("non_replicated_deduplication_window = 10000, ", "");
+        let Err(Refusal::Window(text)) = changes(&spec(), &silent, false) else {
+            panic!()
+        };
+        assert!(text.contains("remembers 0 blocks and 10000 are needed"), "{text}");
+    }
+
+    #[test]
+    fn a_replicated_table_must_remember_for_a_day() {
+        let mut table = made();
+        table.engine = "ReplicatedReplacingMergeTree".into();
+        table.engine_full = "ReplicatedReplacingMergeTree('/t/{shard}', '{replica}', received_at) PARTITION BY \
+                             toYYYYMM(received_at) ORDER BY event_id SETTINGS replicated_deduplication_window = 20000"
+            .into();
+        let Err(Refusal::Window(text)) = changes(&spec(), &table, false) else {
+            panic!()
+        };
+        assert!(text.contains("remembers 3600 s and 86400 s are needed"), "{text}");
+        table.default_window_seconds = 604_800;
+        assert_eq!(changes(&spec(), &table, false), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_distributed_table_is_sharded() {
+        let mut table = made();
+        table.engine = "Distributed".into();
+        assert!(matches!(
+            changes(&spec(), &table, false),
+            Err(Refusal::Sharded(_))
+        ));
+    }
+
+    #[test]
+    fn brackets_and_spaces_do_not_matter() {
+        assert_eq!(plain("(a, b)"), plain("a,b"));
+        assert_ne!(plain("(a), (b)"), plain("a,b"));
+        assert_eq!(plain("DateTime64(3, 'UTC')"), plain("DateTime64(3,'UTC')"));
+    }
+}
