@@ -1,0 +1,218 @@
+//! A pipeline of a test's own: a namespace with an App and an IngestionPipeline, traffic into it, rows out of it.
+//!
+//! Tests run beside each other on one instance, so each has a [`Trial`] of its own; its namespace, and with it all that
+//! the operator made there, is deleted when the trial is dropped.
+
+mod pods;
+mod traffic;
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+pub use pods::Pod;
+pub use traffic::{Acknowledged, Traffic};
+
+use crate::error::{Context, Error, Result};
+use crate::instance::Instance;
+use crate::quickstart;
+use crate::run::run;
+use crate::secret;
+
+/// The App of every trial, and its key.
+pub const APP: &str = "shop";
+/// The IngestionPipeline of every trial.
+pub const PIPELINE: &str = "events";
+
+/// One namespace with a pipeline in it.
+#[derive(Debug)]
+pub struct Trial<'a> {
+    kit: &'a Instance,
+    namespace: String,
+}
+
+impl<'a> Trial<'a> {
+    /// An empty namespace under the strictest Pod Security level.
+    pub fn empty(kit: &'a Instance, name: &str) -> Result<Self> {
+        let namespace = format!("{name}-{}", secret::password()?[..6].to_lowercase());
+        let trial = Self { kit, namespace };
+        trial.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n",
+            trial.namespace
+        ))?;
+        Ok(trial)
+    }
+
+    /// A namespace with an App and a pipeline; `spec` is YAML that goes below the pipeline's `spec:`, indented by two.
+    pub fn start(kit: &'a Instance, name: &str, spec: &str) -> Result<Self> {
+        let trial = Self::empty(kit, name)?;
+        trial.apply(&trial.app(APP))?;
+        trial.apply(&trial.pipeline(spec))?;
+        trial.ready()?;
+        Ok(trial)
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// An App of that name which the trial's pipeline accepts.
+    pub fn app(&self, name: &str) -> String {
+        format!(
+            "apiVersion: penstock.dev/v1alpha1\nkind: App\nmetadata: {{name: {name}, namespace: {}, labels: {{team: trial}}}}\n\
+             spec: {{displayName: Trial}}\n",
+            self.namespace
+        )
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self, spec: &str) -> String {
+        format!(
+            "apiVersion: penstock.dev/v1alpha1\nkind: IngestionPipeline\nmetadata: {{name: {PIPELINE}, namespace: {}}}\n\
+             spec:\n  apps: {{selector: {{matchLabels: {{team: trial}}}}}}\n{spec}",
+            self.namespace
+        )
+    }
+
+    /// Runs kubectl in the trial's namespace.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["-n", &self.namespace];
+        all.extend(arguments);
+        self.kit.kubectl_output(&all)
+    }
+
+    /// `kubectl apply` of YAML.
+    pub fn apply(&self, yaml: &str) -> Result<()> {
+        self.kit.inside(|| {
+            let mut command = self.kit.kubectl();
+            command.args(["apply", "-f", "-"]);
+            let mut child = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .doing("starting kubectl apply")?;
+            if let Some(mut stdin) = child.stdin.take() {
+                stdin.write_all(yaml.as_bytes()).doing("handing YAML to kubectl")?;
+            }
+            let output = child.wait_with_output().doing("waiting for kubectl apply")?;
+            if output.status.success() {
+                return Ok(());
+            }
+            Err(Error::new(format!("kubectl apply: {}", String::from_utf8_lossy(&output.stderr).trim())))
+        })
+    }
+
+    /// Waits until the pipeline is ready; what it says of itself is in the error.
+    pub fn ready(&self) -> Result<()> {
+        self.condition("Ready", "True", Duration::from_secs(120)).map(drop)
+    }
+
+    /// Waits until a condition of the pipeline has a status, and gives back its reason and how long that took.
+    pub fn condition(&self, kind: &str, status: &str, within: Duration) -> Result<(String, Duration)> {
+        let started = Instant::now();
+        loop {
+            let text = self.kubectl(&["get", "ingestionpipelines", PIPELINE, "-o", "json"])?;
+            let pipeline: serde_json::Value = serde_json::from_str(&text).doing("reading the pipeline")?;
+            let current = pipeline["status"]["observedGeneration"] == pipeline["metadata"]["generation"];
+            let conditions = pipeline["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            if let Some(found) = conditions.iter().find(|c| current && c["type"] == kind && c["status"] == status) {
+                return Ok((found["reason"].as_str().unwrap_or_default().to_owned(), started.elapsed()));
+            }
+            if started.elapsed() > within {
+                return Err(Error::new(format!(
+                    "after {} s the pipeline is not {kind}={status}; it says: {}",
+                    within.as_secs(),
+                    serde_json::Value::from(conditions)
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// The key of an App, out of its generated Secret.
+    pub fn key(&self, app: &str) -> Result<String> {
+        let encoded = self.kubectl(&["get", "secret", &format!("{app}-default"), "-o", "jsonpath={.data.key}"])?;
+        quickstart::decode_base64(&encoded).ok_or_else(|| Error::new(format!("the key of {app} is not base64")))
+    }
+
+    /// Where to send events.
+    pub fn url(&self) -> String {
+        format!("http://{PIPELINE}-ingest.{}.svc:8080", self.namespace)
+    }
+
+    /// A client of this pipeline with the App's key. To be used from a thread that knows the cluster's names.
+    pub fn traffic(&self, app: &str) -> Result<Traffic> {
+        Traffic::new(self.url(), self.key(app)?)
+    }
+
+    /// `database.table`.
+    pub fn table(&self) -> String {
+        format!("{}.{PIPELINE}", self.namespace.replace('-', "_"))
+    }
+
+    /// Rows, and distinct event ids among them; without FINAL, so a row that is stored twice counts twice.
+    pub fn rows(&self) -> Result<(u64, u64)> {
+        let answer = self.kit.clickhouse(&format!("SELECT count(), uniqExact(event_id) FROM {}", self.table()))?;
+        let mut numbers = answer.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(rows)), Some(Ok(distinct))) => Ok((rows, distinct)),
+            _ => Err(Error::new(format!("ClickHouse counted `{}`", answer.trim()))),
+        }
+    }
+
+    /// Every stored event id.
+    pub fn stored(&self) -> Result<HashSet<String>> {
+        let answer = self.kit.clickhouse(&format!("SELECT DISTINCT event_id FROM {} FORMAT TSV", self.table()))?;
+        Ok(answer.lines().map(str::to_owned).collect())
+    }
+
+    /// Waits until every acknowledged event is stored and the count no longer moves, then holds the promise against
+    /// what is there: all that was acknowledged, nothing that was never sent, nothing twice.
+    pub fn settle(&self, sent: &Acknowledged, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let mut before = (0, 0);
+        loop {
+            let rows = self.rows()?;
+            let still = rows == before;
+            before = rows;
+            let stored = self.stored()?;
+            let missing = sent.ids.iter().filter(|id| !stored.contains(*id)).count();
+            if missing == 0 && still {
+                let foreign = stored.iter().filter(|id| !sent.knows(id)).count();
+                if foreign > 0 || rows.0 != rows.1 {
+                    return Err(Error::new(format!(
+                        "{} rows, {} distinct, {} acknowledged, {foreign} never sent",
+                        rows.0,
+                        rows.1,
+                        sent.ids.len()
+                    )));
+                }
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(format!(
+                    "after {} s {missing} of {} acknowledged events are not stored; {} rows, {} distinct",
+                    within.as_secs(),
+                    sent.ids.len(),
+                    rows.0,
+                    rows.1
+                )));
+            }
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        // A failed test keeps its namespace, so that a person can look at it; `kit down` removes it with the rest.
+        if std::thread::panicking() {
+            return;
+        }
+        let _ = self.kit.inside(|| {
+            run(self.kit.kubectl().args(["delete", "namespace", &self.namespace, "--wait=false"]))
+        });
+    }
+}
