@@ -14,6 +14,7 @@ pub mod clickhouse;
 pub mod error;
 pub mod kafka;
 pub mod ownership;
+pub mod redis;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,10 +23,11 @@ use futures::future::BoxFuture;
 use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
 
-pub use error::{Class, ProvisionError, Service};
 pub use clickhouse::ClickHouseAdmin;
+pub use error::{Class, ProvisionError, Service};
 pub use kafka::KafkaAdmin;
 pub use ownership::{Claim, Owner};
+pub use redis::RedisQuotas;
 
 /// What a trait of this folder answers.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ProvisionError>>;

@@ -1,0 +1,195 @@
+//! [`QuotaStore`] on Redis: the limits of each App as a hash, for people and tools that look at usage.
+//!
+//! ```text
+//! <prefix>:quota:<app uuid>   {events_per_second, burst, events_per_day, bytes_per_day}   lives for a TTL
+//! ```
+//!
+//! Limits reach the pods by their configuration, not from here. An entry that nobody refreshes goes by itself, so an
+//! App that is deleted while Redis is away leaves nothing behind.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use penstock_dataplane_config::{Quota, RedisTarget};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError};
+use uuid::Uuid;
+
+use super::error::{ProvisionError, Service};
+use super::{Answer, QuotaEntry, QuotaStore};
+
+/// Connections that nobody used for so long are closed.
+const IDLE: Duration = Duration::from_secs(600);
+/// Entries in one request; a namespace with more Apps takes more requests.
+const CHUNK: usize = 500;
+
+/// Address and number of the database.
+type Place = (String, u16);
+
+struct Held {
+    connection: MultiplexedConnection,
+    used: Instant,
+}
+
+/// Keeps quota entries in any number of Redis servers.
+#[derive(Clone, Default)]
+pub struct RedisQuotas {
+    connections: Arc<Mutex<HashMap<Place, Held>>>,
+}
+
+impl fmt::Debug for RedisQuotas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisQuotas").finish_non_exhaustive()
+    }
+}
+
+impl RedisQuotas {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn held(&self, place: &Place) -> Option<MultiplexedConnection> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|_, held| held.used.elapsed() < IDLE);
+        let held = connections.get_mut(place)?;
+        held.used = Instant::now();
+        Some(held.connection.clone())
+    }
+
+    fn hold(&self, place: Place, connection: MultiplexedConnection) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.insert(
+            place,
+            Held {
+                connection,
+                used: Instant::now(),
+            },
+        );
+    }
+
+    fn forget(&self, place: &Place) {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(place);
+    }
+
+    async fn open(redis: &RedisTarget) -> Result<MultiplexedConnection, RedisError> {
+        let client = Client::open(format!("redis://{}/{}", redis.address, redis.database))?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(redis.connect_timeout.get()))
+            .set_response_timeout(Some(redis.command_timeout.get()));
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Runs commands. A connection that was held may have died since; then a new one is tried, once.
+    async fn run(&self, redis: &RedisTarget, commands: &Pipeline) -> Result<(), ProvisionError> {
+        let place = (redis.address.clone(), redis.database);
+        if let Some(mut connection) = self.held(&place) {
+            match commands.query_async::<()>(&mut connection).await {
+                Ok(()) => return Ok(()),
+                Err(error) if !lost(&error) => return Err(failed(redis, &error)),
+                Err(_) => self.forget(&place),
+            }
+        }
+        let mut connection = Self::open(redis).await.map_err(|error| failed(redis, &error))?;
+        match commands.query_async::<()>(&mut connection).await {
+            Ok(()) => {
+                self.hold(place, connection);
+                Ok(())
+            }
+            Err(error) => Err(failed(redis, &error)),
+        }
+    }
+}
+
+/// Whether the connection is the matter, and not the command.
+fn lost(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+}
+
+fn failed(redis: &RedisTarget, error: &RedisError) -> ProvisionError {
+    if lost(error) {
+        ProvisionError::Unavailable {
+            service: Service::Redis,
+            address: redis.address.clone(),
+            detail: error.to_string(),
+        }
+    } else {
+        ProvisionError::Rejected {
+            service: Service::Redis,
+            detail: error.to_string(),
+        }
+    }
+}
+
+fn key(redis: &RedisTarget, app: Uuid) -> String {
+    format!("{}:quota:{app}", redis.prefix)
+}
+
+fn limits(quota: &Quota) -> Vec<(&'static str, u64)> {
+    [
+        ("events_per_second", quota.events_per_second),
+        ("burst", quota.burst),
+        ("events_per_day", quota.events_per_day),
+        ("bytes_per_day", quota.bytes_per_day),
+    ]
+    .into_iter()
+    .filter_map(|(name, limit)| Some((name, limit?)))
+    .collect()
+}
+
+/// Replaces each entry whole: a limit that was taken away must not stay.
+fn writes(redis: &RedisTarget, entries: &[QuotaEntry], ttl: Duration) -> Pipeline {
+    let mut commands = redis::pipe();
+    commands.atomic();
+    for entry in entries {
+        let key = key(redis, entry.app);
+        commands.del(&key).ignore();
+        let limits = limits(&entry.quota);
+        if !limits.is_empty() {
+            commands.hset_multiple(&key, &limits).ignore();
+            commands
+                .expire(&key, i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))
+                .ignore();
+        }
+    }
+    commands
+}
+
+impl QuotaStore for RedisQuotas {
+    fn put<'a>(&'a self, redis: &'a RedisTarget, entries: &'a [QuotaEntry], ttl: Duration) -> Answer<'a, ()> {
+        Box::pin(async move {
+            for chunk in entries.chunks(CHUNK) {
+                self.run(redis, &writes(redis, chunk, ttl)).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(&'a self, redis: &'a RedisTarget, apps: &'a [Uuid]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            for chunk in apps.chunks(CHUNK) {
+                let mut commands = redis::pipe();
+                for app in chunk {
+                    commands.del(key(redis, *app)).ignore();
+                }
+                self.run(redis, &commands).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn ping<'a>(&'a self, redis: &'a RedisTarget) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut commands = redis::pipe();
+            commands.cmd("PING").ignore();
+            self.run(redis, &commands).await
+        })
+    }
+}
