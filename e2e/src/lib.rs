@@ -50,6 +50,7 @@ mod redis;
 mod run;
 mod secret;
 pub mod status;
+pub mod trial;
 pub mod up;
 pub mod versions;
 

@@ -221,7 +221,7 @@ fn database(pipeline: &Value) -> String {
 }
 
 /// Secrets hold standard base64.
-fn decode_base64(text: &str) -> Option<String> {
+pub(crate) fn decode_base64(text: &str) -> Option<String> {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();
     let (mut word, mut bits) = (0u32, 0);

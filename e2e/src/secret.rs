@@ -32,6 +32,11 @@ pub(crate) fn kafka_uuid() -> Result<String> {
     Ok(text)
 }
 
+/// Eight hex digits: an id that is unlikely to come twice, and fits every name.
+pub(crate) fn short_id() -> Result<String> {
+    Ok(format!("{:08x}", u32::from_be_bytes(random()?)))
+}
+
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-pub use pods::Pod;
+pub use pods::{Pod, kill_operator};
 pub use traffic::{Acknowledged, Traffic};
 
 use crate::error::{Context, Error, Result};
@@ -35,7 +35,7 @@ pub struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// An empty namespace under the strictest Pod Security level.
     pub fn empty(kit: &'a Instance, name: &str) -> Result<Self> {
-        let namespace = format!("{name}-{}", secret::password()?[..6].to_lowercase());
+        let namespace = format!("{name}-{}", secret::short_id()?);
         let trial = Self { kit, namespace };
         trial.apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n",
@@ -94,19 +94,25 @@ impl<'a> Trial<'a> {
                 .spawn()
                 .doing("starting kubectl apply")?;
             if let Some(mut stdin) = child.stdin.take() {
-                stdin.write_all(yaml.as_bytes()).doing("handing YAML to kubectl")?;
+                stdin
+                    .write_all(yaml.as_bytes())
+                    .doing("handing YAML to kubectl")?;
             }
             let output = child.wait_with_output().doing("waiting for kubectl apply")?;
             if output.status.success() {
                 return Ok(());
             }
-            Err(Error::new(format!("kubectl apply: {}", String::from_utf8_lossy(&output.stderr).trim())))
+            Err(Error::new(format!(
+                "kubectl apply: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )))
         })
     }
 
     /// Waits until the pipeline is ready; what it says of itself is in the error.
     pub fn ready(&self) -> Result<()> {
-        self.condition("Ready", "True", Duration::from_secs(120)).map(drop)
+        self.condition("Ready", "True", Duration::from_secs(120))
+            .map(drop)
     }
 
     /// Waits until a condition of the pipeline has a status, and gives back its reason and how long that took.
@@ -116,9 +122,18 @@ impl<'a> Trial<'a> {
             let text = self.kubectl(&["get", "ingestionpipelines", PIPELINE, "-o", "json"])?;
             let pipeline: serde_json::Value = serde_json::from_str(&text).doing("reading the pipeline")?;
             let current = pipeline["status"]["observedGeneration"] == pipeline["metadata"]["generation"];
-            let conditions = pipeline["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            if let Some(found) = conditions.iter().find(|c| current && c["type"] == kind && c["status"] == status) {
-                return Ok((found["reason"].as_str().unwrap_or_default().to_owned(), started.elapsed()));
+            let conditions = pipeline["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            if let Some(found) = conditions
+                .iter()
+                .find(|c| current && c["type"] == kind && c["status"] == status)
+            {
+                return Ok((
+                    found["reason"].as_str().unwrap_or_default().to_owned(),
+                    started.elapsed(),
+                ));
             }
             if started.elapsed() > within {
                 return Err(Error::new(format!(
@@ -133,8 +148,15 @@ impl<'a> Trial<'a> {
 
     /// The key of an App, out of its generated Secret.
     pub fn key(&self, app: &str) -> Result<String> {
-        let encoded = self.kubectl(&["get", "secret", &format!("{app}-default"), "-o", "jsonpath={.data.key}"])?;
-        quickstart::decode_base64(&encoded).ok_or_else(|| Error::new(format!("the key of {app} is not base64")))
+        let encoded = self.kubectl(&[
+            "get",
+            "secret",
+            &format!("{app}-default"),
+            "-o",
+            "jsonpath={.data.key}",
+        ])?;
+        quickstart::decode_base64(&encoded)
+            .ok_or_else(|| Error::new(format!("the key of {app} is not base64")))
     }
 
     /// Where to send events.
@@ -154,7 +176,10 @@ impl<'a> Trial<'a> {
 
     /// Rows, and distinct event ids among them; without FINAL, so a row that is stored twice counts twice.
     pub fn rows(&self) -> Result<(u64, u64)> {
-        let answer = self.kit.clickhouse(&format!("SELECT count(), uniqExact(event_id) FROM {}", self.table()))?;
+        let answer = self.kit.clickhouse(&format!(
+            "SELECT count(), uniqExact(event_id) FROM {}",
+            self.table()
+        ))?;
         let mut numbers = answer.split_whitespace().map(str::parse);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(rows)), Some(Ok(distinct))) => Ok((rows, distinct)),
@@ -164,7 +189,10 @@ impl<'a> Trial<'a> {
 
     /// Every stored event id.
     pub fn stored(&self) -> Result<HashSet<String>> {
-        let answer = self.kit.clickhouse(&format!("SELECT DISTINCT event_id FROM {} FORMAT TSV", self.table()))?;
+        let answer = self.kit.clickhouse(&format!(
+            "SELECT DISTINCT event_id FROM {} FORMAT TSV",
+            self.table()
+        ))?;
         Ok(answer.lines().map(str::to_owned).collect())
     }
 
@@ -212,7 +240,10 @@ impl Drop for Trial<'_> {
             return;
         }
         let _ = self.kit.inside(|| {
-            run(self.kit.kubectl().args(["delete", "namespace", &self.namespace, "--wait=false"]))
+            run(self
+                .kit
+                .kubectl()
+                .args(["delete", "namespace", &self.namespace, "--wait=false"]))
         });
     }
 }

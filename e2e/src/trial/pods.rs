@@ -22,13 +22,20 @@ pub struct Pod {
 impl Trial<'_> {
     /// The pods of a component (`ingest`, `consume`) that are not on their way out.
     pub fn pods(&self, component: &str) -> Result<Vec<Pod>> {
-        list(self.kit, &self.namespace, &format!("app.kubernetes.io/component={component}"))
+        list(
+            self.kit,
+            &self.namespace,
+            &format!("app.kubernetes.io/component={component}"),
+        )
     }
 
     /// Kills one process of a component with SIGKILL; the kubelet starts it again.
     pub fn kill(&self, component: &str) -> Result<String> {
         let pods = self.pods(component)?;
-        let pod = pods.iter().find(|pod| pod.ready).ok_or_else(|| Error::new(format!("no {component} pod is ready")))?;
+        let pod = pods
+            .iter()
+            .find(|pod| pod.ready)
+            .ok_or_else(|| Error::new(format!("no {component} pod is ready")))?;
         kill(pod, "penstock-dataplane")?;
         Ok(pod.name.clone())
     }
@@ -46,12 +53,19 @@ fn list(kit: &Instance, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
     let text = kit.kubectl_output(&["-n", namespace, "get", "pods", "-l", selector, "-o", "json"])?;
     let list: Value = serde_json::from_str(&text).doing("reading the list of pods")?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
-    Ok(items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(pod).collect())
+    Ok(items
+        .iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .map(pod)
+        .collect())
 }
 
 fn pod(object: &Value) -> Pod {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let containers = object["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+    let containers = object["status"]["containerStatuses"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     Pod {
         name: text(&object["metadata"]["name"]),
         uid: text(&object["metadata"]["uid"]),
@@ -74,7 +88,10 @@ fn kill(pod: &Pod, program: &str) -> Result<()> {
         }
     }
     if killed == 0 {
-        return Err(Error::new(format!("the pod {} has no process `{program}`", pod.name)));
+        return Err(Error::new(format!(
+            "the pod {} has no process `{program}`",
+            pod.name
+        )));
     }
     Ok(())
 }

@@ -54,8 +54,13 @@ impl Acknowledged {
 
 impl Traffic {
     pub(super) fn new(url: String, key: String) -> Result<Self> {
-        let run = secret::hex(4)?;
-        Ok(Self { url, key, run, next: Arc::default() })
+        let run = secret::short_id()?;
+        Ok(Self {
+            url,
+            key,
+            run,
+            next: Arc::default(),
+        })
     }
 
     fn id(&self) -> String {
@@ -79,16 +84,28 @@ impl Traffic {
 
     /// Sends batches of `batch` from `clients` threads until `events` are acknowledged, each at least `pause` after the
     /// one before; goes on after failures, and gives up at the deadline.
-    pub fn send(&self, events: u64, batch: u64, clients: u32, pause: Duration, within: Duration) -> Result<Acknowledged> {
+    pub fn send(
+        &self,
+        events: u64,
+        batch: u64,
+        clients: u32,
+        pause: Duration,
+        within: Duration,
+    ) -> Result<Acknowledged> {
         let deadline = Instant::now() + within;
         let claimed = AtomicU64::new(0);
-        let outcome = Mutex::new(Acknowledged { runs: [self.run.clone()].into(), ..Acknowledged::default() });
+        let outcome = Mutex::new(Acknowledged {
+            runs: [self.run.clone()].into(),
+            ..Acknowledged::default()
+        });
         std::thread::scope(|scope| {
             for _ in 0..clients {
                 scope.spawn(|| self.client(events, batch, pause, deadline, &claimed, &outcome));
             }
         });
-        let outcome = outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let outcome = outcome
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if (outcome.ids.len() as u64) < events {
             return Err(Error::new(format!(
                 "{} of {events} events were acknowledged within {} s; {} attempts failed: {:?}",
@@ -131,7 +148,11 @@ impl Traffic {
                     Ok(mut response) => {
                         let status = response.status().as_u16();
                         let text = response.body_mut().read_to_string().unwrap_or_default();
-                        if status == 200 && text.contains(&format!("\"accepted\":{batch}")) { Ok(()) } else { Err(format!("{status} {text}")) }
+                        if status == 200 && text.contains(&format!("\"accepted\":{batch}")) {
+                            Ok(())
+                        } else {
+                            Err(format!("{status} {text}"))
+                        }
                     }
                     Err(error) => Err(error.to_string()),
                 };
