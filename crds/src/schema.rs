@@ -16,12 +16,18 @@ pub(crate) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 pub(crate) const TOPIC: &str = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$";
 /// A database or table of ClickHouse that needs no quoting.
 pub(crate) const IDENTIFIER: &str = r"^[a-zA-Z_][a-zA-Z0-9_]*$";
+macro_rules! host_port {
+    () => {
+        r"[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+    };
+}
+
 /// `host:port`, comma-separated.
-pub(crate) const BOOTSTRAP: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}(,[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5})*$";
+pub(crate) const BOOTSTRAP: &str = concat!("^", host_port!(), "(,", host_port!(), ")*$");
 /// `host:port`.
-pub(crate) const HOST_PORT: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}$";
+pub(crate) const HOST_PORT: &str = concat!("^", host_port!(), "$");
 /// `http://host:port`.
-pub(crate) const HTTP_URL: &str = r"^http://[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5}/?$";
+pub(crate) const HTTP_URL: &str = concat!("^http://", host_port!(), "/?$");
 
 /// Labels to match, bounded.
 pub(crate) fn match_labels(_: &mut SchemaGenerator) -> Schema {

@@ -205,8 +205,14 @@ pub struct Requested {
         .message("event must not exceed body").field_path(".event"),
     validation = Rule::new("quantity(self.event.replace('B', '')).compareTo(quantity('500k')) <= 0")
         .message("event must not exceed 500kB: a record of Kafka has to hold it").field_path(".event"),
-    validation = Rule::new("quantity(self.body.replace('B', '')).compareTo(quantity(self.memory.replace('B', ''))) <= 0")
-        .message("body must not exceed memory").field_path(".body"),
+    validation = Rule::new("quantity(self.body.replace('B', '')).compareTo(quantity('64M')) <= 0")
+        .message("body must not exceed 64MB").field_path(".body"),
+    validation = Rule::new("quantity(self.body.replace('B', '')).add(quantity(self.body.replace('B', ''))).compareTo(quantity(self.memory.replace('B', ''))) <= 0")
+        .message("memory must be at least twice body, or the largest request could never be read").field_path(".memory"),
+    validation = Rule::new("quantity(self.memory.replace('B', '')).compareTo(quantity('4G')) <= 0")
+        .message("memory must not exceed 4GB").field_path(".memory"),
+    validation = Rule::new("duration(self.kafkaTimeout) >= duration('100ms')")
+        .message("kafkaTimeout must be at least 100ms").field_path(".kafkaTimeout"),
     validation = Rule::new("duration(self.requestTimeout) > duration(self.kafkaTimeout)")
         .message("requestTimeout must exceed kafkaTimeout, or requests end before Kafka has answered").field_path(".requestTimeout")
 )]
