@@ -15,6 +15,14 @@ fn committed_definitions_equal_the_types() {
             committed == yaml,
             "crds/yaml/{name} is stale: run `cargo run -p penstock-crds`"
         );
+        let chart = folder
+            .join("../../charts/penstock/charts/penstock-crds/files")
+            .join(&name);
+        let chart = std::fs::read_to_string(chart).unwrap_or_default();
+        assert!(
+            chart == yaml,
+            "the chart's {name} is stale: run `cargo run -p penstock-crds`"
+        );
         expected.push(name);
     }
     let mut found: Vec<String> = std::fs::read_dir(folder)
