@@ -7,7 +7,7 @@ use crate::body;
 use crate::engine::{Connection, Output};
 use crate::failure::{Code, Failure};
 use crate::frames;
-use crate::policy::{Policy, denied};
+use crate::policy::{Policy, ROWS_ARE_VALUES, denied};
 use crate::request::Request;
 use crate::statement::{Shape, Source, Statement};
 use crate::users::Role;
@@ -55,11 +55,12 @@ impl Job {
             return Ok((join(chunks), Vec::new()));
         }
         let query = Bytes::from(query);
-        let takes_rows = match Statement::parse(&query)? {
-            Some(Statement {
+        // What does not parse by itself may be the beginning of what does.
+        let takes_rows = match Statement::parse(&query) {
+            Ok(Some(Statement {
                 shape: Shape::Insert(insert),
                 ..
-            }) => {
+            })) => {
                 matches!(&insert.source, Source::Rows { head, .. } if head.len() < query.len())
             }
             _ => false,
@@ -149,6 +150,10 @@ fn run_statement(
             } => {
                 let mut rows = vec![text.slice(*data_start..)];
                 rows.extend(body_rows);
+                if job.role == Role::Insert && format.eq_ignore_ascii_case("values") {
+                    let off = ROWS_ARE_VALUES.map(|name| format!("{name} = 0")).join(", ");
+                    connection.query(format!("SET {off}").as_bytes(), "Null", &[])?;
+                }
                 // The line break ends a comment that the head may end in.
                 let output = connection.insert(format!("{head}\n").as_bytes(), format, params, &rows)?;
                 return Ok(Done {

@@ -145,7 +145,7 @@ async fn serve(
         policy,
         sessions: Sessions::default(),
         log,
-        slots: Semaphore::new(arguments.concurrency),
+        slots: Arc::new(Semaphore::new(arguments.concurrency)),
         body_limit: arguments.body_limit,
         version,
         timezone,
@@ -214,6 +214,8 @@ async fn connection(stream: tokio::net::TcpStream, server: Arc<Server>, mut stop
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        // A client that has ended its side after the request still reads the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     loop {

@@ -1,18 +1,20 @@
-//! What an insert-only user may run: one INSERT into a table, or one SELECT from tables.
+//! What an insert-only user may run: one INSERT into a table, one SELECT from tables, or DESCRIBE of a table (whoever may
+//! SELECT from a table of the server may describe it, and the `clickhouse` crate does so before it inserts).
 //!
 //! The engine has no users, so this is the whole of the access control. It is an allow list over tokens, and the caller
 //! also asks the engine's own parser (`Connection::classify`): both must agree. Refused are
-//! - every statement but SELECT and INSERT INTO a table,
+//! - every other statement,
 //! - every function that is also a table function (`file`, `url`, `s3`, `remote`, `executable`, …; the engine's list,
 //!   read at start), except those that read nothing but their arguments,
 //! - tables of `system` beyond those that describe schemas,
-//! - settings that change how a text is parsed, names that come from parameters or hide behind escapes.
+//! - settings beyond those that bound or shape what is read and written; names that come from parameters or hide behind
+//!   escapes.
 
 use std::collections::HashSet;
 
 use crate::failure::{Code, Failure};
 use crate::lexer::{Kind, Token};
-use crate::statement::{Shape, Source, Statement, Target, name};
+use crate::statement::{Shape, Source, Statement, Target, keyword, name};
 
 /// Table functions that read nothing outside the statement.
 const HARMLESS_FUNCTIONS: [&str; 10] = [
@@ -46,14 +48,42 @@ const READABLE_SYSTEM_TABLES: [&str; 14] = [
     "data_type_families",
 ];
 
-/// Settings that change what a text means after it has been judged.
-const PARSER_SETTINGS: [&str; 6] = [
-    "dialect",
-    "implicit_select",
-    "allow_experimental_kusto_dialect",
-    "allow_experimental_prql_dialect",
-    "allow_experimental_polyglot_dialect",
+/// Settings by the beginning of their names. An allow list, because others hold SQL (`additional_result_filter`), change
+/// how a text is parsed (`dialect`), or name files (`format_schema`).
+const ALLOWED_SETTINGS: [&str; 26] = [
+    "async_insert",
+    "connect_timeout",
+    "date_time_",
+    "deduplicate_",
+    "describe_",
+    "enable_http_",
+    "final",
+    "format_csv_",
+    "format_tsv_",
+    "http_",
+    "input_format_",
+    "insert_",
+    "join_",
+    "log_",
+    "low_cardinality_",
+    "max_",
+    "min_",
+    "non_replicated_",
+    "optimize_",
+    "output_format_",
+    "priority",
+    "readonly",
+    "receive_timeout",
+    "send_",
+    "session_timezone",
+    "wait_for_async_insert",
+];
+
+/// Rows in the format Values may be expressions, which would be SQL that nobody has judged; an insert-only user's rows
+/// are values and nothing else. These go before such an INSERT, and may not be sent by the user.
+pub(crate) const ROWS_ARE_VALUES: [&str; 2] = [
     "input_format_values_interpret_expressions",
+    "input_format_values_deduce_templates_of_expressions",
 ];
 
 /// Function names that would let a statement reach beyond the tables, in lower case.
@@ -75,8 +105,12 @@ impl Policy {
 
     /// Whether an insert-only user may send this setting with a request.
     pub(crate) fn check_setting(&self, setting: &str) -> Result<(), Failure> {
-        if PARSER_SETTINGS.contains(&setting.to_ascii_lowercase().as_str()) {
-            return Err(denied(format_args!("the setting {setting} may not be changed")));
+        let name = setting.to_ascii_lowercase();
+        let allowed = ALLOWED_SETTINGS
+            .iter()
+            .any(|beginning| name.starts_with(beginning));
+        if !allowed || ROWS_ARE_VALUES.contains(&name.as_str()) {
+            return Err(denied(format_args!("the setting {setting}")));
         }
         Ok(())
     }
@@ -112,6 +146,7 @@ impl Policy {
                     }
                 }
             }
+            Shape::Other(word) if word == "DESCRIBE" || word == "DESC" => {}
             Shape::Other(word) => return Err(denied(word)),
         }
         self.check_tokens(statement)
@@ -120,6 +155,7 @@ impl Policy {
     fn check_tokens(&self, statement: &Statement<'_>) -> Result<(), Failure> {
         let text = statement.text;
         let is_name = |token: Token| matches!(token.kind, Kind::Word | Kind::QuotedName);
+        let mut in_settings = false;
         for (index, token) in statement.tokens.iter().copied().enumerate() {
             let ahead = |by: usize| statement.tokens.get(index + by).copied();
             let mark_ahead =
@@ -142,7 +178,12 @@ impl Policy {
                     if mark_ahead(1, b'(') && self.refused_functions.contains(&name_here) {
                         return Err(denied(format_args!("the function {name_here}")));
                     }
-                    if PARSER_SETTINGS.contains(&name_here.as_str()) && mark_ahead(1, b'=') {
+                    // SETTINGS name = value, name = value
+                    in_settings |= keyword(text, token) == "SETTINGS" && mark_ahead(2, b'=');
+                    let after_comma = index > 0
+                        && (statement.tokens[index - 1].kind == Kind::Mark(b',')
+                            || keyword(text, statement.tokens[index - 1]) == "SETTINGS");
+                    if in_settings && after_comma && mark_ahead(1, b'=') {
                         self.check_setting(&name_here)?;
                     }
                     if name_here == "system" && mark_ahead(1, b'.') {
@@ -216,6 +257,9 @@ mod tests {
             "SELECT name FROM system.columns WHERE table = 'file('",
             "SELECT file FROM t WHERE url = 'x' AND s3 > (1)",
             "SELECT {a:UInt64} + {b:String}",
+            "DESCRIBE TABLE db.t",
+            "desc t",
+            "SELECT settings, a = b FROM t WHERE settings = 1 SETTINGS max_threads = 1, max_block_size = 2",
         ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
@@ -234,7 +278,9 @@ mod tests {
             "SYSTEM FLUSH LOGS",
             "OPTIMIZE TABLE t FINAL",
             "SHOW TABLES",
-            "DESCRIBE TABLE t",
+            "DESCRIBE TABLE url('http://x')",
+            "DESC file('x')",
+            "DESCRIBE TABLE system.processes",
             "EXPLAIN SELECT 1",
             "KILL QUERY WHERE 1",
             "(DROP TABLE t)",
@@ -262,6 +308,9 @@ mod tests {
             "SELECT * FROM system.{t:String}",
             "SELECT * FROM {t:Identifier}",
             "SELECT * FROM t SETTINGS dialect = 'prql'",
+            "SELECT * FROM t SETTINGS max_threads = 1, `additional_result_filter` = 'x'",
+            "SELECT * FROM (SELECT 1 SETTINGS format_schema = '/etc/passwd') SETTINGS max_threads = 1",
+            "INSERT INTO t FORMAT CSV SETTINGS max_threads = 1, dialect = 'x'\n1",
             "SELECT 'open",
             "SELECT 1 /* open",
         ] {
@@ -276,6 +325,14 @@ mod tests {
         assert!(policy.check_database("shop").is_ok());
         assert!(policy.check_database("System").is_err());
         assert!(policy.check_setting("max_threads").is_ok());
-        assert!(policy.check_setting("Dialect").is_err());
+        for setting in [
+            "Dialect",
+            "additional_result_filter",
+            "format_schema",
+            ROWS_ARE_VALUES[0],
+            ROWS_ARE_VALUES[1],
+        ] {
+            assert!(policy.check_setting(setting).is_err(), "{setting}");
+        }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Server {
     pub(crate) sessions: Sessions,
     pub(crate) log: Option<QueryLog>,
     /// As many statements run at once as there are permits; more of them wait.
-    pub(crate) slots: Semaphore,
+    pub(crate) slots: Arc<Semaphore>,
     pub(crate) body_limit: usize,
     pub(crate) version: String,
     pub(crate) timezone: String,
@@ -177,12 +177,14 @@ enum Failed {
 }
 
 async fn run(server: &Arc<Server>, mut job: Job) -> (Result<Done, Failed>, String) {
-    let Ok(_permit) = server.slots.acquire().await else {
+    let Ok(permit) = Arc::clone(&server.slots).acquire_owned().await else {
         let failure = Failure::new(Code::CannotScheduleTask, "the server is stopping");
         return (Err(Failed::Statement(failure)), String::new());
     };
     let worker = Arc::clone(server);
     let task = tokio::task::spawn_blocking(move || {
+        // Held until the statement ends, also when its client has left.
+        let _permit = permit;
         let mut shown = String::new();
         let outcome = on_connection(&worker, &mut job, &mut shown);
         (outcome.map_err(Failed::Statement), shown)

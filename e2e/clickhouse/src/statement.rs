@@ -284,10 +284,8 @@ fn rows_after_format(
     let mut head = String::from_utf8_lossy(&text[..keyword_at.start]).into_owned();
     let mut end = format.end;
     let mut lexer = Lexer::starting_at(text, format.end);
-    if lexer
-        .next()
-        .is_some_and(|token| keyword(text, token) == "SETTINGS")
-    {
+    if let Some(settings) = lexer.next().filter(|token| keyword(text, *token) == "SETTINGS") {
+        tokens.push(settings);
         let mut expected_value = 0;
         let from = format.end;
         // name = value, name = value …
