@@ -4,7 +4,9 @@
 //! main.rs    command line: ROLE --config FILE [--check]
 //! process/   what every role shares: logs, admin port, metrics, dependencies, shutdown
 //! ingest/    HTTP -> Kafka
+//! consume/   Kafka -> ClickHouse
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod consume;
 pub mod process;

@@ -1,0 +1,143 @@
+//! The batch whose intent is open: which part of it is being stored, and how far that got.
+
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::forming::Forming;
+use super::intent::{Digest, Intent};
+use super::position::{Part, Position, Span};
+use super::protocol::Held;
+
+/// What is under way, or failed and is to be done again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Intending,
+    DeadLettering,
+    Asking,
+    Inserting,
+    /// The one row that ClickHouse refuses goes to the dead letters.
+    DeadLetteringRefused,
+    Completing,
+}
+
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) span: Span,
+    digest: Digest,
+    /// The digest of the last record alone.
+    pub(super) tail: Digest,
+    pub(super) rows: u32,
+    pub(super) dead: u32,
+    pub(super) part: Part,
+    /// Parts behind the current one, the nearest last.
+    todo: Vec<Part>,
+    pub(super) step: Step,
+    pub(super) busy: bool,
+    pub(super) dead_lettered: bool,
+    /// Somebody may have stored rows of the part under another token, or long ago.
+    ask: bool,
+    answer: Option<(Moment, Held)>,
+    /// When the commit of the intent in force was begun.
+    pub(super) intent_at: Moment,
+    /// When the part was first sent.
+    pub(super) first_try: Option<Moment>,
+}
+
+impl Flight {
+    pub(super) fn new(forming: &Forming, ask: bool) -> Self {
+        Self {
+            span: forming.span,
+            digest: forming.digest(),
+            tail: forming.tail(),
+            rows: forming.rows,
+            dead: forming.dead,
+            part: forming.span.whole(),
+            todo: Vec::new(),
+            step: Step::Intending,
+            busy: false,
+            dead_lettered: false,
+            ask,
+            answer: None,
+            intent_at: Moment::from_start(Duration::ZERO),
+            first_try: None,
+        }
+    }
+
+    /// A batch that an earlier owner left open. Its dead letters precede its first part, so an intent that names a
+    /// part says that they are safe.
+    pub(super) fn again(intent: Intent, forming: &Forming) -> Self {
+        let mut flight = Self::new(forming, true);
+        let whole = intent.span.whole();
+        flight.part = intent.part;
+        flight.dead_lettered = intent.part != whole;
+        if intent.part.to < whole.to {
+            flight.todo.push(Part {
+                from: intent.part.to.after(),
+                to: whole.to,
+            });
+        }
+        flight
+    }
+
+    pub(super) fn intent(&self) -> Intent {
+        Intent {
+            span: self.span,
+            digest: self.digest,
+            part: self.part,
+        }
+    }
+
+    pub(super) fn begin(&mut self, step: Step) {
+        self.step = step;
+        self.busy = true;
+    }
+
+    /// Whether a commit is on its way to the broker.
+    pub(super) fn is_committing(&self) -> bool {
+        self.busy && matches!(self.step, Step::Intending | Step::Completing)
+    }
+
+    /// Whether the table has to say first what it holds. An answer is as good as a first try: it is trusted as
+    /// long as the table's memory of tokens is.
+    pub(super) fn must_ask(&self, now: Moment, blind: Duration) -> bool {
+        let doubtful = self.ask || self.first_try.is_some_and(|first| now.since(first) > blind);
+        doubtful && self.answer.is_none_or(|(at, _)| now.since(at) > blind)
+    }
+
+    pub(super) fn answered(&mut self, held: Held, now: Moment) {
+        self.answer = Some((now, held));
+    }
+
+    /// The digest of what the table lacks, where it holds some.
+    pub(super) fn missing(&self) -> Option<u64> {
+        match self.answer {
+            Some((_, Held::Some(digest))) => Some(digest),
+            _ => None,
+        }
+    }
+
+    /// Halves the part. The halves have tokens of their own, so the table is asked before each.
+    pub(super) fn split(&mut self, middle: Position) {
+        let (first, second) = self.part.split(middle);
+        self.todo.push(second);
+        self.turn_to(first);
+    }
+
+    /// Turns to the next part; false when there is none.
+    pub(super) fn next_part(&mut self) -> bool {
+        match self.todo.pop() {
+            Some(part) => {
+                self.turn_to(part);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn turn_to(&mut self, part: Part) {
+        self.part = part;
+        self.ask = true;
+        self.answer = None;
+        self.first_try = None;
+    }
+}

@@ -1,0 +1,143 @@
+//! The words of the exactly-once protocol: what the driver reports to the machine, and what it is told to do.
+
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::intent::Intent;
+use super::position::{Part, Position, Span};
+
+/// When a batch is full, and how long things stay true.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub max_rows: u32,
+    pub max_bytes: usize,
+    pub max_age: Duration,
+    /// Kafka's `session.timeout.ms`.
+    pub session: Duration,
+    /// How long the table's memory of tokens is trusted without asking.
+    pub blind: Duration,
+}
+
+/// What the group and the log know of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The committed offset and its metadata.
+    pub committed: Option<(i64, String)>,
+    /// The first offset that the log still has, and the one that it will give next.
+    pub low: i64,
+    pub high: i64,
+}
+
+/// One record as the driver parsed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    pub offset: i64,
+    pub value: &'a [u8],
+    /// Lines to store.
+    pub rows: u32,
+    /// Lines that cannot be stored.
+    pub dead: u32,
+    /// What the record adds to the memory of its batch.
+    pub bytes: usize,
+}
+
+/// What the driver reports.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// `None`: the group or the log could not be asked.
+    Looked(Option<Lookup>),
+    Committed(CommitOutcome),
+    /// Whether the dead letters are safe.
+    DeadLettered(bool),
+    /// `None`: the table could not be asked.
+    Asked(Option<Held>),
+    Inserted(InsertOutcome),
+    /// The log no longer has what was asked of it, or never had.
+    OutOfRange {
+        low: i64,
+        high: i64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    Done,
+    /// It may or may not have been applied.
+    Retry,
+    /// This process is no longer a member of the group's generation.
+    Fenced,
+}
+
+/// What the table holds of the rows in question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    All,
+    None,
+    /// Some; the number is a digest of the positions that are missing.
+    Some(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertOutcome {
+    Stored,
+    /// Not stored, or nobody knows.
+    Retry,
+    /// Not sent: the intent was too old.
+    Stale,
+    /// ClickHouse refuses the data itself. `middle` begins the second half of the rows; `None` for a single row.
+    Refused {
+        middle: Option<Position>,
+    },
+}
+
+/// What the driver is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the group for the committed offset and the log for its bounds.
+    Look,
+    /// Read from this offset on; what was read ahead is void.
+    Fetch {
+        from: i64,
+    },
+    /// Forget the content of the forming batch.
+    DropForming,
+    /// The forming batch is the one in flight from now on.
+    Seal,
+    Commit {
+        offset: i64,
+        metadata: String,
+    },
+    /// Produce the dead letters of a part: the lines that could not be read, or (`refused`) its one row.
+    DeadLetter {
+        part: Part,
+        refused: bool,
+    },
+    Ask {
+        part: Part,
+    },
+    Insert {
+        part: Part,
+        /// Only what the last answer to `Ask` called missing.
+        missing: Option<u64>,
+        intent: Intent,
+        intent_at: Moment,
+    },
+    /// The batch in flight is stored; its content may go.
+    Landed,
+    /// Nothing is under way any more: give the partition back.
+    Release,
+    Report(Report),
+}
+
+/// What a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// An earlier owner left this batch open; it is formed again.
+    Recovering(Span),
+    /// Offsets that the log no longer had, `from` included, `to` not.
+    DataLost { from: i64, to: i64 },
+    /// The log is not the one that the group's offsets speak of: it was made anew or cut.
+    OtherLog { committed: i64, high: i64 },
+    /// The metadata could not be read; the table is asked about everything up to the log's end.
+    UnknownMetadata(String),
+}
