@@ -11,7 +11,11 @@
 //! ```
 
 pub mod clickhouse;
+#[cfg(any(test, feature = "test-support"))]
+pub mod contract;
 pub mod error;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fake;
 pub mod kafka;
 pub mod ownership;
 pub mod redis;

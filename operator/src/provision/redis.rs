@@ -128,11 +128,11 @@ fn failed(redis: &RedisTarget, error: &RedisError) -> ProvisionError {
     }
 }
 
-fn key(redis: &RedisTarget, app: Uuid) -> String {
+pub(super) fn key(redis: &RedisTarget, app: Uuid) -> String {
     format!("{}:quota:{app}", redis.prefix)
 }
 
-fn limits(quota: &Quota) -> Vec<(&'static str, u64)> {
+pub(super) fn limits(quota: &Quota) -> Vec<(&'static str, u64)> {
     [
         ("events_per_second", quota.events_per_second),
         ("burst", quota.burst),

@@ -5,8 +5,8 @@
 //! mark, and gets it back when it is given up.
 
 mod failure;
-mod observe;
-mod plan;
+pub(super) mod observe;
+pub(super) mod plan;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -274,7 +274,7 @@ async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Dele
     if deletion != Deletion::Kept
         && let Some(database) = observe::database(server, &spec.database).await?
         && database.tables == 0
-        && Mark::from_comment(&database.comment).is_some_and(|mark| mark.owner == *owner && mark.created)
+        && observe::mark_of(&database.comment).is_some_and(|mark| mark.owner == *owner && mark.created)
     {
         server
             .execute(&format!(

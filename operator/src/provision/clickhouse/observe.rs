@@ -31,12 +31,17 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn mark(&self) -> Option<Mark> {
-        Mark::from_comment(self.comment.split(SEPARATOR).next().unwrap_or(""))
+        mark_of(&self.comment)
     }
 }
 
+/// The mark in a comment.
+pub(in crate::provision) fn mark_of(comment: &str) -> Option<Mark> {
+    Mark::from_comment(comment.split(SEPARATOR).next().unwrap_or(""))
+}
+
 /// The comment of a table that becomes ours and was not made by us.
-pub(super) fn with_mark(mark: &Mark, comment: &str) -> String {
+pub(in crate::provision) fn with_mark(mark: &Mark, comment: &str) -> String {
     match without_mark(comment) {
         "" => mark.comment(),
         own => format!("{}{SEPARATOR}{own}", mark.comment()),
@@ -44,7 +49,7 @@ pub(super) fn with_mark(mark: &Mark, comment: &str) -> String {
 }
 
 /// The table's own comment.
-pub(super) fn without_mark(comment: &str) -> &str {
+pub(in crate::provision) fn without_mark(comment: &str) -> &str {
     let (first, rest) = comment.split_once(SEPARATOR).unwrap_or((comment, ""));
     if Mark::from_comment(first).is_some() {
         rest
@@ -183,10 +188,7 @@ mod tests {
         for own in ["", "events of the shop", "a | b"] {
             let marked = with_mark(&mark, own);
             assert_eq!(without_mark(&marked), own);
-            assert_eq!(
-                Mark::from_comment(marked.split(SEPARATOR).next().unwrap_or("")),
-                Some(mark.clone())
-            );
+            assert_eq!(mark_of(&marked), Some(mark.clone()));
             assert_eq!(
                 with_mark(&other, &marked),
                 with_mark(&other, own),

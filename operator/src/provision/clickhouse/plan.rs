@@ -21,7 +21,7 @@ const REPLICATED_SECONDS: u64 = 24 * 3600;
 
 /// A column as `system.columns` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ObservedColumn {
+pub(in crate::provision) struct ObservedColumn {
     pub name: String,
     pub kind: String,
     /// Empty, `DEFAULT`, `MATERIALIZED`, `ALIAS` or `EPHEMERAL`.
@@ -31,7 +31,7 @@ pub(super) struct ObservedColumn {
 
 /// A table as `system.tables` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ObservedTable {
+pub(in crate::provision) struct ObservedTable {
     pub engine: String,
     pub engine_full: String,
     pub partition_key: String,
@@ -44,7 +44,7 @@ pub(super) struct ObservedTable {
 
 /// Why a table cannot be used as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(in crate::provision) enum Refusal {
     Sharded(String),
     Schema(String),
     Window(String),
@@ -52,13 +52,17 @@ pub(super) enum Refusal {
 
 /// A statement that changes the table online, and what it does, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(in crate::provision) struct Step {
     pub statement: String,
     pub does: String,
 }
 
 /// Compares. `ours`: Penstock made the table, so its settings are ours to change.
-pub(super) fn changes(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Result<Vec<Step>, Refusal> {
+pub(in crate::provision) fn changes(
+    spec: &TableSpec,
+    table: &ObservedTable,
+    ours: bool,
+) -> Result<Vec<Step>, Refusal> {
     let name = format!(
         "{}.{}",
         quote_identifier(&spec.database),
@@ -199,6 +203,12 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
         "{name} remembers {}, so an INSERT that is sent again could be stored twice; run: {statement}",
         short.join(" and ")
     )))
+}
+
+/// How many blocks the definition says that the table remembers.
+#[cfg(any(test, feature = "test-support"))]
+pub(in crate::provision) fn window_of(engine_full: &str) -> Option<u64> {
+    setting_in(engine_full, "non_replicated_deduplication_window")
 }
 
 /// A number from the SETTINGS of a table's definition.

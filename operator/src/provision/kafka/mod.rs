@@ -10,7 +10,7 @@
 mod connection;
 mod failure;
 mod observe;
-mod plan;
+pub(super) mod plan;
 mod registry;
 
 use std::collections::BTreeSet;

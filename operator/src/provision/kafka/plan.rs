@@ -9,7 +9,7 @@ use super::super::TopicSpec;
 
 /// A topic as the brokers describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ObservedTopic {
+pub(in crate::provision) struct ObservedTopic {
     pub partitions: u32,
     /// The smallest number of copies of any partition.
     pub replication: u32,
@@ -22,7 +22,7 @@ pub(super) struct ObservedTopic {
 }
 
 impl ObservedTopic {
-    pub(super) fn min_insync_replicas(&self) -> u32 {
+    pub(in crate::provision) fn min_insync_replicas(&self) -> u32 {
         self.effective
             .get("min.insync.replicas")
             .and_then(|value| value.parse().ok())
@@ -31,12 +31,12 @@ impl ObservedTopic {
 }
 
 /// Copies of each partition where the spec does not say.
-pub(super) const fn default_replication(brokers: u32) -> u32 {
+pub(in crate::provision) const fn default_replication(brokers: u32) -> u32 {
     if brokers < 3 { brokers } else { 3 }
 }
 
 /// How many copies must have a record before it is acknowledged: one broker may be away.
-pub(super) const fn min_insync_replicas(replication: u32) -> u32 {
+pub(in crate::provision) const fn min_insync_replicas(replication: u32) -> u32 {
     if replication > 1 { replication - 1 } else { 1 }
 }
 
@@ -44,7 +44,7 @@ pub(super) const fn min_insync_replicas(replication: u32) -> u32 {
 const UNCLEAN: &str = "unclean.leader.election.enable";
 
 /// Every setting that the spec asks for, at a given replication.
-pub(super) fn desired_config(spec: &TopicSpec, replication: u32) -> BTreeMap<String, String> {
+pub(in crate::provision) fn desired_config(spec: &TopicSpec, replication: u32) -> BTreeMap<String, String> {
     let mut config = spec.config.clone();
     config.insert("cleanup.policy".into(), "delete".into());
     config.insert("retention.ms".into(), spec.retention.as_millis().to_string());
@@ -58,7 +58,7 @@ pub(super) fn desired_config(spec: &TopicSpec, replication: u32) -> BTreeMap<Str
 
 /// What must change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
+pub(in crate::provision) struct Changes {
     /// The new number of partitions.
     pub grow_to: Option<u32>,
     /// All settings that the topic shall have, the foreign ones included; `None` when they are right already.
@@ -70,7 +70,7 @@ pub(super) struct Changes {
 
 /// Compares. `ours`: the names of the settings that Penstock gave the topic before. The error is a sentence for a
 /// person.
-pub(super) fn changes(
+pub(in crate::provision) fn changes(
     spec: &TopicSpec,
     observed: &ObservedTopic,
     ours: &BTreeSet<String>,
@@ -114,7 +114,10 @@ pub(super) fn changes(
 }
 
 /// Refuses to adopt what would lose records by becoming ours.
-pub(super) fn refuse_adoption(spec: &TopicSpec, observed: &ObservedTopic) -> Result<(), String> {
+pub(in crate::provision) fn refuse_adoption(
+    spec: &TopicSpec,
+    observed: &ObservedTopic,
+) -> Result<(), String> {
     let name = &spec.name;
     let effective = |key: &str| observed.effective.get(key).map_or("", |value| value.trim());
     if effective("cleanup.policy").contains("compact") {
@@ -137,7 +140,7 @@ pub(super) fn refuse_adoption(spec: &TopicSpec, observed: &ObservedTopic) -> Res
 }
 
 /// Refuses what could never be granted, before anything is made.
-pub(super) fn refuse_impossible(spec: &TopicSpec) -> Result<(), String> {
+pub(in crate::provision) fn refuse_impossible(spec: &TopicSpec) -> Result<(), String> {
     match spec.config.get(UNCLEAN) {
         Some(value) if value.trim() != "false" => Err(format!(
             "config: {UNCLEAN} is always false: an unclean election throws acknowledged events away"

@@ -1,0 +1,282 @@
+//! The suite for [`TableAdmin`].
+
+use std::time::{Duration, Instant};
+
+use penstock_crds::Reason;
+
+use super::super::{Claim, Class, Deletion, Outcome, ProvisionError, TableAdmin, TableSpec};
+use super::{Side, owner};
+
+/// The server, from behind the operator's back.
+pub trait ClickHouseSide: Send + Sync {
+    /// Makes the event table as Penstock does, without a mark; with what is given changed.
+    fn create_table<'a>(&'a self, spec: &'a TableSpec, change: Change) -> Side<'a, ()>;
+    fn drop_column<'a>(&'a self, spec: &'a TableSpec, column: &'a str) -> Side<'a, ()>;
+    fn drop_table<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, ()>;
+    /// The comment of the table; `None` when there is no such table.
+    fn comment<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, Option<String>>;
+    fn has_column<'a>(&'a self, spec: &'a TableSpec, column: &'a str) -> Side<'a, bool>;
+    fn has_database<'a>(&'a self, database: &'a str) -> Side<'a, bool>;
+    fn remembered_blocks<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, u64>;
+}
+
+/// How a table that is found differs from the one that Penstock makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Nothing,
+    /// `user_id` is a number.
+    ColumnType,
+    /// The sort key is `event_id`.
+    OrderBy,
+    /// MergeTree.
+    Engine,
+    /// Remembers 10 blocks.
+    Window,
+}
+
+struct Suite<'a> {
+    admin: &'a dyn TableAdmin,
+    side: &'a dyn ClickHouseSide,
+    url: &'a str,
+    prefix: &'a str,
+}
+
+/// The comment that a table has before it is adopted.
+pub const OWN_COMMENT: &str = "events of the shop";
+
+/// Runs every case, in databases whose names begin with `prefix`, which must be an identifier.
+pub async fn tables(admin: &dyn TableAdmin, side: &dyn ClickHouseSide, url: &str, prefix: &str) {
+    let suite = Suite {
+        admin,
+        side,
+        url,
+        prefix,
+    };
+    suite.ten_tables_are_made_once().await;
+    suite.missing_columns_are_added().await;
+    suite.more_partitions_raise_the_window().await;
+    suite.what_rewrites_rows_is_refused().await;
+    suite.adopting_needs_leave_and_gives_the_comment_back().await;
+    suite.a_small_window_of_an_adopted_table_is_refused().await;
+    suite.of_two_owners_the_first_holds().await;
+    suite.what_a_gone_owner_left_can_be_adopted().await;
+    suite.a_dropped_table_comes_back().await;
+    suite.only_what_was_made_is_deleted().await;
+    suite.an_unreachable_server_is_reported_in_time().await;
+}
+
+impl Suite<'_> {
+    fn spec(&self, database: &str) -> TableSpec {
+        TableSpec {
+            database: format!("{}_{database}", self.prefix),
+            table: "events".into(),
+            partitions: 3,
+        }
+    }
+
+    fn claim(&self, name: &str) -> Claim {
+        Claim::new(owner(self.prefix, name), false)
+    }
+
+    fn adopting(&self, name: &str) -> Claim {
+        Claim::new(owner(self.prefix, name), true)
+    }
+
+    async fn ensure(&self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+        self.admin.ensure_table(self.url, spec, claim).await
+    }
+
+    async fn delete(&self, spec: &TableSpec, name: &str) -> Result<Deletion, ProvisionError> {
+        self.admin
+            .delete_table(self.url, spec, &owner(self.prefix, name))
+            .await
+    }
+
+    #[track_caller]
+    fn reason<T: std::fmt::Debug>(result: &Result<T, ProvisionError>) -> Reason {
+        match result {
+            Ok(value) => panic!("expected a refusal, got {value:?}"),
+            Err(error) => error.reason(),
+        }
+    }
+
+    async fn ten_tables_are_made_once(&self) {
+        for number in 0..10 {
+            let spec = TableSpec {
+                table: format!("events_{number}"),
+                ..self.spec("many")
+            };
+            let claim = self.claim("many");
+            assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+            assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Unchanged));
+            let comment = self.side.comment(&spec).await.expect("the table exists");
+            assert_eq!(comment, format!("penstock owner={} created=true", claim.owner));
+        }
+    }
+
+    async fn missing_columns_are_added(&self) {
+        let spec = self.spec("columns");
+        let claim = self.claim("columns");
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+        self.side.drop_column(&spec, "library").await;
+        assert_eq!(
+            self.ensure(&spec, &claim).await,
+            Ok(Outcome::Updated(vec!["column library added".into()]))
+        );
+        assert!(self.side.has_column(&spec, "library").await);
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Unchanged));
+    }
+
+    async fn more_partitions_raise_the_window(&self) {
+        let spec = self.spec("window");
+        let claim = self.claim("window");
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+        assert_eq!(self.side.remembered_blocks(&spec).await, 10_000);
+        let more = TableSpec {
+            partitions: 100,
+            ..spec
+        };
+        assert!(matches!(
+            self.ensure(&more, &claim).await,
+            Ok(Outcome::Updated(_))
+        ));
+        assert_eq!(self.side.remembered_blocks(&more).await, 60_000);
+        assert_eq!(self.ensure(&more, &claim).await, Ok(Outcome::Unchanged));
+    }
+
+    async fn what_rewrites_rows_is_refused(&self) {
+        for (database, change, says) in [
+            ("type", Change::ColumnType, "MODIFY COLUMN `user_id` String"),
+            ("key", Change::OrderBy, "RENAME TABLE"),
+            ("engine", Change::Engine, "its engine is MergeTree"),
+        ] {
+            let spec = self.spec(database);
+            self.side.create_table(&spec, change).await;
+            let refused = self.ensure(&spec, &self.adopting("schema")).await;
+            assert_eq!(Self::reason(&refused), Reason::SchemaConflict, "{change:?}");
+            assert!(refused.is_err_and(|e| e.to_string().contains(says)), "{change:?}");
+            assert_eq!(
+                self.side.comment(&spec).await.as_deref(),
+                Some(OWN_COMMENT),
+                "refused and untouched"
+            );
+        }
+    }
+
+    async fn adopting_needs_leave_and_gives_the_comment_back(&self) {
+        let spec = self.spec("found");
+        self.side.create_table(&spec, Change::Nothing).await;
+        let refused = self.ensure(&spec, &self.claim("finder")).await;
+        assert_eq!(Self::reason(&refused), Reason::AdoptionRefused);
+        assert_eq!(
+            self.ensure(&spec, &self.adopting("finder")).await,
+            Ok(Outcome::Adopted)
+        );
+        assert_eq!(
+            self.ensure(&spec, &self.claim("finder")).await,
+            Ok(Outcome::Unchanged)
+        );
+        assert_eq!(self.delete(&spec, "finder").await, Ok(Deletion::Kept));
+        assert_eq!(self.side.comment(&spec).await.as_deref(), Some(OWN_COMMENT));
+    }
+
+    async fn a_small_window_of_an_adopted_table_is_refused(&self) {
+        let spec = self.spec("small");
+        self.side.create_table(&spec, Change::Window).await;
+        let refused = self.ensure(&spec, &self.adopting("small")).await;
+        assert_eq!(Self::reason(&refused), Reason::DedupWindowTooSmall);
+        assert!(refused.is_err_and(|e| e.to_string().contains("MODIFY SETTING")));
+        assert_eq!(self.side.remembered_blocks(&spec).await, 10);
+    }
+
+    async fn of_two_owners_the_first_holds(&self) {
+        let spec = self.spec("two");
+        assert_eq!(
+            self.ensure(&spec, &self.claim("first")).await,
+            Ok(Outcome::Created)
+        );
+        for claim in [self.claim("second"), self.adopting("second")] {
+            let refused = self.ensure(&spec, &claim).await;
+            assert_eq!(Self::reason(&refused), Reason::ResourceConflict);
+            assert!(refused.is_err_and(|e| e.to_string().contains(owner(self.prefix, "first").as_str())));
+        }
+        let beside = TableSpec {
+            table: "others".into(),
+            ..spec.clone()
+        };
+        assert_eq!(
+            self.ensure(&beside, &self.claim("second")).await,
+            Ok(Outcome::Created),
+            "a database is shared"
+        );
+        assert_eq!(self.delete(&spec, "first").await, Ok(Deletion::Deleted));
+        assert!(
+            self.side.has_database(&spec.database).await,
+            "it still holds the other's table"
+        );
+    }
+
+    async fn what_a_gone_owner_left_can_be_adopted(&self) {
+        let spec = self.spec("left");
+        assert_eq!(
+            self.ensure(&spec, &self.claim("before")).await,
+            Ok(Outcome::Created)
+        );
+        let heir = Claim {
+            gone: Some(owner(self.prefix, "before")),
+            ..self.adopting("heir")
+        };
+        assert_eq!(self.ensure(&spec, &heir).await, Ok(Outcome::Adopted));
+        assert_eq!(
+            Self::reason(&self.ensure(&spec, &self.claim("before")).await),
+            Reason::ResourceConflict
+        );
+        assert_eq!(self.delete(&spec, "heir").await, Ok(Deletion::Kept));
+    }
+
+    async fn a_dropped_table_comes_back(&self) {
+        let spec = self.spec("vanished");
+        let claim = self.claim("vanished");
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+        self.side.drop_table(&spec).await;
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+    }
+
+    async fn only_what_was_made_is_deleted(&self) {
+        let spec = self.spec("deleted");
+        assert_eq!(self.delete(&spec, "deleted").await, Ok(Deletion::Absent));
+        assert_eq!(
+            self.ensure(&spec, &self.claim("deleted")).await,
+            Ok(Outcome::Created)
+        );
+        assert_eq!(self.delete(&spec, "someone-else").await, Ok(Deletion::Kept));
+        assert_eq!(self.delete(&spec, "deleted").await, Ok(Deletion::Deleted));
+        assert_eq!(self.side.comment(&spec).await, None);
+        assert!(
+            !self.side.has_database(&spec.database).await,
+            "the empty database that was made for it goes too"
+        );
+        assert_eq!(self.delete(&spec, "deleted").await, Ok(Deletion::Absent));
+    }
+
+    async fn an_unreachable_server_is_reported_in_time(&self) {
+        let nowhere = "http://127.0.0.1:1";
+        let begun = Instant::now();
+        let result = self
+            .admin
+            .ensure_table(nowhere, &self.spec("nowhere"), &self.claim("nowhere"))
+            .await;
+        assert_eq!(Self::reason(&result), Reason::ClickHouseUnavailable);
+        assert!(result.is_err_and(|e| e.class() == Class::Transient && e.to_string().contains(nowhere)));
+        assert_eq!(
+            Self::reason(&self.admin.ping(nowhere).await),
+            Reason::ClickHouseUnavailable
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "took {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(self.admin.ping(self.url).await, Ok(()));
+    }
+}

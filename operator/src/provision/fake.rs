@@ -1,0 +1,61 @@
+//! Kafka, ClickHouse and Redis in memory, for the tests of controllers.
+//!
+//! They decide by the same pure code as the real implementations (`ownership`, `kafka::plan`, `clickhouse::plan`), and
+//! pass the same contract. Each answers at one address and is unreachable at any other, and while it is down.
+
+mod clickhouse;
+mod kafka;
+mod redis;
+
+pub use clickhouse::FakeClickHouse;
+pub use kafka::FakeKafka;
+pub use redis::FakeRedis;
+
+use super::{Answer, ProvisionError, Service};
+
+fn answer<'a, T: Send + 'a>(result: Result<T, ProvisionError>) -> Answer<'a, T> {
+    Box::pin(std::future::ready(result))
+}
+
+fn unavailable(service: Service, address: &str) -> ProvisionError {
+    ProvisionError::Unavailable {
+        service,
+        address: address.into(),
+        detail: "connection refused".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_dataplane_config::{Duration, RedisTarget};
+
+    use super::super::contract;
+    use super::*;
+
+    #[tokio::test]
+    async fn topics_keep_the_contract() {
+        for brokers in [1, 3] {
+            let fake = FakeKafka::new("kafka:9092", brokers);
+            contract::topics(&fake, &fake, "kafka:9092", "contract", brokers).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn tables_keep_the_contract() {
+        let fake = FakeClickHouse::new("http://clickhouse:8123");
+        contract::tables(&fake, &fake, "http://clickhouse:8123", "contract").await;
+    }
+
+    #[tokio::test]
+    async fn quotas_keep_the_contract() {
+        let fake = FakeRedis::new("redis:6379");
+        let target = RedisTarget {
+            address: "redis:6379".into(),
+            database: 0,
+            connect_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(3),
+            prefix: "contract".into(),
+        };
+        contract::quotas(&fake, &fake, &target).await;
+    }
+}

@@ -1,0 +1,279 @@
+//! A ClickHouse server in memory: tables as descriptions, without rows.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use penstock_dataplane_config::table::{EVENT_COLUMNS, EventTable, dedup_window};
+
+use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
+use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable, Refusal};
+use super::super::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
+use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
+use super::super::{Answer, Deletion, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
+use super::{answer, unavailable};
+
+#[derive(Debug)]
+struct Table {
+    observed: ObservedTable,
+    comment: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    down: bool,
+    /// With their comments.
+    databases: BTreeMap<String, String>,
+    tables: BTreeMap<(String, String), Table>,
+}
+
+/// A server that answers at one URL.
+#[derive(Debug)]
+pub struct FakeClickHouse {
+    url: String,
+    state: Mutex<State>,
+}
+
+impl FakeClickHouse {
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.into(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops or starts the server.
+    pub fn set_down(&self, down: bool) {
+        self.state().down = down;
+    }
+
+    /// Tables as `database.table`.
+    pub fn tables(&self) -> Vec<String> {
+        self.state()
+            .tables
+            .keys()
+            .map(|(database, table)| format!("{database}.{table}"))
+            .collect()
+    }
+
+    fn up(&self, url: &str) -> Result<MutexGuard<'_, State>, ProvisionError> {
+        let state = self.state();
+        if state.down || url != self.url {
+            return Err(unavailable(Service::ClickHouse, url));
+        }
+        Ok(state)
+    }
+}
+
+fn key(spec: &TableSpec) -> (String, String) {
+    (spec.database.clone(), spec.table.clone())
+}
+
+fn described(name: &str, kind: &str, materialized: Option<&str>) -> ObservedColumn {
+    ObservedColumn {
+        name: name.into(),
+        kind: kind.into(),
+        default_kind: if materialized.is_some() {
+            "MATERIALIZED".into()
+        } else {
+            String::new()
+        },
+        default_expression: materialized.unwrap_or("").into(),
+    }
+}
+
+/// The event table as ClickHouse describes it.
+fn event_table(partitions: u32) -> ObservedTable {
+    ObservedTable {
+        engine: "ReplacingMergeTree".into(),
+        engine_full: engine_full(dedup_window(partitions)),
+        partition_key: EventTable::PARTITION_BY.into(),
+        sorting_key: EventTable::ORDER_BY.into(),
+        columns: EVENT_COLUMNS
+            .iter()
+            .map(|c| described(c.name, c.kind.sql(), c.materialized))
+            .collect(),
+        default_window: 0,
+        default_window_seconds: 3600,
+    }
+}
+
+fn engine_full(window: u32) -> String {
+    format!("ReplacingMergeTree(received_at) SETTINGS non_replicated_deduplication_window = {window}")
+}
+
+impl State {
+    fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+        let created = Mark {
+            owner: claim.owner.clone(),
+            created: true,
+        };
+        self.databases
+            .entry(spec.database.clone())
+            .or_insert_with(|| created.comment());
+        let mark = self
+            .tables
+            .get(&key(spec))
+            .and_then(|table| mark_of(&table.comment));
+        let exists = self.tables.contains_key(&key(spec));
+        let verdict = ownership::decide(exists, mark.as_ref(), claim)
+            .map_err(|why| ProvisionError::refused(format!("table {}.{}", spec.database, spec.table), why))?;
+        let Some(table) = self.tables.get_mut(&key(spec)) else {
+            let table = Table {
+                observed: event_table(spec.partitions),
+                comment: created.comment(),
+            };
+            self.tables.insert(key(spec), table);
+            return Ok(Outcome::Created);
+        };
+        let ours = mark.is_some_and(|mark| mark.owner == claim.owner && mark.created);
+        let steps = plan::changes(spec, &table.observed, ours).map_err(|refusal| match refusal {
+            Refusal::Sharded(text) => ProvisionError::Sharded(text),
+            Refusal::Schema(text) => ProvisionError::SchemaConflict(text),
+            Refusal::Window(text) => ProvisionError::DedupWindowTooSmall(text),
+        })?;
+        if !steps.is_empty() {
+            table.observed = event_table(spec.partitions);
+        }
+        if verdict == Verdict::Adopt {
+            let mark = Mark {
+                owner: claim.owner.clone(),
+                created: false,
+            };
+            table.comment = with_mark(&mark, &table.comment);
+            return Ok(Outcome::Adopted);
+        }
+        Ok(match steps.is_empty() {
+            true => Outcome::Unchanged,
+            false => Outcome::Updated(steps.into_iter().map(|step| step.does).collect()),
+        })
+    }
+
+    fn delete(&mut self, spec: &TableSpec, owner: &Owner) -> Deletion {
+        let deletion = match self.tables.get_mut(&key(spec)) {
+            None => Deletion::Absent,
+            Some(table) => match mark_of(&table.comment) {
+                Some(mark) if mark.owner == *owner && mark.created => {
+                    self.tables.remove(&key(spec));
+                    Deletion::Deleted
+                }
+                Some(mark) if mark.owner == *owner => {
+                    table.comment = without_mark(&table.comment).to_owned();
+                    Deletion::Kept
+                }
+                _ => Deletion::Kept,
+            },
+        };
+        let empty = !self.tables.keys().any(|(database, _)| *database == spec.database);
+        let ours = self
+            .databases
+            .get(&spec.database)
+            .and_then(|comment| mark_of(comment))
+            .is_some_and(|mark| mark.owner == *owner && mark.created);
+        if deletion != Deletion::Kept && empty && ours {
+            self.databases.remove(&spec.database);
+        }
+        deletion
+    }
+}
+
+impl TableAdmin for FakeClickHouse {
+    fn ensure_table<'a>(
+        &'a self,
+        url: &'a str,
+        spec: &'a TableSpec,
+        claim: &'a Claim,
+    ) -> Answer<'a, Outcome> {
+        answer(self.up(url).and_then(|mut state| state.ensure(spec, claim)))
+    }
+
+    fn delete_table<'a>(
+        &'a self,
+        url: &'a str,
+        spec: &'a TableSpec,
+        owner: &'a Owner,
+    ) -> Answer<'a, Deletion> {
+        answer(self.up(url).map(|mut state| state.delete(spec, owner)))
+    }
+
+    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()> {
+        answer(self.up(url).map(|_| ()))
+    }
+}
+
+impl ClickHouseSide for FakeClickHouse {
+    fn create_table<'a>(&'a self, spec: &'a TableSpec, change: Change) -> Side<'a, ()> {
+        let mut observed = event_table(spec.partitions);
+        match change {
+            Change::Nothing => {}
+            Change::ColumnType => {
+                for column in observed
+                    .columns
+                    .iter_mut()
+                    .filter(|column| column.name == "user_id")
+                {
+                    column.kind = "UInt64".into();
+                }
+            }
+            Change::OrderBy => observed.sorting_key = "event_id".into(),
+            Change::Engine => observed.engine = "MergeTree".into(),
+            Change::Window => observed.engine_full = engine_full(10),
+        }
+        let mut state = self.state();
+        state.databases.entry(spec.database.clone()).or_default();
+        state.tables.insert(
+            key(spec),
+            Table {
+                observed,
+                comment: OWN_COMMENT.into(),
+            },
+        );
+        Box::pin(std::future::ready(()))
+    }
+
+    fn drop_column<'a>(&'a self, spec: &'a TableSpec, column: &'a str) -> Side<'a, ()> {
+        if let Some(table) = self.state().tables.get_mut(&key(spec)) {
+            table.observed.columns.retain(|there| there.name != column);
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    fn drop_table<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, ()> {
+        self.state().tables.remove(&key(spec));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn comment<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, Option<String>> {
+        let comment = self
+            .state()
+            .tables
+            .get(&key(spec))
+            .map(|table| table.comment.clone());
+        Box::pin(std::future::ready(comment))
+    }
+
+    fn has_column<'a>(&'a self, spec: &'a TableSpec, column: &'a str) -> Side<'a, bool> {
+        let state = self.state();
+        let has = state
+            .tables
+            .get(&key(spec))
+            .is_some_and(|t| t.observed.columns.iter().any(|c| c.name == column));
+        Box::pin(std::future::ready(has))
+    }
+
+    fn has_database<'a>(&'a self, database: &'a str) -> Side<'a, bool> {
+        Box::pin(std::future::ready(self.state().databases.contains_key(database)))
+    }
+
+    fn remembered_blocks<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, u64> {
+        let state = self.state();
+        let window = state
+            .tables
+            .get(&key(spec))
+            .and_then(|table| plan::window_of(&table.observed.engine_full));
+        Box::pin(std::future::ready(window.unwrap_or(0)))
+    }
+}
