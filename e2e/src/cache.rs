@@ -59,8 +59,11 @@ impl Cache {
         self.root.join(format!("kafka-{}", versions::KAFKA))
     }
 
-    pub fn chdb(&self) -> PathBuf {
-        self.root.join(format!("chdb-{}", versions::CHDB))
+    /// The ClickHouse engine.
+    pub fn libchdb(&self) -> PathBuf {
+        self.root
+            .join(format!("chdb-{}", versions::CHDB))
+            .join("libchdb.so")
     }
 
     pub fn images(&self) -> PathBuf {

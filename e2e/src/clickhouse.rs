@@ -39,7 +39,7 @@ pub(crate) fn daemon(instance: &Instance) -> Result<Daemon> {
     let mut daemon = Daemon::new(installed_front(instance))
         .directory(directory.join("data"))
         .argument("--lib")
-        .argument(instance.cache().chdb().join("libchdb.so"))
+        .argument(instance.cache().libchdb())
         .argument("--path")
         .argument(directory.join("data"))
         .argument("--listen")

@@ -62,6 +62,7 @@ fn config_toml(instance: &Instance, plugins: &Path) -> String {
                 &instance.run_dir().join("containerd").display().to_string(),
             ),
             ("socket", &instance.containerd_socket().display().to_string()),
+            ("runc", &instance.run_dir().join("runc").display().to_string()),
             ("opt", &directory.join("opt").display().to_string()),
             ("pause", PAUSE_IMAGE),
             ("cni_plugins", &plugins.display().to_string()),

@@ -263,11 +263,20 @@ impl Instance {
         })
     }
 
-    /// Stops a component; one that does not run is fine.
+    /// Stops a component; one that does not run is fine. Says whether it ran.
     pub fn stop(&self, component: Component) -> Result<bool> {
+        self.stop_within(component, component.grace())
+    }
+
+    /// Ends a component at once, as a crash does.
+    pub fn kill(&self, component: Component) -> Result<bool> {
+        self.stop_within(component, Duration::ZERO)
+    }
+
+    fn stop_within(&self, component: Component, grace: Duration) -> Result<bool> {
         let running = self.running(component);
         if let Some(running) = &running {
-            running.identity.stop(component.grace())?;
+            running.identity.stop(grace)?;
         }
         match fs::remove_file(self.pid_file(component)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::new(format!(

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,9 +63,10 @@ impl Instance {
         Ok(())
     }
 
-    /// kubelet first, so that it does not bring back what is ended; then the rest side by side.
+    /// kubelet first, so that it does not bring back what is ended; then the rest side by side. Their data is deleted
+    /// next, so nobody gets time to save any.
     fn stop_components(&self) -> Result<Outcome<()>> {
-        let mut stopped = usize::from(self.stop(Component::Kubelet)?);
+        let mut stopped = usize::from(self.kill(Component::Kubelet)?);
         let brokers = self.record()?.brokers.unwrap_or(1);
         let others: Vec<Component> = Component::all(brokers)
             .filter(|c| !matches!(c, Component::Kubelet | Component::Containerd))
@@ -72,7 +74,7 @@ impl Instance {
         stopped += std::thread::scope(|scope| {
             let workers: Vec<_> = others
                 .into_iter()
-                .map(|c| scope.spawn(move || self.stop(c)))
+                .map(|c| scope.spawn(move || self.kill(c)))
                 .collect();
             workers
                 .into_iter()
@@ -96,7 +98,7 @@ impl Instance {
         for pid in pods {
             kill(pid, Signal::SIGKILL, &mut ended)?;
         }
-        self.stop(Component::Containerd)?;
+        self.kill(Component::Containerd)?;
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             let left = self.processes();
@@ -187,27 +189,48 @@ impl Instance {
 }
 
 /// kubelet, the CNI library and containerd's shims write to a few places of the whole machine that no setting moves.
-/// Ours in them bear the instance's name or lead into its folder.
+/// Ours in them lead into the instance's folder, or are sockets at which nobody listens any more.
 fn remove_shared_traces(instance: &Instance) {
+    let state = instance.state_dir();
     for entry in entries("/var/log/containers") {
-        if fs::read_link(&entry).is_ok_and(|target| target.starts_with(instance.state_dir())) {
+        if fs::read_link(&entry).is_ok_and(|target| target.starts_with(state)) {
             let _ = fs::remove_file(entry);
         }
     }
+    let folder = format!("{}/", state.display());
     for entry in entries("/var/lib/cni/results") {
-        let name = entry
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if name.starts_with(&format!("{}-", instance.scope())) {
+        if fs::read_to_string(&entry).is_ok_and(|text| text.contains(&folder)) {
             let _ = fs::remove_file(entry);
         }
+    }
+    for socket in entries("/run/containerd/s") {
+        if is_deserted(&socket) {
+            let _ = fs::remove_file(socket);
+        }
+    }
+    let plugins = Path::new("/var/lib/kubelet/device-plugins");
+    let socket = plugins.join("kubelet.sock");
+    if is_deserted(&socket) {
+        let _ = fs::remove_file(socket);
+        let _ = fs::remove_file(plugins.join("kubelet_internal_checkpoint"));
     }
     // Folders that are empty now served nobody else.
-    for folder in ["/var/log/containers", "/var/lib/cni/results", "/var/lib/cni"] {
+    for folder in [
+        "/var/log/containers",
+        "/var/lib/cni/results",
+        "/var/lib/cni",
+        "/run/containerd/s",
+        "/run/containerd",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet",
+    ] {
         let _ = fs::remove_dir(folder);
     }
+}
+
+/// Whether a socket's listener is gone.
+fn is_deserted(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 fn entries(folder: &str) -> Vec<PathBuf> {
@@ -299,6 +322,17 @@ mod tests {
             .filter(|mount| mount.starts_with("/s/dev"))
             .collect();
         assert_eq!(below, [PathBuf::from("/s/dev/y")]);
+    }
+
+    #[test]
+    fn a_socket_is_deserted_when_its_listener_is_gone() {
+        let path = std::env::temp_dir().join(format!("penstock-socket-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!is_deserted(&path));
+        drop(listener);
+        assert!(is_deserted(&path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_deserted(&path), "what is not there is nobody's to remove");
     }
 
     #[test]

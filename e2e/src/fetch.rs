@@ -167,20 +167,21 @@ pub(crate) fn kafka(instance: &Instance, progress: &Progress) -> Result<()> {
 }
 
 pub(crate) fn chdb(instance: &Instance, progress: &Progress) -> Result<()> {
-    let folder = instance.cache().chdb();
-    if folder.exists() {
+    let library = instance.cache().libchdb();
+    if library.exists() {
         return Ok(());
     }
+    let folder = library.parent().unwrap_or(instance.cache().root());
     let log = instance.cache().build_log("chdb");
     progress.step(
         &format!("fetch clickhouse engine {}", versions::CHDB),
         Some(&log),
         || {
             let _lock = lock(instance, "chdb")?;
-            if folder.exists() {
+            if library.exists() {
                 return Ok(Outcome::done("another run has just fetched it"));
             }
-            let work = fresh(&beside(&folder))?;
+            let work = fresh(&beside(folder))?;
             let package = format!("@chdb/lib-linux-x64-gnu@{}", versions::CHDB);
             let mut pack = Command::new("npm");
             pack.args(["pack", &package, "--pack-destination"])
@@ -204,10 +205,10 @@ pub(crate) fn chdb(instance: &Instance, progress: &Progress) -> Result<()> {
                 Command::new("tar").arg("-xzf").arg(&tarball).arg("-C").arg(&work),
                 &log,
             )?;
-            let library = work.join("package/libchdb.so");
-            fs::rename(&library, work.join("libchdb.so")).doing("taking libchdb.so out of its package")?;
+            fs::rename(work.join("package/libchdb.so"), work.join("libchdb.so"))
+                .doing("taking libchdb.so out of its package")?;
             fs::remove_file(&tarball).doing("removing the tarball")?;
-            replace(&work, &folder)?;
+            replace(&work, folder)?;
             Ok(Outcome::done("from npm, checksum good"))
         },
     )

@@ -11,8 +11,7 @@
 //! let kit = Instance::from_environment("test")?;
 //! kit.enter()?;
 //! println!("{} {} {}", kit.kafka_bootstrap()?, kit.clickhouse_url(), kit.kubeconfig().display());
-//! let broker = kit.process(Component::Kafka(1)).expect("a broker runs");
-//! broker.signal(nix::sys::signal::Signal::SIGKILL)?;
+//! kit.kill(Component::Kafka(1))?;
 //! kit.start(Component::Kafka(1))?;
 //! # Ok::<(), penstock_e2e::Error>(())
 //! ```

@@ -31,6 +31,8 @@ enum Needed {
     ToBuild(Group),
 }
 
+const NODE: &str = "install Node.js 20 or later from https://nodejs.org and put its bin folder on the PATH";
+
 const fn tool(program: &'static str, debian: &'static str, elsewhere: &'static str, needed: Needed) -> Tool {
     Tool {
         program,
@@ -120,18 +122,19 @@ const TOOLS: &[Tool] = &[
         "install Maven 3.6 or later",
         Needed::ToBuild(Group::Kafka),
     ),
-    tool(
-        "npm",
-        "npm",
-        "install Node.js 18 or later with npm",
-        Needed::ToBuild(Group::ClickHouse),
-    ),
-    tool(
-        "node",
-        "nodejs",
-        "install Node.js 18 or later",
-        Needed::For(Group::Kubernetes),
-    ),
+    // Debian 12's Node.js is 18, and the SDK of the quickstart wants 20.
+    Tool {
+        program: "npm",
+        debian: None,
+        elsewhere: NODE,
+        needed: Needed::ToBuild(Group::ClickHouse),
+    },
+    Tool {
+        program: "node",
+        debian: None,
+        elsewhere: NODE,
+        needed: Needed::For(Group::Kubernetes),
+    },
 ];
 
 /// The folder of CNI plugins is no program; it is checked beside the tools.
@@ -315,8 +318,8 @@ fn check_versions(groups: &[Group], to_build: &[Group]) -> Result<()> {
             groups.contains(&Group::Kubernetes),
             "node",
             "--version",
-            (18, 0),
-            "the SDKs run on Node.js 18 or later",
+            (20, 0),
+            "the SDK of the quickstart runs on Node.js 20 or later",
         ),
     ];
     for (needed, program, argument, least, why) in checks {

@@ -64,11 +64,13 @@ impl Identity {
         }
     }
 
-    /// Asks the process to end, and after `grace` makes it.
+    /// Asks the process to end, and after `grace` makes it; without grace it is not asked.
     pub fn stop(&self, grace: Duration) -> Result<()> {
-        self.signal(Signal::SIGTERM)?;
-        if self.wait_gone(grace) {
-            return Ok(());
+        if !grace.is_zero() {
+            self.signal(Signal::SIGTERM)?;
+            if self.wait_gone(grace) {
+                return Ok(());
+            }
         }
         self.signal(Signal::SIGKILL)?;
         if self.wait_gone(Duration::from_secs(10)) {

@@ -88,7 +88,7 @@ pub fn run(instance: &Instance, progress: &Progress) -> Result<String> {
     })?;
     let log = instance.cache().build_log("segment-sdk");
     let sender = progress.step("@segment/analytics-node", Some(&log), || sender(instance))?;
-    let visitor = format!("visitor-{}", &secret::password()?[..8]);
+    let visitor = format!("visitor-{}", secret::short_id()?);
     progress.step("send events", None, || {
         instance.inside_with_names(|| {
             crate::run::run(

@@ -189,7 +189,7 @@ fn missing_in_cache(instance: &Instance, plan: &Plan) -> Vec<Missing> {
     if !instance.cache().kafka().exists() {
         missing.push(Missing::Kafka);
     }
-    if !instance.cache().chdb().exists() {
+    if !instance.cache().libchdb().exists() {
         missing.push(Missing::Chdb);
     }
     missing.retain(|item| plan.wants(item.group()));

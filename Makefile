@@ -1,0 +1,38 @@
+# What a person and CI do with the project. `make` alone explains itself.
+.DEFAULT_GOAL := help
+KIT := ./e2e/kit
+TEST := ./e2e/test
+
+.PHONY: help
+help: ## What can be done
+	@echo "Penstock. On a fresh machine: make up"
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: ## Build everything, start a real cluster on this machine, send the first events
+	@$(KIT) up
+
+.PHONY: down
+down: ## Stop it and remove every trace
+	@$(KIT) down
+
+.PHONY: test
+test: ## Every check and test of the project, on a cluster of its own
+	@$(TEST)
+
+.PHONY: images
+images: ## OUT=FILE: write the container image as an OCI archive
+	@test -n "$(OUT)" || { echo "say where: make images OUT=penstock.tar" >&2; exit 2; }
+	@$(KIT) images --out "$(OUT)"
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt --all
+
+.PHONY: lint
+lint: ## Formatting, clippy, licences and known flaws of dependencies
+	@$(TEST) lint
+
+.PHONY: unit
+unit: ## Tests that need no cluster
+	@$(TEST) unit
