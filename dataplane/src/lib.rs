@@ -9,4 +9,5 @@
 #![forbid(unsafe_code)]
 
 pub mod consume;
+pub mod ingest;
 pub mod process;

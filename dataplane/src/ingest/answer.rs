@@ -1,0 +1,343 @@
+//! Answers: one closed set of refusals, written in the form that the protocol's clients read.
+//!
+//! ```text
+//! native   {"status":"error","error":"rate limit exceeded","code":"quota","details":…}
+//! Segment  {"success":false,"code":"quota","message":"rate limit exceeded"}
+//! ```
+//!
+//! The native texts are those of the replaced platform. Segment's Python SDK reads `code` and `message` of every
+//! error, and takes their absence for a lost connection.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use uuid::Uuid;
+
+use super::apps::KeyRefused;
+use super::flaw::{Flaw, Rejection, push_rejections};
+use super::json::Fault;
+use super::native::Refused;
+use super::quota;
+use super::route::{PATHS, Route};
+use super::text::{push_json_string, push_number};
+
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Why a whole request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    InvalidJson,
+    InvalidEncoding,
+    NoEvents,
+    AllRejected,
+    MissingKey,
+    UnknownKey,
+    ExpiredKey,
+    ReadOnlyKey,
+    Suspended,
+    AppMismatch,
+    NotFound,
+    MethodNotAllowed,
+    Timeout,
+    BodyTooLarge,
+    TooManyEvents,
+    UnsupportedEncoding,
+    Quota,
+    Internal,
+    Overloaded,
+    NotStored,
+}
+
+impl Code {
+    /// Status, `code`, and the text for a person.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::InvalidJson => (StatusCode::BAD_REQUEST, "invalid_json", "invalid JSON"),
+            Self::InvalidEncoding => (
+                StatusCode::BAD_REQUEST,
+                "invalid_encoding",
+                "invalid compressed body",
+            ),
+            Self::NoEvents => (StatusCode::BAD_REQUEST, "no_events", "no events"),
+            Self::AllRejected => (StatusCode::BAD_REQUEST, "rejected", "no valid events"),
+            Self::MissingKey => (StatusCode::UNAUTHORIZED, "missing_key", "missing API key"),
+            Self::UnknownKey => (StatusCode::UNAUTHORIZED, "invalid_key", "invalid API key"),
+            Self::ExpiredKey => (StatusCode::UNAUTHORIZED, "expired_key", "API key has expired"),
+            Self::ReadOnlyKey => (StatusCode::FORBIDDEN, "wrong_scope", "API key may not write"),
+            Self::Suspended => (StatusCode::FORBIDDEN, "suspended", "app is suspended"),
+            Self::AppMismatch => (
+                StatusCode::FORBIDDEN,
+                "app_mismatch",
+                "API key belongs to another app",
+            ),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "not found"),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "method not allowed",
+            ),
+            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "timeout", "request timeout"),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "request body too large",
+            ),
+            Self::TooManyEvents => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_many_events",
+                "too many events",
+            ),
+            Self::UnsupportedEncoding => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_encoding",
+                "unsupported content encoding",
+            ),
+            Self::Quota => (StatusCode::TOO_MANY_REQUESTS, "quota", "rate limit exceeded"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "overloaded"),
+            Self::NotStored => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_stored",
+                "failed to store events",
+            ),
+        }
+    }
+
+    /// Seconds after which another attempt makes sense, where one does.
+    fn retry_after(self) -> Option<u64> {
+        matches!(self, Self::Overloaded | Self::NotStored).then_some(1)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        self.parts().1
+    }
+}
+
+/// A refusal with what the client should know beside its code.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    /// JSON; empty for none.
+    details: Vec<u8>,
+    quota: Option<quota::Refusal>,
+    /// The connection is not worth keeping.
+    close: bool,
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        let close = matches!(code, Code::Overloaded | Code::Timeout | Code::BodyTooLarge);
+        Self {
+            code,
+            details: Vec::new(),
+            quota: None,
+            close,
+        }
+    }
+}
+
+impl From<KeyRefused> for Refusal {
+    fn from(refused: KeyRefused) -> Self {
+        Self::from(match refused {
+            KeyRefused::Unknown => Code::UnknownKey,
+            KeyRefused::Expired => Code::ExpiredKey,
+            KeyRefused::ReadOnly => Code::ReadOnlyKey,
+            KeyRefused::Suspended => Code::Suspended,
+        })
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let mut details = b"{\"offset\":".to_vec();
+        push_number(&mut details, i64::try_from(fault.offset).unwrap_or(i64::MAX));
+        details.extend_from_slice(b",\"expected\":");
+        push_json_string(&mut details, fault.expected);
+        details.push(b'}');
+        Self {
+            details,
+            ..Self::from(Code::InvalidJson)
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Json(fault) => fault.into(),
+            Refused::TooManyEvents => Code::TooManyEvents.into(),
+            Refused::NoEvents => Code::NoEvents.into(),
+            Refused::AppMismatch => Code::AppMismatch.into(),
+        }
+    }
+}
+
+impl Refusal {
+    /// A limit was passed; `limit` is its value.
+    pub(crate) fn over(code: Code, limit: u64) -> Self {
+        let mut details = b"{\"limit\":".to_vec();
+        push_number(&mut details, i64::try_from(limit).unwrap_or(i64::MAX));
+        details.push(b'}');
+        Self {
+            details,
+            ..Self::from(code)
+        }
+    }
+
+    /// Nothing of the request was accepted, each event for a reason of its own. When all share one that a status
+    /// tells better, the status is that.
+    pub(crate) fn all_rejected(rejections: &[Rejection], quota: Option<quota::Refusal>) -> Self {
+        let all = |flaw| !rejections.is_empty() && rejections.iter().all(|one| one.found.flaw == flaw);
+        let code = if quota.is_some() && all(Flaw::Quota) {
+            Code::Quota
+        } else if all(Flaw::AppMismatch) {
+            Code::AppMismatch
+        } else {
+            Code::AllRejected
+        };
+        let mut details = b"{\"rejected\":".to_vec();
+        push_rejections(&mut details, rejections);
+        details.push(b'}');
+        Self {
+            details,
+            quota: quota.filter(|_| code == Code::Quota),
+            ..Self::from(code)
+        }
+    }
+
+    /// The quota left no room for any event.
+    pub(crate) fn quota(refusal: quota::Refusal) -> Self {
+        Self {
+            quota: Some(refusal),
+            ..Self::from(Code::Quota)
+        }
+    }
+
+    /// The answer, in the form of the route's protocol.
+    pub(crate) fn answer(&self, route: &Route<'_>) -> Answer {
+        let (status, code, text) = self.code.parts();
+        let mut body = Vec::with_capacity(96 + self.details.len());
+        let (open, name) = if route.is_segment() {
+            (&b"{\"success\":false,\"code\":\""[..], &b"\",\"message\":\""[..])
+        } else {
+            (&b"{\"status\":\"error\",\"code\":\""[..], &b"\",\"error\":\""[..])
+        };
+        body.extend_from_slice(open);
+        body.extend_from_slice(code.as_bytes());
+        body.extend_from_slice(name);
+        body.extend_from_slice(text.as_bytes());
+        body.extend_from_slice(b"\",\"details\":");
+        if self.details.is_empty() {
+            body.extend_from_slice(b"null");
+        } else {
+            body.extend_from_slice(&self.details);
+        }
+        body.push(b'}');
+        let mut answer = json(status, Bytes::from(body));
+        let headers = answer.headers_mut();
+        if let Some(refusal) = self.quota {
+            headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds));
+            headers.insert(
+                HeaderName::from_static("ratelimit-limit"),
+                HeaderValue::from(refusal.limit),
+            );
+            headers.insert(
+                HeaderName::from_static("ratelimit-remaining"),
+                HeaderValue::from(0),
+            );
+            headers.insert(
+                HeaderName::from_static("ratelimit-reset"),
+                HeaderValue::from(refusal.retry_after_seconds),
+            );
+        } else if let Some(seconds) = self.code.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        match self.code {
+            Code::MethodNotAllowed => {
+                headers.insert(ALLOW, HeaderValue::from_static(route.allow()));
+            }
+            Code::UnsupportedEncoding => {
+                headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// No such path: names those that exist.
+pub(crate) fn not_found() -> Refusal {
+    let mut details = b"{\"paths\":[".to_vec();
+    for (position, path) in PATHS.iter().enumerate() {
+        if position > 0 {
+            details.push(b',');
+        }
+        push_json_string(&mut details, path);
+    }
+    details.extend_from_slice(b"]}");
+    Refusal {
+        details,
+        ..Refusal::from(Code::NotFound)
+    }
+}
+
+/// `{"status":"accepted","event_id":…}`
+pub(crate) fn accepted_one(id: &Uuid) -> Answer {
+    let mut body = Vec::with_capacity(80);
+    body.extend_from_slice(b"{\"status\":\"accepted\",\"event_id\":\"");
+    let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
+    body.extend_from_slice(id.hyphenated().encode_lower(&mut text).as_bytes());
+    body.extend_from_slice(b"\"}");
+    json(StatusCode::OK, Bytes::from(body))
+}
+
+/// `{"status":"accepted","accepted":n,"rejected":[…]}`
+pub(crate) fn accepted_batch(accepted: usize, rejections: &[Rejection]) -> Answer {
+    let mut body = Vec::with_capacity(64 + rejections.len() * 96);
+    body.extend_from_slice(b"{\"status\":\"accepted\",\"accepted\":");
+    push_number(&mut body, i64::try_from(accepted).unwrap_or(i64::MAX));
+    body.extend_from_slice(b",\"rejected\":");
+    push_rejections(&mut body, rejections);
+    body.push(b'}');
+    json(StatusCode::OK, Bytes::from(body))
+}
+
+/// Segment's success.
+pub(crate) fn success() -> Answer {
+    json(StatusCode::OK, Bytes::from_static(b"{\"success\":true}"))
+}
+
+pub(crate) fn healthy() -> Answer {
+    json(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}"))
+}
+
+/// What a browser SDK needs to start: where to send, and that everything is on.
+pub(crate) fn segment_settings(key: &str, host: &str) -> Answer {
+    let mut body = b"{\"integrations\":{\"Segment.io\":{\"apiKey\":".to_vec();
+    push_json_string(&mut body, key);
+    body.extend_from_slice(b",\"apiHost\":");
+    push_json_string(&mut body, &format!("{host}/segment/v1"));
+    body.extend_from_slice(
+        b",\"unbundledIntegrations\":[],\"addBundledMetadata\":true}},\"plan\":{\"track\":{\"__default\":\
+          {\"enabled\":true,\"integrations\":{}}},\"identify\":{\"__default\":{\"enabled\":true}},\"group\":\
+          {\"__default\":{\"enabled\":true}}},\"edgeFunction\":{},\"metrics\":{\"sampleRate\":0}}",
+    );
+    json(StatusCode::OK, Bytes::from(body))
+}
+
+fn json(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

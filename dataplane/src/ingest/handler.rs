@@ -1,0 +1,492 @@
+//! One request, from its head to its answer.
+//!
+//! ```text
+//! route -> key -> gate -> body (within the budget) -> UTF-8 -> lines -> quota -> group -> acknowledged -> answer
+//! ```
+//! Everything before the group leaves nothing behind; from the group on, the answer follows what Kafka said.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures::FutureExt as _;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use hyper::body::Incoming;
+use penstock_dataplane_config::{IngestLimits, Protocol};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use rand::rngs::StdRng;
+use rand::{RngCore as _, SeedableRng as _};
+use uuid::Uuid;
+
+use super::answer::{self, Answer, Code, Refusal};
+use super::apps::{App, Apps};
+use super::body::{self, Body};
+use super::budget::Budget;
+use super::flaw::{Flaw, Found};
+use super::group::Groups;
+use super::health::Health;
+use super::json::Fault;
+use super::line::{Lines, Stamp};
+use super::metrics::{HttpLabels, IngestMetrics};
+use super::native::Native;
+use super::request_log::{Entry, RequestLog};
+use super::route::{self, Route};
+use super::segment::{self, Segment};
+use super::{key, time};
+use crate::process::Shutdown;
+
+/// A header that names a request, so that its events get the same ids on every retry.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY_LIMIT: usize = 255;
+/// A client's name for itself; the rest is cut.
+const USER_AGENT_LIMIT: usize = 512;
+
+/// What a shard serves requests with. Nothing in it is shared with another shard but counters, the budget, and the
+/// Apps in force.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    pub(crate) apps: Arc<ArcSwap<Apps>>,
+    pub(crate) groups: Rc<Groups>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) budget: Budget,
+    pub(crate) limits: IngestLimits,
+    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) metrics: IngestMetrics,
+    pub(crate) log: RequestLog,
+    pub(crate) shutdown: Shutdown,
+    scratch: RefCell<Lines>,
+    random: RefCell<StdRng>,
+    http: RefCell<Vec<Option<(Counter, Histogram)>>>,
+}
+
+/// What is known of a request when it is answered.
+#[derive(Debug, Default)]
+struct Seen {
+    app: Option<Arc<App>>,
+    code: &'static str,
+    events: u32,
+    bytes: usize,
+}
+
+/// The parts that differ from shard to shard are given; the rest a handler makes itself.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) apps: Arc<ArcSwap<Apps>>,
+    pub(crate) groups: Rc<Groups>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) budget: Budget,
+    pub(crate) limits: IngestLimits,
+    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) metrics: IngestMetrics,
+    pub(crate) log: RequestLog,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Handler {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            apps,
+            groups,
+            health,
+            budget,
+            limits,
+            protocols,
+            metrics,
+            log,
+            shutdown,
+        } = parts;
+        Self {
+            apps,
+            groups,
+            health,
+            budget,
+            limits,
+            protocols,
+            metrics,
+            log,
+            shutdown,
+            scratch: RefCell::default(),
+            random: RefCell::new(StdRng::from_os_rng()),
+            http: RefCell::new(vec![None; Route::COUNT * METHODS.len() * STATUSES.len()]),
+        }
+    }
+
+    /// Answers one request; a panic inside is a 500.
+    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
+        let began = Instant::now();
+        let (head, incoming) = request.into_parts();
+        let route = route::of(head.uri.path(), &self.protocols);
+        let mut seen = Seen::default();
+        let serving = self.serve(&head, incoming, &route, peer, began, &mut seen);
+        let served = std::panic::AssertUnwindSafe(serving).catch_unwind().await;
+        let outcome = served.unwrap_or_else(|_| Err(Code::Internal.into()));
+        let mut answer = outcome.unwrap_or_else(|refusal| {
+            seen.code = refusal.code.name();
+            refusal.answer(&route)
+        });
+        if self.shutdown.is_begun() {
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.count(
+            &head.method,
+            &route,
+            answer.status().as_u16(),
+            began.elapsed(),
+            seen,
+        );
+        answer
+    }
+
+    async fn serve(
+        &self,
+        head: &http::request::Parts,
+        incoming: Incoming,
+        route: &Route<'_>,
+        peer: IpAddr,
+        began: Instant,
+        seen: &mut Seen,
+    ) -> Result<Answer, Refusal> {
+        if !route.allows(&head.method) {
+            body::drain(incoming);
+            return Err(Code::MethodNotAllowed.into());
+        }
+        match route {
+            Route::Health => return Ok(answer::healthy()),
+            Route::SegmentSettings(key) => return self.settings(key, &head.headers),
+            Route::Unknown => {
+                body::drain(incoming);
+                return Err(answer::not_found());
+            }
+            _ => {}
+        }
+        let known = match self.judge_head(head, route) {
+            Ok(known) => known,
+            Err(refusal) => {
+                body::drain(incoming);
+                return Err(refusal);
+            }
+        };
+        let deadline = began + self.limits.request_timeout.get();
+        let limit = usize::try_from(self.limits.body.get()).unwrap_or(usize::MAX);
+        seen.app = known;
+        let Body { bytes, permit } =
+            body::read(&head.headers, incoming, &self.budget, limit, deadline).await?;
+        seen.bytes = bytes.len();
+        let text = simdutf8::compat::from_utf8(&bytes).map_err(|error| Fault {
+            offset: error.valid_up_to(),
+            expected: "UTF-8",
+        })?;
+        let app = match &seen.app {
+            Some(app) => Arc::clone(app),
+            // Segment's Python SDK has its key in the body and nowhere else.
+            None => {
+                let key = segment::write_key(text).ok_or(Code::MissingKey)?;
+                let app = self.apps.load().writer(&key, time::now_ms())?;
+                seen.app = Some(Arc::clone(&app));
+                app
+            }
+        };
+        let mut lines = self.scratch.take();
+        lines.clear();
+        let accepted = self.accept(head, route, peer, text, &app, &mut lines);
+        seen.events = lines.seen;
+        self.metrics.ahead.inc_by(u64::from(lines.ahead));
+        self.metrics.dropped_members.inc_by(u64::from(lines.dropped));
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                self.scratch.replace(lines);
+                return Err(refusal);
+            }
+        };
+        drop(bytes);
+        let Accepted {
+            events,
+            bytes,
+            refusal,
+        } = accepted;
+        let settled = self.groups.append(&lines, events, permit);
+        let letters =
+            (!lines.letters.is_empty()).then(|| self.groups.quarantine(&app.id.to_string(), &lines.letters));
+        let rejected = std::mem::take(&mut lines.rejected);
+        let quarantined: Vec<Flaw> = lines.letters.iter().map(|letter| letter.flaw).collect();
+        let last_id = lines.last_id;
+        self.scratch.replace(lines);
+
+        let mut stored = true;
+        for group in settled {
+            stored &= group.await;
+        }
+        if let Some(letters) = letters {
+            stored &= letters.await;
+        }
+        self.metrics.seconds.observe(began.elapsed().as_secs_f64());
+        rejected.iter().for_each(|one| {
+            app.metrics.rejected(one.found.flaw).inc();
+        });
+        if !stored {
+            app.quota.refund(events, bytes);
+            app.metrics.not_stored.inc_by(events as u64);
+            return Err(Code::NotStored.into());
+        }
+        app.metrics.accepted.inc_by(events as u64);
+        quarantined.iter().for_each(|flaw| {
+            app.metrics.quarantined(*flaw).inc();
+        });
+        match route {
+            Route::SegmentBatch if refusal.is_none() => Ok(answer::success()),
+            Route::SegmentCall(_) if rejected.is_empty() => Ok(answer::success()),
+            // A single event that is only too old is not the client's to repeat.
+            _ if events == 0 => Err(Refusal::all_rejected(&rejected, refusal)),
+            Route::Event => Ok(answer::accepted_one(&last_id)),
+            _ => Ok(answer::accepted_batch(events, &rejected)),
+        }
+    }
+
+    /// What the head alone can refuse: the key, and Kafka being away. `None` when the key may be in the body.
+    fn judge_head(
+        &self,
+        head: &http::request::Parts,
+        route: &Route<'_>,
+    ) -> Result<Option<Arc<App>>, Refusal> {
+        let app = match key::of_head(&head.headers, head.uri.query()) {
+            Some(key) => Some(self.apps.load().writer(&key, time::now_ms())?),
+            None if route.is_segment() => None,
+            None => return Err(Code::MissingKey.into()),
+        };
+        if !self.health.is_open() {
+            return Err(Code::NotStored.into());
+        }
+        Ok(app)
+    }
+
+    /// Reads the events into `lines` and applies the quota. Segment's batches pass as a whole or not at all, for the
+    /// protocol has no way to refuse a part.
+    fn accept(
+        &self,
+        head: &http::request::Parts,
+        route: &Route<'_>,
+        peer: IpAddr,
+        text: &str,
+        app: &App,
+        lines: &mut Lines,
+    ) -> Result<Accepted, Refusal> {
+        let headers = &head.headers;
+        let received_at = time::now_ms();
+        let ip = client_address(headers, peer);
+        let stamp = Stamp {
+            app: app.id,
+            head: &app.head,
+            received_at,
+            ip: &ip,
+            user_agent: user_agent(headers),
+            source: if route.is_segment() { "segment" } else { "native" },
+            idempotency_key: headers
+                .get(IDEMPOTENCY_KEY)
+                .and_then(|value| value.to_str().ok())
+                .filter(|key| (1..=IDEMPOTENCY_KEY_LIMIT).contains(&key.len())),
+            event_limit: usize::try_from(self.limits.event.get()).unwrap_or(usize::MAX),
+            batch_limit: self.limits.batch as usize,
+        };
+        let random = || random_id(&mut self.random.borrow_mut());
+        match route {
+            Route::SegmentBatch => Segment {
+                stamp: &stamp,
+                random,
+            }
+            .batch(text, lines)?,
+            Route::SegmentCall(call) => Segment {
+                stamp: &stamp,
+                random,
+            }
+            .single(text, *call, lines)?,
+            Route::Event => Native {
+                stamp: &stamp,
+                owner: app,
+                random,
+            }
+            .single(text, lines)?,
+            _ => Native {
+                stamp: &stamp,
+                owner: app,
+                random,
+            }
+            .batch(text, is_ndjson(headers), lines)?,
+        }
+        let events = lines.lines.len();
+        let ends = &lines.lines;
+        let bytes_of = |count: usize| if count == 0 { 0 } else { ends[count - 1].end };
+        let admission = app.quota.admit(received_at, events, bytes_of);
+        let Some(refusal) = admission.refusal else {
+            return Ok(Accepted {
+                events,
+                bytes: bytes_of(events),
+                refusal: None,
+            });
+        };
+        if route.is_segment() {
+            app.quota.refund(admission.events, bytes_of(admission.events));
+            app.metrics.rejected(Flaw::Quota).inc_by(events as u64);
+            return Err(Refusal::quota(refusal));
+        }
+        for line in &lines.lines[admission.events..] {
+            lines.rejected.push(super::flaw::Rejection {
+                index: line.index,
+                found: Found::new(Flaw::Quota, "", "over the App's quota"),
+            });
+        }
+        lines.rejected.sort_by_key(|one| one.index);
+        Ok(Accepted {
+            events: admission.events,
+            bytes: bytes_of(admission.events),
+            refusal: Some(refusal),
+        })
+    }
+
+    fn settings(&self, key: &str, headers: &HeaderMap) -> Result<Answer, Refusal> {
+        self.apps.load().writer(key, time::now_ms())?;
+        let host = headers
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or("localhost");
+        Ok(answer::segment_settings(key, host))
+    }
+
+    fn count(&self, method: &Method, route: &Route<'_>, status: u16, duration: Duration, seen: Seen) {
+        let method_index = METHODS
+            .iter()
+            .position(|known| method.as_str() == *known)
+            .unwrap_or(METHODS.len() - 1);
+        let status_index = STATUSES.iter().position(|known| status == *known).unwrap_or(0);
+        let index = (route.number() * METHODS.len() + method_index) * STATUSES.len() + status_index;
+        if let Some(slot) = self.http.borrow_mut().get_mut(index) {
+            let (counter, histogram) = slot.get_or_insert_with(|| {
+                let labels = HttpLabels {
+                    method: METHODS[method_index],
+                    route: route.name(),
+                    status: u32::from(status),
+                };
+                self.metrics.http(&labels)
+            });
+            counter.inc();
+            histogram.observe(duration.as_secs_f64());
+        }
+        if self.log.wants(status, duration) {
+            self.log.write(Entry {
+                method: METHODS[method_index],
+                route: route.name(),
+                status,
+                code: seen.code,
+                app: seen.app.map(|app| app.name.clone()).unwrap_or_default(),
+                events: seen.events,
+                bytes: seen.bytes,
+                duration,
+            });
+        }
+    }
+}
+
+/// Label values; what is none of them counts as the last.
+const METHODS: [&str; 4] = ["POST", "GET", "HEAD", "other"];
+/// Every status that an answer may have.
+const STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503];
+
+/// What is to be stored.
+#[derive(Debug)]
+struct Accepted {
+    events: usize,
+    bytes: usize,
+    refusal: Option<super::quota::Refusal>,
+}
+
+fn is_ndjson(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    let kind = kind.split(';').next().unwrap_or("").trim();
+    [
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+    ]
+    .iter()
+    .any(|known| kind.eq_ignore_ascii_case(known))
+}
+
+/// The first address a proxy tells, else the peer's. It is stored, never trusted.
+fn client_address(headers: &HeaderMap, peer: IpAddr) -> String {
+    let forwarded = headers
+        .get("x-forwarded-for")
+        .and_then(|value| value.to_str().ok());
+    let first = forwarded
+        .and_then(|list| list.split(',').next())
+        .and_then(|one| one.trim().parse::<IpAddr>().ok());
+    first.unwrap_or(peer).to_canonical().to_string()
+}
+
+fn user_agent(headers: &HeaderMap) -> &str {
+    let text = headers
+        .get(USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
+    text.get(..USER_AGENT_LIMIT).unwrap_or(text)
+}
+
+fn random_id(random: &mut StdRng) -> Uuid {
+    let mut bytes = [0u8; 16];
+    random.fill_bytes(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_the_first_that_a_proxy_tells() {
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        for (forwarded, expected) in [
+            (None, "10.0.0.1"),
+            (Some("203.0.113.7"), "203.0.113.7"),
+            (Some("203.0.113.7, 10.0.0.9"), "203.0.113.7"),
+            (Some("2001:db8::1"), "2001:db8::1"),
+            (Some("::ffff:203.0.113.7"), "203.0.113.7"),
+            (Some("\"x"), "10.0.0.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = forwarded {
+                headers.insert("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            assert_eq!(client_address(&headers, peer), expected, "{forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn ndjson_is_told_by_its_content_type() {
+        for (kind, expected) in [
+            ("application/x-ndjson", true),
+            ("application/JSONL; charset=utf-8", true),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert_eq!(is_ndjson(&headers), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn random_ids_are_random_uuids() {
+        let mut random = StdRng::from_os_rng();
+        let (a, b) = (random_id(&mut random), random_id(&mut random));
+        assert!(a != b && a.get_version_num() == 4);
+    }
+}

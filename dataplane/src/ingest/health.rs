@@ -1,0 +1,230 @@
+//! Whether Kafka can take groups now: a gate that refuses at once what would only wait and fail.
+//!
+//! A thread asks for the topic's metadata, every five seconds while all is well, at once when something is in doubt
+//! (a failed delivery, all connections lost, a group that waits long), and several times a second while the gate is
+//! closed, so that it opens by itself. The same answer tells the number of partitions.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
+
+use super::kafka::{Outcomes, client_config, log};
+use crate::process::{Dependency, Shutdown};
+
+const WELL: Duration = Duration::from_secs(5);
+const CLOSED: Duration = Duration::from_millis(300);
+const ANSWER: Duration = Duration::from_millis(1500);
+/// A group that waits longer for its acknowledgement puts the broker in doubt.
+const LONG_WAIT: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The gate. Closed until the topic was seen once.
+#[derive(Debug)]
+pub(crate) struct Health {
+    open: AtomicBool,
+    partitions: AtomicI32,
+    doubt: Mutex<bool>,
+    doubted: Condvar,
+    started: Instant,
+    /// Per shard: since when its oldest group waits, milliseconds after `started`, plus one; 0 for none.
+    oldest: Vec<AtomicU64>,
+}
+
+impl Health {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self {
+            open: AtomicBool::new(false),
+            partitions: AtomicI32::new(0),
+            doubt: Mutex::new(false),
+            doubted: Condvar::new(),
+            started: Instant::now(),
+            oldest: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Partitions of the topic, at least one.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions.load(Relaxed).max(1)
+    }
+
+    /// Has the broker looked at now.
+    pub(crate) fn doubt(&self) {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.doubted.notify_one();
+    }
+
+    /// A shard tells since when its oldest group waits.
+    pub(crate) fn waits_since(&self, shard: usize, since: Option<Instant>) {
+        if let Some(cell) = self.oldest.get(shard) {
+            let since = since.map_or(0, |at| {
+                at.saturating_duration_since(self.started).as_millis() as u64 + 1
+            });
+            cell.store(since, Relaxed);
+        }
+    }
+
+    fn something_waits_long(&self) -> bool {
+        let now = self.started.elapsed().as_millis() as u64;
+        let long = LONG_WAIT.as_millis() as u64;
+        self.oldest
+            .iter()
+            .map(|cell| cell.load(Relaxed))
+            .any(|since| since > 0 && since + long < now)
+    }
+
+    /// Sleeps until the next look is due.
+    fn rest(&self, shutdown: &Shutdown) {
+        let until = Instant::now() + if self.is_open() { WELL } else { CLOSED };
+        let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*doubt && !shutdown.is_begun() && !self.something_waits_long() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            doubt = self
+                .doubted
+                .wait_timeout(doubt, left.min(LOOK))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        *doubt = false;
+    }
+}
+
+/// The thread behind the gate.
+pub(crate) struct Checker {
+    client: BaseProducer<Quiet>,
+    topic: String,
+    health: Arc<Health>,
+    dependency: Dependency,
+    shards: Vec<Arc<Outcomes>>,
+    shutdown: Shutdown,
+}
+
+impl Checker {
+    pub(crate) fn new(
+        target: &KafkaTarget,
+        pipeline: &PipelineRef,
+        health: Arc<Health>,
+        dependency: Dependency,
+        shards: Vec<Arc<Outcomes>>,
+        shutdown: Shutdown,
+    ) -> KafkaResult<Self> {
+        let client = client_config(target, pipeline).create_with_context(Quiet)?;
+        Ok(Self {
+            client,
+            topic: target.topic.clone(),
+            health,
+            dependency,
+            shards,
+            shutdown,
+        })
+    }
+
+    /// Looks after the gate until the process ends.
+    pub(crate) fn run(self) {
+        // While the process stops, what is in flight still finishes or times out by itself.
+        while !self.shutdown.is_begun() {
+            let seen = self.look();
+            let open = seen.is_ok();
+            if let Ok(partitions) = seen {
+                self.health.partitions.store(partitions, Relaxed);
+            }
+            if self.health.open.swap(open, Relaxed) != open {
+                self.shards.iter().for_each(|outcomes| outcomes.wake.notify_one());
+            }
+            self.dependency.report(seen.map(|_| ()));
+            self.health.rest(&self.shutdown);
+            if open && self.health.something_waits_long() {
+                // It was asked a moment ago; once per look is enough.
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+
+    /// The topic's number of partitions, or why it cannot be written to.
+    fn look(&self) -> Result<i32, String> {
+        self.client.poll(Duration::ZERO);
+        let metadata = self
+            .client
+            .client()
+            .fetch_metadata(Some(&self.topic), ANSWER)
+            .map_err(|error| error.to_string())?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let topic = topic.ok_or_else(|| format!("the brokers do not know topic {}", self.topic))?;
+        if let Some(error) = topic.error() {
+            return Err(format!("topic {}: {error:?}", self.topic));
+        }
+        if topic.partitions().is_empty() {
+            return Err(format!("topic {} has no partitions", self.topic));
+        }
+        Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+    }
+}
+
+impl std::fmt::Debug for Checker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checker")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The checker's errors are its result; they need no lines of their own.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &rdkafka::message::DeliveryResult<'_>, (): ()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_waits_long_puts_the_broker_in_doubt() {
+        let mut health = Health::new(2);
+        health.started = Instant::now() - Duration::from_secs(10);
+        assert!(!health.something_waits_long());
+        health.waits_since(1, Some(Instant::now()));
+        assert!(!health.something_waits_long());
+        health.waits_since(1, Some(Instant::now() - Duration::from_secs(3)));
+        assert!(health.something_waits_long());
+        health.waits_since(1, None);
+        assert!(!health.something_waits_long());
+    }
+
+    #[test]
+    fn doubt_ends_the_rest() {
+        let health = Arc::new(Health::new(1));
+        health.open.store(true, Relaxed);
+        let other = Arc::clone(&health);
+        let before = Instant::now();
+        let thread = std::thread::spawn(move || other.rest(&Shutdown::new()));
+        health.doubt();
+        thread.join().unwrap();
+        assert!(before.elapsed() < WELL);
+    }
+}

@@ -1,0 +1,211 @@
+//! One shard's producer: how it is set up, and how its acknowledgements come back to the shard.
+//!
+//! ```text
+//! limits.requestTimeout > message.timeout.ms (limits.kafkaTimeout) > socket.timeout.ms
+//! ```
+//!
+//! librdkafka calls back on a thread of its own; the outcome goes into [`Outcomes`], which wakes the shard.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::health::Health;
+use super::line::Letter;
+
+/// What `penstock-step` of a dead letter says here.
+const STEP: &str = "ingest";
+
+/// What became of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) number: usize,
+    pub(crate) stored: bool,
+}
+
+/// Outcomes on their way from librdkafka's thread to the shard.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    delivered: Mutex<Vec<Delivered>>,
+    fatal: AtomicBool,
+    pub(crate) wake: Notify,
+}
+
+impl Outcomes {
+    /// All that came since the last call, into `out`.
+    pub(crate) fn take(&self, out: &mut Vec<Delivered>) {
+        out.append(&mut self.delivered.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether the producer can only be replaced; asked once per error.
+    pub(crate) fn take_fatal(&self) -> bool {
+        self.fatal.swap(false, Relaxed)
+    }
+}
+
+/// librdkafka's callbacks.
+pub(crate) struct Callbacks {
+    outcomes: Arc<Outcomes>,
+    health: Arc<Health>,
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.health.doubt(),
+            Some(RDKafkaErrorCode::Fatal) => {
+                tracing::error!(reason, "fatal producer error");
+                self.outcomes.fatal.store(true, Relaxed);
+                self.outcomes.wake.notify_one();
+            }
+            _ => {}
+        }
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let stored = match result {
+            Ok(_) => true,
+            Err((error, _)) => {
+                self.health.doubt();
+                tracing::warn!(%error, "a group was not acknowledged");
+                false
+            }
+        };
+        let mut delivered = self
+            .outcomes
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        delivered.push(Delivered { number, stored });
+        drop(delivered);
+        self.outcomes.wake.notify_one();
+    }
+}
+
+/// Passes librdkafka's own log lines on.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, message, "librdkafka");
+        }
+        // A broker that is away makes one line per attempt; the dependency's own line says it once.
+        _ => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+/// Settings shared by the producers and the health check.
+pub(crate) fn client_config(target: &KafkaTarget, pipeline: &PipelineRef) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &target.bootstrap)
+        .set(
+            "client.id",
+            format!("penstock-ingest-{}-{}", pipeline.namespace, pipeline.name),
+        )
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("log.connection.close", "false");
+    config
+}
+
+/// A shard's producer.
+pub(crate) struct Producer {
+    inner: ThreadedProducer<Callbacks>,
+    target: KafkaTarget,
+}
+
+impl Producer {
+    pub(crate) fn new(
+        target: &KafkaTarget,
+        pipeline: &PipelineRef,
+        timeout: Duration,
+        outcomes: Arc<Outcomes>,
+        health: Arc<Health>,
+    ) -> KafkaResult<Self> {
+        let timeout = timeout.as_millis();
+        let inner = client_config(target, pipeline)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("compression.type", "lz4")
+            // Groups are made here, so nothing is to be gained by waiting.
+            .set("linger.ms", "0")
+            .set("message.timeout.ms", timeout.to_string())
+            .set("socket.timeout.ms", (timeout * 5 / 8).clamp(10, 5000).to_string())
+            .set("retry.backoff.ms", "20")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create_with_context(Callbacks { outcomes, health })?;
+        Ok(Self {
+            inner,
+            target: target.clone(),
+        })
+    }
+
+    /// Hands one group over. An error means that it was not produced.
+    pub(crate) fn group(
+        &self,
+        number: usize,
+        partition: i32,
+        name: &str,
+        value: &[u8],
+    ) -> Result<(), KafkaError> {
+        let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
+            key: "penstock-group",
+            value: Some(name),
+        });
+        let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.topic, number)
+            .partition(partition)
+            .payload(value)
+            .headers(headers);
+        self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Hands one dead letter over. An error means that it was not produced.
+    pub(crate) fn letter(&self, number: usize, app: &str, letter: &Letter) -> Result<(), KafkaError> {
+        let header = |key, value| Header {
+            key,
+            value: Some(value),
+        };
+        let headers = OwnedHeaders::new_with_capacity(4)
+            .insert(header("penstock-reason", letter.reason))
+            .insert(header("penstock-step", STEP))
+            .insert(header("penstock-detail", letter.detail.as_str()))
+            .insert(header("penstock-app", app));
+        let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.dead_letter_topic, number)
+            .payload(&letter.bytes)
+            .headers(headers);
+        self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Waits for what is in flight.
+    pub(crate) fn flush(&self, timeout: Duration) -> KafkaResult<()> {
+        self.inner.flush(timeout)
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,303 @@
+//! The canonical line of docs/record.md, and the lines of one request.
+//!
+//! Lines are written into a buffer of the shard while the body is scanned, and only copied into a group once the
+//! whole request is known to be good; what was written before a fault is thrown away.
+
+use uuid::Uuid;
+
+use super::flaw::{Flaw, Found, Rejection};
+use super::identity::{self, Identity};
+use super::json::{Kind, Raw};
+use super::text::{push_json_string, push_number, push_raw};
+use super::time::{self, Judged, Stable};
+
+/// The version of the line.
+const VERSION: &str = "1";
+
+/// What all events of a request share.
+#[derive(Debug)]
+pub(crate) struct Stamp<'r> {
+    pub(crate) app: Uuid,
+    /// `{"v":1,"app_id":"…","event_id":"`, made once per App.
+    pub(crate) head: &'r [u8],
+    pub(crate) received_at: i64,
+    pub(crate) ip: &'r str,
+    pub(crate) user_agent: &'r str,
+    pub(crate) source: &'static str,
+    pub(crate) idempotency_key: Option<&'r str>,
+    /// Bytes of one event.
+    pub(crate) event_limit: usize,
+    pub(crate) batch_limit: usize,
+}
+
+/// How a line of this App begins.
+pub(crate) fn head_of(app: &Uuid) -> Vec<u8> {
+    format!("{{\"v\":{VERSION},\"app_id\":\"{app}\",\"event_id\":\"").into_bytes()
+}
+
+/// Where a line ends, and which event of the request it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line {
+    pub(crate) end: usize,
+    pub(crate) index: u32,
+}
+
+/// An event for the dead-letter topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reason: &'static str,
+    pub(crate) detail: String,
+    pub(crate) flaw: Flaw,
+}
+
+/// The outcome of scanning one request; reused by the shard.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) rejected: Vec<Rejection>,
+    pub(crate) letters: Vec<Letter>,
+    /// The id of the last line.
+    pub(crate) last_id: Uuid,
+    /// Events seen, good or bad.
+    pub(crate) seen: u32,
+    /// Events whose clock was ahead.
+    pub(crate) ahead: u32,
+    /// Members that clients may not set, dropped.
+    pub(crate) dropped: u32,
+}
+
+/// Bytes kept between requests; a larger buffer is given back.
+const KEPT: usize = 4_000_000;
+
+impl Lines {
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
+        self.lines.clear();
+        self.rejected.clear();
+        self.letters.clear();
+        (self.last_id, self.seen, self.ahead, self.dropped) = (Uuid::nil(), 0, 0, 0);
+    }
+
+    /// Counts the next event; its index.
+    pub(crate) fn next(&mut self) -> u32 {
+        self.seen += 1;
+        self.seen - 1
+    }
+
+    pub(crate) fn reject(&mut self, index: u32, found: Found) {
+        self.rejected.push(Rejection { index, found });
+    }
+
+    /// Keeps an event for the dead-letter topic.
+    pub(crate) fn quarantine(&mut self, original: &str, found: &Found) {
+        let Some(reason) = found.flaw.dead_letter_reason() else {
+            return;
+        };
+        let mut detail = String::new();
+        if !found.field.is_empty() {
+            detail = format!("{}: ", found.field);
+        }
+        detail.push_str(&found.detail);
+        let mut bytes = original.as_bytes();
+        if bytes.len() > LARGEST_LETTER {
+            detail = format!("{detail} (cut from {} bytes)", bytes.len());
+            bytes = &bytes[..LARGEST_LETTER];
+        }
+        self.letters.push(Letter {
+            bytes: bytes.to_vec(),
+            reason,
+            detail,
+            flaw: found.flaw,
+        });
+    }
+
+    /// Writes one line. The members in `draft` have been checked.
+    pub(crate) fn push(
+        &mut self,
+        stamp: &Stamp<'_>,
+        index: u32,
+        identity: Identity,
+        times: time::Times,
+        draft: &Draft<'_>,
+    ) {
+        let out = &mut self.bytes;
+        out.extend_from_slice(stamp.head);
+        let mut id = [0u8; uuid::fmt::Hyphenated::LENGTH];
+        out.extend_from_slice(identity.id.hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(b"\",\"received_at\":");
+        push_number(out, stamp.received_at);
+        out.extend_from_slice(b",\"timestamp\":");
+        push_number(out, times.timestamp);
+        out.extend_from_slice(b",\"client_timestamp\":");
+        push_number(out, times.client_timestamp);
+        out.extend_from_slice(b",\"ip\":");
+        push_json_string(out, stamp.ip);
+        out.extend_from_slice(b",\"user_agent\":");
+        push_json_string(out, stamp.user_agent);
+        out.extend_from_slice(b",\"library\":");
+        push_json_string(out, &draft.library);
+        out.extend_from_slice(b",\"source\":\"");
+        out.extend_from_slice(stamp.source.as_bytes());
+        out.push(b'"');
+        for (name, raw) in draft.texts.iter().flatten() {
+            member(out, name);
+            push_raw(out, raw);
+        }
+        for (name, number) in draft.numbers_as_text.iter().flatten() {
+            member(out, name);
+            push_json_string(out, number);
+        }
+        for (name, raw) in draft.objects.iter().flatten() {
+            member(out, name);
+            push_raw(out, raw);
+        }
+        if !draft.context.is_empty() {
+            member(out, "context");
+            out.extend_from_slice(&draft.context);
+        }
+        out.extend_from_slice(b"}\n");
+        self.ahead += u32::from(times.ahead);
+        self.last_id = identity.id;
+        self.lines.push(Line {
+            end: self.bytes.len(),
+            index,
+        });
+    }
+}
+
+/// Larger events are cut before they become dead letters, or no broker would take them.
+const LARGEST_LETTER: usize = 900_000;
+
+fn member(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// The client's part of a line, borrowed from the body.
+#[derive(Debug, Default)]
+pub(crate) struct Draft<'a> {
+    /// Strings, as written.
+    pub(crate) texts: [Option<(&'static str, Raw<'a>)>; 7],
+    /// Numbers where a string belongs, from protocols that allow them.
+    pub(crate) numbers_as_text: [Option<(&'static str, &'a str)>; 2],
+    /// Objects, as written.
+    pub(crate) objects: [Option<(&'static str, Raw<'a>)>; 3],
+    /// `context` where the protocol made it of several parts; empty where it did not.
+    pub(crate) context: Vec<u8>,
+    pub(crate) library: String,
+}
+
+/// Event types are short, for they are a column of few distinct values.
+pub(crate) const EVENT_TYPE_LIMIT: usize = 100;
+/// Every other string.
+pub(crate) const TEXT_LIMIT: usize = 1000;
+
+/// A string member: present, text, and not too long. `null` and the empty string count as absent.
+pub(crate) fn text<'a>(
+    name: &'static str,
+    raw: Option<Raw<'a>>,
+    limit: usize,
+) -> Result<Option<Raw<'a>>, Found> {
+    let Some(raw) = raw else { return Ok(None) };
+    match raw.kind {
+        Kind::Null => Ok(None),
+        Kind::String => {
+            let inner = raw.inner();
+            if raw.escapes {
+                let Some(decoded) = raw.decoded() else {
+                    return Err(Found::new(
+                        Flaw::InvalidType,
+                        name,
+                        "holds half of a surrogate pair",
+                    ));
+                };
+                if decoded.len() > limit {
+                    return Err(too_long(name, limit));
+                }
+            } else if inner.len() > limit {
+                return Err(too_long(name, limit));
+            }
+            Ok((!inner.is_empty()).then_some(raw))
+        }
+        _ => Err(Found::new(Flaw::InvalidType, name, "must be a string")),
+    }
+}
+
+fn too_long(name: &'static str, limit: usize) -> Found {
+    Found {
+        flaw: Flaw::TooLong,
+        field: name.into(),
+        detail: format!("longer than {limit} bytes").into(),
+    }
+}
+
+/// An object member. `null` counts as absent.
+pub(crate) fn object<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Option<Raw<'a>>, Found> {
+    match raw {
+        Some(Raw {
+            kind: Kind::Object, ..
+        }) => Ok(raw),
+        None | Some(Raw { kind: Kind::Null, .. }) => Ok(None),
+        Some(_) => Err(Found::new(Flaw::InvalidType, name, "must be an object")),
+    }
+}
+
+/// The client's time, if it gave one.
+pub(crate) fn client_time(name: &'static str, raw: Option<Raw<'_>>) -> Result<Option<i64>, Found> {
+    let Some(raw) = raw else { return Ok(None) };
+    let (at, detail) = match raw.kind {
+        Kind::Null => return Ok(None),
+        Kind::Number => (
+            time::from_number(raw.text),
+            "must be seconds or milliseconds since 1970",
+        ),
+        Kind::String => (
+            raw.decoded().and_then(|text| time::from_text(&text)),
+            "must be RFC 3339, from 1970 on",
+        ),
+        _ => {
+            return Err(Found::new(
+                Flaw::InvalidType,
+                name,
+                "must be a number or a string",
+            ));
+        }
+    };
+    at.map(Some)
+        .ok_or_else(|| Found::new(Flaw::InvalidTime, name, detail))
+}
+
+/// Identity and times of an event: the rules that its id and its clock share.
+pub(crate) fn place(
+    stamp: &Stamp<'_>,
+    client_id: Option<&str>,
+    client_time: Option<i64>,
+    index: u32,
+    random: impl FnOnce() -> Uuid,
+) -> Result<(Identity, time::Times), Found> {
+    let identity = identity::of(
+        &stamp.app,
+        stamp.source,
+        client_id,
+        stamp.idempotency_key,
+        index as usize,
+        random,
+    );
+    let stable = match (identity.from_client, time::of_uuid(&identity.id)) {
+        (true, Some(at)) => Stable::At(at),
+        (true, None) => Stable::Day,
+        (false, _) => Stable::None,
+    };
+    match time::judge(stamp.received_at, client_time, stable) {
+        Judged::Stored(times) => Ok((identity, times)),
+        Judged::TooOld => Err(Found::new(
+            Flaw::TooOld,
+            "timestamp",
+            "older than 2 years; kept in the dead-letter topic",
+        )),
+    }
+}

@@ -1,0 +1,211 @@
+//! `penstock-dataplane ingest`: HTTP in, Kafka out, and 2xx only for what Kafka has acknowledged.
+//!
+//! ```text
+//! connection -> handler -> native|segment (one pass) -> line -> group -> kafka
+//!    shard         |- key, apps     who sends             |- health: the gate when Kafka is away
+//!                  |- budget, body  within memory         '- partition: where to
+//!                  '- quota         within limits
+//! ```
+//!
+//! One [`shard`] per core; beside them a thread that asks Kafka how it is, one that writes the request log, and on
+//! the main thread the tasks that read apps.yaml again and exchange quotas with Redis.
+
+mod answer;
+mod apps;
+mod body;
+mod budget;
+mod connection;
+mod flaw;
+mod group;
+mod handler;
+mod health;
+mod identity;
+mod json;
+mod kafka;
+mod key;
+mod line;
+mod members;
+mod metrics;
+mod native;
+mod partition;
+mod quota;
+mod reload;
+mod request_log;
+mod route;
+mod segment;
+mod shard;
+mod text;
+mod time;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use penstock_dataplane_config::IngestConfig;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use self::apps::Apps;
+use self::budget::Budget;
+use self::group::{Groups, Settings};
+use self::handler::Parts;
+use self::health::{Checker, Health};
+use self::kafka::Outcomes;
+use self::metrics::IngestMetrics;
+use self::reload::Reload;
+use self::request_log::RequestLog;
+use crate::process::{Needed, Process, RoleError};
+
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs the role until the shutdown is complete.
+pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError> {
+    let address: SocketAddr = config.listen.parse()?;
+    let metrics = IngestMetrics::new(&process.metrics);
+    let boot = Uuid::new_v4();
+    let count = match config.shards {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        given => usize::from(given),
+    };
+    let budget = Budget::new(usize::try_from(config.limits.memory.get())?);
+    metrics.memory_limit.set(i64::try_from(budget.limit())?);
+
+    let apps = Arc::new(ArcSwap::from_pointee(Apps::default()));
+    let needed = process.dependencies.add("apps", Needed::ToStart);
+    let mut reload = Reload::new(
+        config.apps_file.clone(),
+        Arc::clone(&apps),
+        metrics.clone(),
+        needed,
+    );
+    reload.look();
+    let redis = config
+        .redis
+        .clone()
+        .map(|target| (target, process.dependencies.add("redis", Needed::Never)));
+    let sync = quota::sync::Sync {
+        apps: Arc::clone(&apps),
+        redis,
+        pod: boot,
+        metrics: metrics.clone(),
+    };
+
+    let health = Arc::new(Health::new(count));
+    let outcomes: Vec<_> = (0..count).map(|_| Arc::new(Outcomes::default())).collect();
+    let checker = Checker::new(
+        &config.kafka,
+        &config.pipeline,
+        Arc::clone(&health),
+        process.dependencies.add("kafka", Needed::ToStart),
+        outcomes.clone(),
+        process.shutdown.clone(),
+    )?;
+    std::thread::Builder::new()
+        .name("kafka-health".into())
+        .spawn(move || checker.run())?;
+
+    let log = request_log::start()?;
+    let mut shards = Vec::with_capacity(count);
+    for (shard, outcomes) in outcomes.into_iter().enumerate() {
+        let listener = shard::listen(address)?;
+        let settings = Settings {
+            target: config.kafka.clone(),
+            pipeline: config.pipeline.clone(),
+            timeout: config.limits.kafka_timeout.get(),
+            boot,
+            shard,
+            metrics: metrics.clone(),
+        };
+        let seed = Seed {
+            apps: Arc::clone(&apps),
+            health: Arc::clone(&health),
+            budget: budget.clone(),
+            config: config.clone(),
+            metrics: metrics.clone(),
+            log: log.clone(),
+            process: process.clone(),
+        };
+        shards.push(seed.spawn(listener, settings, outcomes)?);
+    }
+    drop(log);
+    tracing::info!(%address, shards = count, %boot, "ingest is open");
+
+    let background = async {
+        let gauges = async {
+            loop {
+                metrics
+                    .memory_used
+                    .set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+                tokio::time::sleep(GAUGES_EVERY).await;
+            }
+        };
+        tokio::join!(reload.run(), sync.run(), gauges)
+    };
+    tokio::select! {
+        outcome = finished(shards) => outcome,
+        _ = background => Err("the background tasks ended".into()),
+    }
+}
+
+/// Waits for all shards. One that fails takes the process down, for its connections would find nobody.
+async fn finished(shards: Vec<oneshot::Receiver<Result<(), RoleError>>>) -> Result<(), RoleError> {
+    let ended = shards.into_iter().map(|shard| async move {
+        match shard.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err("a shard panicked".into()),
+        }
+    });
+    futures::future::try_join_all(ended).await.map(|_| ())
+}
+
+/// What a shard's thread starts from; everything in it may cross to a thread.
+struct Seed {
+    apps: Arc<ArcSwap<Apps>>,
+    health: Arc<Health>,
+    budget: Budget,
+    config: IngestConfig,
+    metrics: IngestMetrics,
+    log: std::sync::mpsc::SyncSender<request_log::Entry>,
+    process: Process,
+}
+
+impl Seed {
+    fn spawn(
+        self,
+        listener: std::net::TcpListener,
+        settings: Settings,
+        outcomes: Arc<Outcomes>,
+    ) -> Result<oneshot::Receiver<Result<(), RoleError>>, RoleError> {
+        let (ended, receiver) = oneshot::channel();
+        let name = format!("shard-{}", settings.shard);
+        std::thread::Builder::new().name(name).spawn(move || {
+            let Self {
+                apps,
+                health,
+                budget,
+                config,
+                metrics,
+                log,
+                process,
+            } = self;
+            let outcome = Groups::new(settings, outcomes, Arc::clone(&health)).map_err(RoleError::from);
+            let outcome = outcome.and_then(|groups| {
+                shard::run(listener, groups, |groups| Parts {
+                    apps,
+                    groups,
+                    health,
+                    budget,
+                    limits: config.limits,
+                    protocols: config.protocols,
+                    log: RequestLog::new(log, metrics.clone()),
+                    metrics,
+                    shutdown: process.shutdown,
+                })
+            });
+            // Nobody listens only when the process is on its way out.
+            let _ = ended.send(outcome);
+        })?;
+        Ok(receiver)
+    }
+}

@@ -1,0 +1,306 @@
+//! The exchange with Redis, in the background: leases every 100 ms, usage every second.
+//!
+//! Keys, all under the configured prefix, one set per App:
+//!
+//! | key | kind | what |
+//! |---|---|---|
+//! | `quota:<app>` | HASH | limits in force, written by the operator with a time to live |
+//! | `bucket:<app>` | HASH | tokens, and what each pod holds of them |
+//! | `usage:<app>:<YYYYMMDD>` | HASH | `<pod>:events` and `<pod>:bytes`, absolute, so a lost Redis fills itself again |
+//!
+//! Without Redis a pod refills its own bucket with limit/replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use penstock_dataplane_config::{Quota as Limits, RedisTarget};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError, Script};
+use uuid::Uuid;
+
+use super::super::apps::{App, Apps};
+use super::super::metrics::IngestMetrics;
+use super::super::time::{day_name, now_ms};
+use super::{Quota, burst};
+use crate::process::Dependency;
+
+const LEASE_EVERY: Duration = Duration::from_millis(100);
+const USAGE_EVERY: Duration = Duration::from_secs(1);
+/// A pod's holdings are forgotten after 5 s, so even an idle one is renewed before.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// Yesterday's usage stays readable for a while.
+const USAGE_KEPT_SECONDS: i64 = 3 * 86_400;
+const LEASE: &str = include_str!("lease.lua");
+
+/// The background side of all quotas of the process.
+#[derive(Debug)]
+pub(crate) struct Sync {
+    pub(crate) apps: Arc<ArcSwap<Apps>>,
+    pub(crate) redis: Option<(RedisTarget, Dependency)>,
+    /// This process, among the pods that share the limits.
+    pub(crate) pod: Uuid,
+    pub(crate) metrics: IngestMetrics,
+}
+
+/// What the loop remembers of the clock.
+#[derive(Debug)]
+struct Turn {
+    /// When local buckets were last filled or leased.
+    refilled: Instant,
+    renewed: Instant,
+    used: Option<Instant>,
+    day: String,
+}
+
+impl Sync {
+    /// Runs until dropped.
+    pub(crate) async fn run(self) {
+        let script = Script::new(LEASE);
+        let mut connection: Option<MultiplexedConnection> = None;
+        let mut tried: Option<Instant> = None;
+        let now = Instant::now();
+        let mut turn = Turn {
+            refilled: now,
+            renewed: now,
+            used: None,
+            day: day_name(now_ms()),
+        };
+        let mut ticks = tokio::time::interval(LEASE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let apps = self.apps.load_full();
+            self.turn_the_day(&apps, &mut turn);
+            if let Some((target, dependency)) = &self.redis
+                && connection.is_none()
+                && tried.is_none_or(|at| at.elapsed() >= RECONNECT_AFTER)
+            {
+                tried = Some(Instant::now());
+                match connect(target).await {
+                    Ok(made) => {
+                        connection = Some(made);
+                        dependency.found();
+                    }
+                    Err(error) => dependency.lost(error.to_string()),
+                }
+            }
+            let elapsed = turn.refilled.elapsed();
+            turn.refilled = Instant::now();
+            let (Some(open), Some((target, dependency))) = (connection.as_mut(), &self.redis) else {
+                apps.each(|app| refill_alone(&app.quota, elapsed));
+                continue;
+            };
+            match self
+                .exchange(open, &script, target, &apps, elapsed, &mut turn)
+                .await
+            {
+                Ok(true) => {
+                    self.metrics.quota_syncs.inc();
+                    dependency.found();
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.metrics.quota_sync_failures.inc();
+                    dependency.lost(error.to_string());
+                    connection = None;
+                }
+            }
+        }
+    }
+
+    /// A new UTC day begins with nothing used.
+    fn turn_the_day(&self, apps: &Apps, turn: &mut Turn) {
+        let today = day_name(now_ms());
+        if today != turn.day {
+            turn.day = today;
+            apps.each(|app| {
+                let quota = &app.quota;
+                for counter in [
+                    &quota.events_today,
+                    &quota.bytes_today,
+                    &quota.events_elsewhere,
+                    &quota.bytes_elsewhere,
+                ] {
+                    counter.store(0, Relaxed);
+                }
+            });
+        }
+    }
+
+    /// Leases and usage that are due; false when nothing was.
+    async fn exchange(
+        &self,
+        connection: &mut MultiplexedConnection,
+        script: &Script,
+        target: &RedisTarget,
+        apps: &Apps,
+        elapsed: Duration,
+        turn: &mut Turn,
+    ) -> Result<bool, RedisError> {
+        let mut any = false;
+        let renew = turn.renewed.elapsed() >= RENEW_EVERY;
+        if renew {
+            turn.renewed = Instant::now();
+        }
+        for app in apps.list() {
+            let want = wanted(&app.quota, elapsed);
+            // An App without a rate is asked about too, at the slower pace: the operator may have set one.
+            if want != 0 || renew {
+                any = true;
+                self.lease(connection, script, target, app, want).await?;
+            }
+        }
+        if turn.used.is_none_or(|at| at.elapsed() >= USAGE_EVERY) {
+            turn.used = Some(Instant::now());
+            for app in apps.list() {
+                any = true;
+                self.usage(connection, target, app, &turn.day).await?;
+            }
+        }
+        Ok(any)
+    }
+
+    async fn lease(
+        &self,
+        connection: &mut MultiplexedConnection,
+        script: &Script,
+        target: &RedisTarget,
+        app: &App,
+        want: i64,
+    ) -> Result<(), RedisError> {
+        let quota = &app.quota;
+        // What is given back is taken out first, so that it cannot be spent meanwhile.
+        if want < 0 {
+            quota.tokens.fetch_add(want, Relaxed);
+        }
+        let held = quota.tokens.load(Relaxed).max(0) - want.min(0);
+        let own = &app.limits;
+        let text = |limit: Option<u64>| limit.map_or_else(String::new, |limit| limit.to_string());
+        let answer: Result<Vec<String>, RedisError> = script
+            .key(format!("{}:bucket:{}", target.prefix, app.id))
+            .key(format!("{}:quota:{}", target.prefix, app.id))
+            .arg(self.pod.to_string())
+            .arg(held)
+            .arg(want)
+            .arg(text(own.events_per_second))
+            .arg(text(own.burst))
+            .arg(text(own.events_per_day))
+            .arg(text(own.bytes_per_day))
+            .invoke_async(connection)
+            .await;
+        match answer {
+            Ok(values) => {
+                let number = |index: usize| values.get(index).and_then(|text| text.parse::<f64>().ok());
+                if want > 0 {
+                    quota.tokens.fetch_add(number(0).unwrap_or(0.0) as i64, Relaxed);
+                }
+                let limit = |index: usize| number(index).map(|limit| limit.max(0.0) as u64);
+                let limits = Limits {
+                    events_per_second: limit(1),
+                    burst: limit(2),
+                    events_per_day: limit(3),
+                    bytes_per_day: limit(4),
+                };
+                if **quota.limits.load() != limits {
+                    let replicas = u32::try_from(quota.replicas.load(Relaxed)).unwrap_or(u32::MAX);
+                    quota.set_limits(&limits, replicas);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if want < 0 {
+                    quota.tokens.fetch_sub(want, Relaxed);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn usage(
+        &self,
+        connection: &mut MultiplexedConnection,
+        target: &RedisTarget,
+        app: &App,
+        day: &str,
+    ) -> Result<(), RedisError> {
+        let quota = &app.quota;
+        let (events, bytes) = (quota.events_today.load(Relaxed), quota.bytes_today.load(Relaxed));
+        let limited = {
+            let limits = quota.limits.load();
+            limits.events_per_day.is_some() || limits.bytes_per_day.is_some()
+        };
+        if events == 0 && !limited {
+            return Ok(());
+        }
+        let key = format!("{}:usage:{}:{day}", target.prefix, app.id);
+        let mine = self.pod.to_string();
+        let mut pipe = redis::pipe();
+        if events > 0 {
+            pipe.hset(&key, format!("{mine}:events"), events).ignore();
+            pipe.hset(&key, format!("{mine}:bytes"), bytes).ignore();
+            pipe.expire(&key, USAGE_KEPT_SECONDS).ignore();
+        }
+        let (fields,): (Vec<(String, u64)>,) = pipe.hgetall(&key).query_async(connection).await?;
+        let sum = |kind: &str| {
+            let elsewhere = fields
+                .iter()
+                .filter(|(name, _)| name.ends_with(kind) && !name.starts_with(&mine));
+            elsewhere.map(|(_, count)| count).sum::<u64>()
+        };
+        quota.events_elsewhere.store(sum(":events"), Relaxed);
+        quota.bytes_elsewhere.store(sum(":bytes"), Relaxed);
+        Ok(())
+    }
+}
+
+async fn connect(target: &RedisTarget) -> Result<MultiplexedConnection, RedisError> {
+    let client = redis::Client::open(format!("redis://{}/{}", target.address, target.database))?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(target.connect_timeout.get()))
+        .set_response_timeout(Some(target.command_timeout.get()));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// How many tokens to ask for: enough for a few turns of the demand seen, at least the pod's standing share, at most
+/// a second of the rate. Negative when much more is held than that.
+fn wanted(quota: &Quota, elapsed: Duration) -> i64 {
+    let limits = quota.limits.load();
+    let (Some(rate), Some(burst)) = (limits.events_per_second, burst(&limits)) else {
+        return 0;
+    };
+    let demand = quota.demand.swap(0, Relaxed);
+    let rate = i64::try_from(rate).unwrap_or(i64::MAX);
+    let turns = (LEASE_EVERY.as_secs_f64() / elapsed.as_secs_f64().max(0.001)).min(1.0);
+    let ahead = ((demand as f64) * turns * 3.0) as i64;
+    let standing = quota.share_of_burst().min(rate.max(1000));
+    let target = standing.max(ahead.min(rate.max(1000))).min(burst);
+    let missing = target - quota.tokens.load(Relaxed);
+    // A small surplus is kept, or tokens would go back and forth.
+    if missing < 0 && -missing <= target / 4 {
+        0
+    } else {
+        missing
+    }
+}
+
+/// This pod's share of the rate, for the time that passed.
+fn refill_alone(quota: &Quota, elapsed: Duration) {
+    let limits = quota.limits.load();
+    let Some(rate) = limits.events_per_second else {
+        return;
+    };
+    let share = quota.share_of_burst();
+    let replicas = quota.replicas.load(Relaxed).max(1);
+    let grown = (rate as f64 * elapsed.as_secs_f64() / replicas as f64).round() as i64;
+    let _ = quota.tokens.fetch_update(Relaxed, Relaxed, |tokens| {
+        (tokens < share).then(|| (tokens + grown).min(share))
+    });
+    quota.demand.store(0, Relaxed);
+}
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;
