@@ -1,0 +1,280 @@
+//! ClickHouse over HTTP: one INSERT of one block, and the few questions that the consumer asks.
+//!
+//! Invariants: an INSERT says every setting that it depends on, so no server default can change what it means; its
+//! body has a Content-Length, so a body cut short inserts nothing; it is cut short here when the batch's assignment
+//! ends while it is being sent. Credentials are read from their files for every request, so a rotated password
+//! needs no restart.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use penstock_dataplane_config::ClickHouseTarget;
+use penstock_dataplane_config::table::{inserted_columns, quote_identifier};
+
+use super::failure::{Class, Failure};
+use super::native::Block;
+use super::upload::{StillAllowed, Upload};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a question may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest answer to a question: the positions of a whole batch.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// A connection to the pipeline's ClickHouse. Cheap to clone.
+#[derive(Clone)]
+pub struct ClickHouse(Arc<Shared>);
+
+struct Shared {
+    client: Client<HttpConnector, Upload>,
+    target: ClickHouseTarget,
+    base: String,
+    insert: String,
+}
+
+/// A URL that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not of the form http://host:port")]
+pub struct BadUrl(String);
+
+impl std::fmt::Debug for ClickHouse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ClickHouse({})", self.0.base)
+    }
+}
+
+impl ClickHouse {
+    pub fn new(target: &ClickHouseTarget) -> Result<Self, BadUrl> {
+        let bad = || BadUrl(target.url.clone());
+        let uri: Uri = target.url.parse().map_err(|_| bad())?;
+        if uri.scheme_str() != Some("http") || uri.host().is_none() {
+            return Err(bad());
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(Duration::from_secs(30)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(8))
+            .build(connector);
+        let columns: Vec<String> = inserted_columns()
+            .map(|column| quote_identifier(column.name))
+            .collect();
+        let insert = format!(
+            "INSERT INTO {}.{} ({}) FORMAT Native",
+            quote_identifier(&target.database),
+            quote_identifier(&target.table),
+            columns.join(", ")
+        );
+        Ok(Self(Arc::new(Shared {
+            client,
+            base: target.url.trim_end_matches('/').to_owned(),
+            target: target.clone(),
+            insert,
+        })))
+    }
+
+    /// `database.table`, quoted.
+    pub fn table(&self) -> String {
+        let target = &self.0.target;
+        format!(
+            "{}.{}",
+            quote_identifier(&target.database),
+            quote_identifier(&target.table)
+        )
+    }
+
+    pub fn target(&self) -> &ClickHouseTarget {
+        &self.0.target
+    }
+
+    /// Stores a block under a token. `allowed` is asked while the body is sent; when it says no, the request is cut.
+    pub async fn insert(&self, block: Arc<Block>, token: &str, allowed: StillAllowed) -> Result<(), Failure> {
+        let timeout = self.0.target.insert_timeout.get();
+        let seconds = timeout.as_secs().max(1).to_string();
+        let parameters = [
+            ("query", self.0.insert.as_str()),
+            ("async_insert", "0"),
+            ("insert_deduplicate", "1"),
+            ("deduplicate_blocks_in_dependent_materialized_views", "1"),
+            ("insert_deduplication_token", token),
+            ("max_execution_time", &seconds),
+        ];
+        self.send(&parameters, Upload::block(block, allowed), timeout)
+            .await
+            .map(drop)
+    }
+
+    /// Runs a SELECT and returns its answer.
+    pub async fn ask(&self, query: String) -> Result<Vec<u8>, Failure> {
+        self.send(&[], Upload::text(query), QUESTION_TIMEOUT).await
+    }
+
+    async fn send(
+        &self,
+        parameters: &[(&str, &str)],
+        body: Upload,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let exchange = self.exchange(parameters, body);
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(
+                Class::Timeout,
+                format!("no answer within {} s", timeout.as_secs()),
+            )),
+        }
+    }
+
+    async fn exchange(&self, parameters: &[(&str, &str)], body: Upload) -> Result<Vec<u8>, Failure> {
+        let request = self.request(parameters, body)?;
+        let answer = self
+            .0
+            .client
+            .request(request)
+            .await
+            .map_err(|error| Failure::new(Class::Unreachable, with_causes(&error)))?;
+        let status = answer.status().as_u16();
+        let code = answer
+            .headers()
+            .get("x-clickhouse-exception-code")
+            .and_then(|code| code.to_str().ok())
+            .map(str::to_owned);
+        let body = Limited::new(answer.into_body(), LONGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| Failure::new(Class::Unreachable, format!("the answer broke off: {error}")))?
+            .to_bytes();
+        if status == 200 && code.is_none() {
+            Ok(body.into())
+        } else {
+            Err(Failure::from_answer(status, code.as_deref(), &body))
+        }
+    }
+
+    fn request(&self, parameters: &[(&str, &str)], body: Upload) -> Result<Request<Upload>, Failure> {
+        let mut uri = format!("{}/?", self.0.base);
+        for (name, value) in parameters {
+            let _ = write!(uri, "{name}=");
+            percent_encode(&mut uri, value);
+            uri.push('&');
+        }
+        uri.pop();
+        let unusable = |what: &str| Failure::new(Class::Denied, format!("{what} cannot be sent"));
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(CONTENT_LENGTH, body.length())
+            .body(body)
+            .map_err(|_| unusable("the request"))?;
+        for (header, file) in [
+            ("x-clickhouse-user", &self.0.target.username_file),
+            ("x-clickhouse-key", &self.0.target.password_file),
+        ] {
+            let Some(file) = file else { continue };
+            let mut value = HeaderValue::from_bytes(&read_secret(file)?).map_err(|_| unusable(header))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(header, value);
+        }
+        Ok(request)
+    }
+}
+
+fn read_secret(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut secret = std::fs::read(file)
+        .map_err(|error| Failure::new(Class::Denied, format!("cannot read {}: {error}", file.display())))?;
+    while matches!(secret.last(), Some(b'\n' | b'\r')) {
+        secret.pop();
+    }
+    Ok(secret)
+}
+
+/// An error and what caused it: the outer one alone says "client error (Connect)".
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let _ = write!(text, ": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+fn percent_encode(out: &mut String, value: &str) {
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(byte as char)
+            }
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_the_url() {
+        let mut out = String::new();
+        percent_encode(&mut out, "a b/ü&=%+`");
+        assert_eq!(out, "a%20b/%C3%BC%26%3D%25%2B%60");
+    }
+
+    #[test]
+    fn only_plain_http_addresses_are_taken() {
+        for (url, good) in [
+            ("http://localhost:8123", true),
+            ("http://localhost:8123/", true),
+            ("https://localhost:8443", false),
+            ("localhost:8123", false),
+            ("", false),
+        ] {
+            let target: ClickHouseTarget =
+                serde_json::from_value(serde_json::json!({"url": url, "database": "d", "table": "t"}))
+                    .unwrap();
+            assert_eq!(ClickHouse::new(&target).is_ok(), good, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_read_anew_for_every_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, value: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, value).unwrap();
+            path
+        };
+        let target: ClickHouseTarget = serde_json::from_value(serde_json::json!({
+            "url": "http://localhost:1", "database": "d", "table": "t",
+            "usernameFile": file("user", "writer\n"), "passwordFile": file("password", "one"),
+        }))
+        .unwrap();
+        let clickhouse = ClickHouse::new(&target).unwrap();
+        let headers = || {
+            let request = clickhouse.request(&[("query", "a b")], Upload::text("x".into()));
+            let (parts, _) = request.unwrap().into_parts();
+            assert_eq!(parts.uri.query(), Some("query=a%20b"));
+            ["x-clickhouse-user", "x-clickhouse-key", "content-length"]
+                .map(|name| parts.headers[name].to_str().unwrap().to_owned())
+        };
+        assert_eq!(headers(), ["writer", "one", "1"]);
+        file("password", "two");
+        assert_eq!(headers(), ["writer", "two", "1"]);
+        std::fs::remove_file(folder.path().join("user")).unwrap();
+        let failure = clickhouse.request(&[], Upload::text(String::new())).unwrap_err();
+        assert_eq!(failure.class, Class::Denied);
+        assert!(failure.detail.contains("user"), "{failure}");
+    }
+}

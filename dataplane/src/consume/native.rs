@@ -1,0 +1,387 @@
+//! Rows as ClickHouse's Native format holds them: one block, column by column.
+//!
+//! ```text
+//! varint columns, varint rows, then for each column: name, type, values
+//! ```
+//!
+//! A block is filled row by row, each field going to the end of its column, and becomes a request body without
+//! being copied again. `LowCardinality` columns are sent as `String`; the server converts them.
+//!
+//! Invariant: every column holds exactly [`Block::rows`] values.
+
+use penstock_dataplane_config::table::{ColumnKind, inserted_columns};
+
+use super::line::{Line, Text};
+use super::position::Position;
+use super::scan::unescape;
+
+// The columns by their place in `table::EVENT_COLUMNS`; a test compares the names.
+const EVENT_ID: usize = 0;
+const APP_ID: usize = 1;
+const EVENT_NAME: usize = 2;
+const USER_ID: usize = 3;
+const DEVICE_ID: usize = 4;
+const SESSION_ID: usize = 5;
+const EVENT_TIMESTAMP: usize = 6;
+const CLIENT_TIMESTAMP: usize = 7;
+const RECEIVED_AT: usize = 8;
+const PLATFORM: usize = 9;
+const OS_VERSION: usize = 10;
+const APP_VERSION: usize = 11;
+const ATTRIBUTION: usize = 12;
+const PROPERTIES: usize = 13;
+const CONTEXT: usize = 14;
+const IP: usize = 15;
+const USER_AGENT: usize = 16;
+const LIBRARY: usize = 17;
+const SOURCE: usize = 18;
+const SRC_PARTITION: usize = 19;
+const SRC_OFFSET: usize = 20;
+const SRC_ROW: usize = 21;
+const COLUMNS: usize = 22;
+
+/// A row's identity in the table: where it came from, and which event it is. The same position of a topic made
+/// anew is another event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId {
+    pub position: Position,
+    pub event_id: u128,
+}
+
+/// Rows of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    columns: [Vec<u8>; COLUMNS],
+    rows: u32,
+    bytes: usize,
+    received: Option<(i64, i64)>,
+    scratch: Vec<u8>,
+}
+
+/// Where a block stood, to go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    lengths: [usize; COLUMNS],
+    rows: u32,
+    bytes: usize,
+    received: Option<(i64, i64)>,
+}
+
+impl Block {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The earliest and the latest `received_at`, in milliseconds.
+    pub fn received(&self) -> Option<(i64, i64)> {
+        self.received
+    }
+
+    /// Adds one row.
+    pub fn push(&mut self, partition: i32, position: Position, line: &Line<'_>) {
+        self.uuid(EVENT_ID, line.event_id);
+        self.uuid(APP_ID, line.app_id);
+        self.text(EVENT_NAME, line.event_type);
+        self.text(USER_ID, line.user_id);
+        self.text(DEVICE_ID, line.device_id);
+        self.text(SESSION_ID, line.session_id);
+        self.fixed(EVENT_TIMESTAMP, line.timestamp.to_le_bytes());
+        self.fixed(CLIENT_TIMESTAMP, line.client_timestamp.to_le_bytes());
+        self.fixed(RECEIVED_AT, line.received_at.to_le_bytes());
+        self.text(PLATFORM, line.platform);
+        self.text(OS_VERSION, line.os_version);
+        self.text(APP_VERSION, line.app_version);
+        self.string(ATTRIBUTION, line.attribution);
+        self.string(PROPERTIES, line.event_data);
+        self.string(CONTEXT, line.context);
+        self.text(IP, line.ip);
+        self.text(USER_AGENT, line.user_agent);
+        self.text(LIBRARY, line.library);
+        self.text(SOURCE, line.source);
+        self.fixed(SRC_PARTITION, partition.to_le_bytes());
+        self.fixed(SRC_OFFSET, position.offset.to_le_bytes());
+        self.fixed(SRC_ROW, position.row.to_le_bytes());
+        self.rows += 1;
+        self.see_received(line.received_at);
+    }
+
+    fn see_received(&mut self, at: i64) {
+        self.received = Some(match self.received {
+            Some((first, last)) => (first.min(at), last.max(at)),
+            None => (at, at),
+        });
+    }
+
+    fn fixed<const N: usize>(&mut self, column: usize, bytes: [u8; N]) {
+        self.columns[column].extend_from_slice(&bytes);
+        self.bytes += N;
+    }
+
+    /// A UUID is two little-endian numbers, the high one first.
+    fn uuid(&mut self, column: usize, id: u128) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&((id >> 64) as u64).to_le_bytes());
+        bytes[8..].copy_from_slice(&(id as u64).to_le_bytes());
+        self.fixed(column, bytes);
+    }
+
+    fn string(&mut self, column: usize, value: &[u8]) {
+        let out = &mut self.columns[column];
+        let before = out.len();
+        varint(out, value.len());
+        out.extend_from_slice(value);
+        self.bytes += out.len() - before;
+    }
+
+    fn text(&mut self, column: usize, text: Text<'_>) {
+        if text.escaped {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            scratch.clear();
+            unescape(text.raw, &mut scratch);
+            self.string(column, &scratch);
+            self.scratch = scratch;
+        } else {
+            self.string(column, text.raw);
+        }
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark {
+            lengths: std::array::from_fn(|column| self.columns[column].len()),
+            rows: self.rows,
+            bytes: self.bytes,
+            received: self.received,
+        }
+    }
+
+    /// Forgets the rows added since `mark`.
+    pub fn go_back(&mut self, mark: Mark) {
+        for (column, length) in self.columns.iter_mut().zip(mark.lengths) {
+            column.truncate(length);
+        }
+        (self.rows, self.bytes, self.received) = (mark.rows, mark.bytes, mark.received);
+    }
+
+    /// The identity of each row, in order.
+    pub fn row_ids(&self) -> impl Iterator<Item = RowId> {
+        let ids = self.columns[EVENT_ID].as_chunks::<16>().0;
+        let offsets = self.columns[SRC_OFFSET].as_chunks::<8>().0;
+        let rows = self.columns[SRC_ROW].as_chunks::<4>().0;
+        ids.iter()
+            .zip(offsets)
+            .zip(rows)
+            .map(|((id, offset), row)| RowId {
+                position: Position::new(i64::from_le_bytes(*offset), u32::from_le_bytes(*row)),
+                event_id: read_uuid(id),
+            })
+    }
+
+    /// The rows for which `keep` says so, by their number.
+    pub fn filtered(&self, keep: &[bool]) -> Self {
+        let mut kept = Self::new();
+        let kinds = inserted_columns().map(|column| column.kind);
+        for ((column, out), kind) in self.columns.iter().zip(&mut kept.columns).zip(kinds) {
+            let mut rest = column.as_slice();
+            for keep in keep {
+                let (value, tail) = rest.split_at(value_length(kind, rest));
+                if *keep {
+                    out.extend_from_slice(value);
+                }
+                rest = tail;
+            }
+            kept.bytes += out.len();
+        }
+        kept.rows = keep.iter().filter(|keep| **keep).count() as u32;
+        let received = kept.columns[RECEIVED_AT].as_chunks::<8>().0.to_vec();
+        for at in received {
+            kept.see_received(i64::from_le_bytes(at));
+        }
+        kept
+    }
+
+    /// The body of an INSERT: heads, which are written here, and columns, which are where they are.
+    pub(super) fn pieces(&self) -> Vec<Piece> {
+        let mut pieces = Vec::with_capacity(2 * COLUMNS);
+        let mut head = Vec::with_capacity(64);
+        varint(&mut head, COLUMNS);
+        varint(&mut head, self.rows as usize);
+        for (index, column) in inserted_columns().enumerate() {
+            for text in [column.name, wire_type(column.kind)] {
+                varint(&mut head, text.len());
+                head.extend_from_slice(text.as_bytes());
+            }
+            pieces.push(Piece::Head(std::mem::take(&mut head)));
+            pieces.push(Piece::Column(index));
+        }
+        pieces
+    }
+
+    /// The values of a column.
+    pub(super) fn column(&self, index: usize) -> &[u8] {
+        &self.columns[index]
+    }
+}
+
+/// A stretch of the body.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Head(Vec<u8>),
+    /// A column's values, by its place.
+    Column(usize),
+}
+
+fn wire_type(kind: ColumnKind) -> &'static str {
+    match kind {
+        ColumnKind::Symbol => ColumnKind::Text.sql(),
+        other => other.sql(),
+    }
+}
+
+/// How long the first value of a column's rest is.
+fn value_length(kind: ColumnKind, rest: &[u8]) -> usize {
+    match kind {
+        ColumnKind::Uuid => 16,
+        ColumnKind::Timestamp | ColumnKind::Int64 | ColumnKind::UInt64 => 8,
+        ColumnKind::Int32 | ColumnKind::UInt32 => 4,
+        ColumnKind::Date => 2,
+        ColumnKind::Text | ColumnKind::Symbol => {
+            let (mut length, mut used) = (0_usize, 0);
+            while let Some(byte) = rest.get(used) {
+                length |= usize::from(byte & 0x7f) << (7 * used);
+                used += 1;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            used + length
+        }
+    }
+}
+
+fn varint(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Reads a UUID as ClickHouse writes it.
+pub(super) fn read_uuid(bytes: &[u8; 16]) -> u128 {
+    let mut high = [0; 8];
+    let mut low = [0; 8];
+    high.copy_from_slice(&bytes[..8]);
+    low.copy_from_slice(&bytes[8..]);
+    u128::from(u64::from_le_bytes(high)) << 64 | u128::from(u64::from_le_bytes(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::parse;
+    use super::*;
+
+    fn line(user: &str, received_at: i64) -> String {
+        format!(
+            r#"{{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":{received_at},"timestamp":2,"client_timestamp":3,"ip":"i","user_agent":"a","library":"l","source":"s","event_type":"e","user_id":"{user}"}}"#
+        )
+    }
+
+    fn block(users: &[&str]) -> Block {
+        let mut block = Block::new();
+        for (row, user) in users.iter().enumerate() {
+            let text = line(user, row as i64);
+            block.push(7, Position::new(40, row as u32), &parse(text.as_bytes()).unwrap());
+        }
+        block
+    }
+
+    #[test]
+    fn places_match_the_table() {
+        let names: Vec<_> = inserted_columns().map(|column| column.name).collect();
+        assert_eq!(names.len(), COLUMNS);
+        for (place, name) in [
+            (EVENT_ID, "event_id"),
+            (APP_ID, "app_id"),
+            (EVENT_NAME, "event_name"),
+            (USER_ID, "user_id"),
+            (DEVICE_ID, "device_id"),
+            (SESSION_ID, "session_id"),
+            (EVENT_TIMESTAMP, "event_timestamp"),
+            (CLIENT_TIMESTAMP, "client_timestamp"),
+            (RECEIVED_AT, "received_at"),
+            (PLATFORM, "platform"),
+            (OS_VERSION, "os_version"),
+            (APP_VERSION, "app_version"),
+            (ATTRIBUTION, "attribution"),
+            (PROPERTIES, "properties"),
+            (CONTEXT, "context"),
+            (IP, "ip"),
+            (USER_AGENT, "user_agent"),
+            (LIBRARY, "library"),
+            (SOURCE, "source"),
+            (SRC_PARTITION, "src_partition"),
+            (SRC_OFFSET, "src_offset"),
+            (SRC_ROW, "src_row"),
+        ] {
+            assert_eq!(names[place], name);
+        }
+    }
+
+    #[test]
+    fn a_block_knows_its_rows_and_goes_back() {
+        let mut all = block(&["a", "b"]);
+        let mark = all.mark();
+        let (rows, bytes) = (all.rows(), all.bytes());
+        let text = line("long\\n\\u0041", 99);
+        all.push(7, Position::new(41, 0), &parse(text.as_bytes()).unwrap());
+        assert_eq!(all.received(), Some((0, 99)));
+        assert!(all.column(USER_ID).ends_with(b"\x06long\nA"));
+        let total: usize = (0..COLUMNS).map(|column| all.column(column).len()).sum();
+        assert_eq!(all.bytes(), total);
+        all.go_back(mark);
+        assert_eq!(
+            (all.rows(), all.bytes(), all.received()),
+            (rows, bytes, Some((0, 1)))
+        );
+        assert_eq!(all.column(USER_ID), b"\x01a\x01b");
+        let ids: Vec<_> = all.row_ids().collect();
+        assert_eq!(
+            ids[1],
+            RowId {
+                position: Position::new(40, 1),
+                event_id: 0x0193_f1c2_7b3e_7c31_a3c9_4b1f_0a1d_2e3f
+            }
+        );
+    }
+
+    #[test]
+    fn a_filtered_block_is_the_block_of_those_rows() {
+        let long = "x".repeat(300);
+        let users = ["a", long.as_str(), "", "d"];
+        let kept = block(&users).filtered(&[false, true, false, true]);
+        assert_eq!((kept.rows(), kept.received()), (2, Some((1, 3))));
+        let mut expected = vec![0xac, 0x02];
+        expected.extend_from_slice(long.as_bytes());
+        expected.extend_from_slice(b"\x01d");
+        assert_eq!(kept.column(USER_ID), expected);
+        assert_eq!(
+            kept.row_ids().map(|id| id.position.row).collect::<Vec<_>>(),
+            [1, 3]
+        );
+        let total: usize = (0..COLUMNS).map(|column| kept.column(column).len()).sum();
+        assert_eq!(kept.bytes(), total);
+    }
+}
