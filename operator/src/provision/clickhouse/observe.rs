@@ -59,12 +59,13 @@ pub(in crate::provision) fn without_mark(comment: &str) -> &str {
 }
 
 pub(super) async fn database(server: &Server, name: &str) -> Result<Option<Database>, ProvisionError> {
+    // ifNull: a scalar subquery is Nullable, whatever it counts.
     let question = server
         .client
         .query(
             "SELECT engine, comment, \
-             (SELECT count() FROM system.tables WHERE database = ?) AS tables, \
-             (SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = ?) AS shards \
+             ifNull((SELECT count() FROM system.tables WHERE database = ?), 0) AS tables, \
+             ifNull((SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = ?), 0) AS shards \
              FROM system.databases WHERE name = ?",
         )
         .bind(name)

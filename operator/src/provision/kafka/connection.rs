@@ -58,6 +58,8 @@ impl Connection {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
+            // The end of the registry is worth no waiting: what is there is there.
+            .set("fetch.wait.max.ms", "10")
             .set("allow.auto.create.topics", "false")
             .create()
             .map_err(refused)?;

@@ -7,6 +7,7 @@
 //! The claim is written before the topic is made and says so (`pending`), so that an operator that dies in between
 //! neither loses its right to the topic nor, later, deletes one that someone else made.
 
+mod change;
 mod connection;
 mod failure;
 mod observe;
@@ -17,11 +18,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use rdkafka::admin::{AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 
 use self::connection::{Connection, Connections, options};
-use self::plan::{Changes, ObservedTopic};
+use self::plan::ObservedTopic;
 use self::registry::Entry;
 use super::error::{Class, ProvisionError};
 use super::ownership::{self, Claim, Owner, Verdict};
@@ -123,7 +123,7 @@ async fn ensure(
     let (verdict, entry) = take(connection, spec, claim, observed.as_ref()).await?;
     let outcome = match (verdict, &observed) {
         (Verdict::Create, _) | (_, None) => {
-            if let Err(error) = create(connection, spec).await {
+            if let Err(error) = change::create(connection, spec, replication(connection, spec).await?).await {
                 if error.class() == Class::Permanent {
                     // Nothing was made, and the name shall not stay reserved for it.
                     let mut known = connection.registry.lock().await;
@@ -136,7 +136,7 @@ async fn ensure(
         (verdict, Some(observed)) => {
             let changes =
                 plan::changes(spec, observed, &entry.config).map_err(ProvisionError::NotSupported)?;
-            let changed = apply(connection, spec, observed, changes).await?;
+            let changed = change::apply(connection, spec, observed, changes).await?;
             match verdict {
                 Verdict::Adopt => Outcome::Adopted,
                 _ if changed.is_empty() => Outcome::Unchanged,
@@ -264,98 +264,6 @@ async fn settle(
     };
     let mut known = connection.registry.lock().await;
     registry::write(connection, &mut known, &spec.name, Some(&settled)).await
-}
-
-async fn create(connection: &Connection, spec: &TopicSpec) -> Result<(), ProvisionError> {
-    let replication = replication(connection, spec).await?;
-    let config = plan::desired_config(spec, replication);
-    let results = connection
-        .administer(|clients| {
-            let config = &config;
-            async move {
-                let mut topic = NewTopic::new(
-                    &spec.name,
-                    spec.partitions.cast_signed(),
-                    TopicReplication::Fixed(replication.cast_signed()),
-                );
-                for (key, value) in config {
-                    topic = topic.set(key, value);
-                }
-                clients.admin.create_topics([&topic], &options()).await
-            }
-        })
-        .await?;
-    match results.into_iter().next() {
-        Some(Ok(_)) => observe::wait_for_partitions(connection, &spec.name, spec.partitions).await,
-        // Made since we looked, or still on its way out: looking again decides which.
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Err(ProvisionError::NotYet(format!(
-            "topic {} appeared while it was being created",
-            spec.name
-        ))),
-        Some(Err((_, code))) => Err(refused_settings(connection, spec, code, "creating")),
-        None => Err(failure::unavailable(&connection.bootstrap, "an empty answer")),
-    }
-}
-
-/// The broker says only that some setting is wrong, so the message names those that the spec gave.
-fn refused_settings(
-    connection: &Connection,
-    spec: &TopicSpec,
-    code: RDKafkaErrorCode,
-    doing: &str,
-) -> ProvisionError {
-    let name = &spec.name;
-    let about = if code == RDKafkaErrorCode::InvalidConfig && !spec.config.is_empty() {
-        let settings: Vec<_> = spec
-            .config
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        format!("{doing} topic {name} with {}", settings.join(", "))
-    } else {
-        format!("{doing} topic {name}")
-    };
-    failure::broker(&connection.bootstrap, code, Some(&about))
-}
-
-/// Makes an existing topic match; says what was changed.
-async fn apply(
-    connection: &Connection,
-    spec: &TopicSpec,
-    observed: &ObservedTopic,
-    changes: Changes,
-) -> Result<Vec<String>, ProvisionError> {
-    let mut changed: Vec<String> = Vec::new();
-    if let Some(config) = &changes.config {
-        let results = connection
-            .administer(|clients| async move {
-                let mut alter = AlterConfig::new(ResourceSpecifier::Topic(&spec.name));
-                for (key, value) in config {
-                    alter = alter.set(key, value);
-                }
-                clients.admin.alter_configs([&alter], &options()).await
-            })
-            .await?;
-        if let Some(Err((_, code))) = results.into_iter().next() {
-            return Err(refused_settings(connection, spec, code, "configuring"));
-        }
-        changed.extend(changes.changed_keys);
-    }
-    if let Some(partitions) = changes.grow_to {
-        let results = connection
-            .administer(|clients| async move {
-                let grown = NewPartitions::new(&spec.name, partitions as usize);
-                clients.admin.create_partitions([&grown], &options()).await
-            })
-            .await?;
-        if let Some(Err((_, code))) = results.into_iter().next() {
-            let about = format!("growing topic {} to {partitions} partitions", spec.name);
-            return Err(failure::broker(&connection.bootstrap, code, Some(&about)));
-        }
-        observe::wait_for_partitions(connection, &spec.name, partitions).await?;
-        changed.push(format!("partitions {} -> {partitions}", observed.partitions));
-    }
-    Ok(changed)
 }
 
 fn state(observed: &ObservedTopic) -> TopicState {

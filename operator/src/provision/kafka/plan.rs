@@ -151,7 +151,7 @@ pub(in crate::provision) fn refuse_impossible(spec: &TopicSpec) -> Result<(), St
 
 /// The broker stores what it is given, but may write it its own way (`1.50` as `1.5`, `a, b` as `a,b`): that is no
 /// drift.
-fn same_value(a: &str, b: &str) -> bool {
+pub(in crate::provision) fn same_value(a: &str, b: &str) -> bool {
     let plain = |text: &str| text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
     let (a, b) = (plain(a), plain(b));
     a == b

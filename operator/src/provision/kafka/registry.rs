@@ -101,7 +101,7 @@ pub(super) async fn refresh(connection: &Connection, known: &mut Known) -> Resul
             // Fewer records than were read already: someone deleted the topic and made it again.
             let from = if high < from { low } else { from.max(low) };
             let records = if from < high {
-                read(&clients.reader, from)?
+                read(&clients.reader, from, high)?
             } else {
                 Vec::new()
             };
@@ -121,19 +121,19 @@ pub(super) async fn refresh(connection: &Connection, known: &mut Known) -> Resul
     Ok(())
 }
 
-/// Reads from an offset to the end.
-fn read(reader: &BaseConsumer, from: i64) -> Result<Vec<Record>, KafkaError> {
+/// Reads from an offset up to another.
+fn read(reader: &BaseConsumer, from: i64, to: i64) -> Result<Vec<Record>, KafkaError> {
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(TOPIC, PARTITION, Offset::Offset(from))?;
     reader.assign(&assignment)?;
-    let read = read_assigned(reader);
+    let read = read_assigned(reader, to);
     let unassigned = reader.unassign();
     let records = read?;
     unassigned?;
     Ok(records)
 }
 
-fn read_assigned(reader: &BaseConsumer) -> Result<Vec<Record>, KafkaError> {
+fn read_assigned(reader: &BaseConsumer, to: i64) -> Result<Vec<Record>, KafkaError> {
     let deadline = Instant::now() + ANSWER;
     let mut records = Vec::new();
     loop {
@@ -145,24 +145,19 @@ fn read_assigned(reader: &BaseConsumer) -> Result<Vec<Record>, KafkaError> {
         }
         match reader.poll(Timeout::After(left)) {
             Some(Ok(message)) => {
-                let Some(topic) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else {
-                    continue;
-                };
-                let entry = match message.payload().map(serde_json::from_slice) {
-                    Some(Ok(entry)) => Some(entry),
-                    Some(Err(error)) => {
-                        // A newer Penstock's entry. To take it for nothing would be to take its topic.
-                        tracing::error!(topic, offset = message.offset(), %error, "unreadable entry in {TOPIC}");
-                        return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BadMessage));
-                    }
-                    None => None,
-                };
-                records.push(Record {
-                    offset: message.offset(),
-                    topic: topic.to_owned(),
-                    entry,
-                });
+                let offset = message.offset();
+                let topic = message
+                    .key()
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default()
+                    .into_owned();
+                let entry = message.payload().map(|value| entry_of(value, &topic, offset));
+                records.push(Record { offset, topic, entry });
+                if offset + 1 >= to {
+                    return Ok(records);
+                }
             }
+            // The last records are gone by compaction.
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
             // Lost connections are retried by librdkafka until the deadline.
             Some(Err(KafkaError::MessageConsumption(
@@ -172,6 +167,20 @@ fn read_assigned(reader: &BaseConsumer) -> Result<Vec<Record>, KafkaError> {
             Some(Err(error)) => return Err(error),
         }
     }
+}
+
+/// An entry that cannot be read is a newer Penstock's: to take it for nothing would be to take its topic.
+fn entry_of(value: &[u8], topic: &str, offset: i64) -> Entry {
+    serde_json::from_slice(value).unwrap_or_else(|error| {
+        tracing::error!(topic, offset, %error, "unreadable entry in {TOPIC}");
+        Entry {
+            owner: Owner::new("unreadable", TOPIC, &offset.to_string()),
+            created: false,
+            pending: false,
+            config: BTreeSet::new(),
+            follows: None,
+        }
+    })
 }
 
 /// Writes an entry, or with `None` takes it away, and reads it back. What stands then is in `known`.
