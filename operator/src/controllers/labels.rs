@@ -1,0 +1,32 @@
+//! Labels and annotations of what the operator makes.
+
+use std::collections::BTreeMap;
+
+/// Names the pipeline that an object belongs to.
+pub const PIPELINE: &str = "penstock.dev/pipeline";
+/// Annotation of a pod template: changes when its pods must restart.
+pub const CONFIG_HASH: &str = "penstock.dev/config-hash";
+/// Annotation of a running ingest pod: changes when its list of Apps has changed, which makes kubelet renew the mount.
+pub const APPS_REVISION: &str = "penstock.dev/apps-revision";
+/// Everything that the operator makes.
+pub const MANAGED: &str = "app.kubernetes.io/managed-by=penstock-operator";
+
+/// The labels of one part of an instance. None of them changes with the operator's version: pods would restart.
+pub fn of(instance: &str, component: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "penstock"),
+        ("app.kubernetes.io/instance", instance),
+        ("app.kubernetes.io/component", component),
+        ("app.kubernetes.io/managed-by", "penstock-operator"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// What selects the pods of one part. Immutable in a Deployment, so it is as small as can be.
+pub fn selector(instance: &str, component: &str) -> BTreeMap<String, String> {
+    let mut labels = of(instance, component);
+    labels.remove("app.kubernetes.io/managed-by");
+    labels
+}

@@ -1,0 +1,144 @@
+//! From a validated pipeline to the objects it is made of. Pure and infallible.
+//!
+//! ```text
+//! NAME-ingest    Deployment, Service, PodDisruptionBudget, ServiceAccount, ConfigMap
+//! NAME-consume   Deployment, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret
+//! NAME-apps      ConfigMap; not part of any pod template's hash
+//! ```
+//!
+//! Nothing here depends on the operator's version or the time: pods restart only when what they run or read at start
+//! has changed.
+
+mod parts;
+mod pods;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::validate::{Credentials, Validated};
+use crate::identity::hex;
+
+/// A role of the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Ingest,
+    Consume,
+}
+
+impl Role {
+    /// The role as the binary's argument, the component's label and the names' suffix.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Consume => "consume",
+        }
+    }
+
+    /// The name that the role's objects have.
+    pub(crate) fn object(self, pipeline: &str) -> String {
+        format!("{pipeline}-{}", self.as_str())
+    }
+}
+
+/// The objects of one role.
+#[derive(Clone, Debug)]
+pub(crate) struct RoleObjects {
+    pub account: ServiceAccount,
+    pub config: ConfigMap,
+    pub budget: PodDisruptionBudget,
+    pub deployment: Deployment,
+}
+
+/// All objects of a pipeline.
+#[derive(Clone, Debug)]
+pub(crate) struct Objects {
+    pub apps: ConfigMap,
+    /// Short digest of the list of Apps.
+    pub apps_revision: String,
+    pub service: Service,
+    pub ingest: RoleObjects,
+    pub consume: RoleObjects,
+}
+
+/// Name of the ConfigMap that holds the list of Apps.
+pub(crate) fn apps_name(pipeline: &str) -> String {
+    format!("{pipeline}-apps")
+}
+
+/// The Secret that consumers log in with. Its version enters the hash of their pods, so it is made before they are.
+pub(crate) fn secret(pipeline: &Validated, credentials: &Credentials) -> Secret {
+    let value = |text: &str| ByteString(text.as_bytes().to_vec());
+    Secret {
+        metadata: parts::metadata(
+            pipeline,
+            Role::Consume.as_str(),
+            Role::Consume.object(&pipeline.subject.name),
+        ),
+        data: Some(
+            [
+                ("username".to_owned(), value(&credentials.username)),
+                ("password".to_owned(), value(&credentials.password)),
+            ]
+            .into(),
+        ),
+        type_: Some("Opaque".into()),
+        ..Secret::default()
+    }
+}
+
+/// Builds. `credentials`: the version of the Secret that [`secret`] made, if there is one.
+pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects {
+    let ingest_config = yaml(&pipeline.ingest.config);
+    let consume_config = yaml(&pipeline.consume.config);
+    let apps = yaml(&pipeline.apps.file);
+    let role = |role: Role, config: String| {
+        let hash = fingerprint(&[
+            &config,
+            credentials.filter(|_| role == Role::Consume).unwrap_or_default(),
+        ]);
+        RoleObjects {
+            account: parts::account(pipeline, role),
+            budget: parts::budget(pipeline, role),
+            deployment: pods::deployment(pipeline, role, &hash, credentials.is_some()),
+            config: parts::config_map(
+                pipeline,
+                role.as_str(),
+                role.object(&pipeline.subject.name),
+                "config.yaml",
+                config,
+            ),
+        }
+    };
+    Objects {
+        apps_revision: fingerprint(&[&apps]),
+        apps: parts::config_map(
+            pipeline,
+            "apps",
+            apps_name(&pipeline.subject.name),
+            "apps.yaml",
+            apps,
+        ),
+        service: parts::service(pipeline),
+        ingest: role(Role::Ingest, ingest_config),
+        consume: role(Role::Consume, consume_config),
+    }
+}
+
+/// 16 hex digits of SHA-256: enough to see that something changed.
+fn fingerprint(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hex(&hash.finalize())[..16].to_owned()
+}
+
+/// A file of the data plane. Its types are maps, lists and text, which YAML always holds.
+fn yaml(config: &impl Serialize) -> String {
+    serde_yaml::to_string(config).unwrap_or_default()
+}

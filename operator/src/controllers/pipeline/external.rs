@@ -1,0 +1,448 @@
+//! Making topics, table and quota entries exist, and saying what came of it.
+//!
+//! What was found right is not asked again for a minute, and an address that is known not to answer is not asked at
+//! all: the monitor says when it answers again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use penstock_crds::{ConditionType, IngestionPipeline, Reason};
+use penstock_dataplane_config::AppsFile;
+use uuid::Uuid;
+
+use super::target::Target;
+use crate::api::Writer;
+use crate::conditions::Statement;
+use crate::controllers::context::Shared;
+use crate::health::{Backend, Health, name};
+use crate::provision::{Claim, Class, Outcome, ProvisionError, QuotaEntry, Service, TopicState};
+
+/// How long something found right counts as right.
+const FRESH: Duration = Duration::from_secs(60);
+/// How long a quota entry lives when nobody renews it: many looks long.
+const QUOTA_TTL: Duration = Duration::from_secs(3600);
+
+/// What is known of a pipeline's things outside.
+#[derive(Clone, Debug)]
+struct Known<T> {
+    of: T,
+    at: Instant,
+}
+
+impl<T: PartialEq> Known<T> {
+    fn fresh(&self, of: &T) -> bool {
+        self.of == *of && self.at.elapsed() < FRESH
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    topics: Option<(Known<Target>, TopicState)>,
+    table: Option<Known<Target>>,
+    quotas: Option<Known<Vec<QuotaEntry>>>,
+}
+
+/// What is known, by the pipeline's uid.
+#[derive(Debug, Default)]
+pub(crate) struct Memories(Mutex<HashMap<String, Memory>>);
+
+impl Memories {
+    fn get(&self, uid: &str) -> Memory {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn set(&self, uid: &str, memory: Memory) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid.to_owned(), memory);
+    }
+
+    pub(crate) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Something that was done, for an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub reason: Reason,
+    pub text: String,
+}
+
+/// What came of it all.
+#[derive(Clone, Debug)]
+pub(crate) struct External {
+    pub topics: Statement,
+    pub tables: Statement,
+    pub quotas: Statement,
+    pub durable: Statement,
+    pub notes: Vec<Note>,
+    /// Failures of topics, table and quotas.
+    pub failures: Vec<ProvisionError>,
+}
+
+impl External {
+    /// Whether workloads have what they need. Quotas are not needed: pods go on with the limits they know.
+    pub(crate) fn provisioned(&self) -> bool {
+        self.topics.holds() && self.tables.holds()
+    }
+
+    /// Whether a failure is there to stay until someone changes something.
+    pub(crate) fn permanent(&self) -> bool {
+        self.failures.iter().any(|f| f.class() == Class::Permanent)
+    }
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub uid: &'a str,
+    pub target: &'a Target,
+    pub apps: &'a AppsFile,
+}
+
+/// Makes everything so.
+pub(crate) async fn ensure(
+    wanted: &Wanted<'_>,
+    shared: &Shared,
+    writer: &Writer,
+    memories: &Memories,
+) -> External {
+    let memory = memories.get(wanted.uid);
+    let (topics, table, quotas) = tokio::join!(
+        ensure_topics(wanted.target, &memory, shared, writer),
+        ensure_table(wanted.target, &memory, shared, writer),
+        ensure_quotas(wanted, &memory, shared),
+    );
+    let mut notes = Vec::new();
+    let mut failures = Vec::new();
+    let mut next = Memory::default();
+    let (topics, durable) = match topics {
+        Ok((known, state, done)) => {
+            notes.extend(done);
+            let durable = durable(&state);
+            next.topics = Some((known, state));
+            (
+                Statement::new(ConditionType::TopicsReady, true, Reason::Available, ""),
+                durable,
+            )
+        }
+        Err(error) => {
+            // A topic that cannot be asked is as durable as it was.
+            let before = memory.topics.filter(|(known, _)| known.of == *wanted.target);
+            let durable = match &before {
+                Some((_, state)) => durable(state),
+                None => Statement::unknown(
+                    ConditionType::Durable,
+                    Reason::Pending,
+                    "the topic has not been seen yet",
+                ),
+            };
+            // Known to exist, not known to be right.
+            next.topics = before.map(|(known, state)| (stale(known), state));
+            (failed(ConditionType::TopicsReady, error, &mut failures), durable)
+        }
+    };
+    let tables = match table {
+        Ok((known, done)) => {
+            notes.extend(done);
+            next.table = Some(known);
+            Statement::new(ConditionType::TablesReady, true, Reason::Available, "")
+        }
+        Err(error) => failed(ConditionType::TablesReady, error, &mut failures),
+    };
+    let quotas = match quotas {
+        Ok(None) => {
+            let message = "no Redis is configured: every pod enforces its own share of the limits";
+            Statement::new(ConditionType::QuotasReady, true, Reason::LocalOnly, message)
+        }
+        Ok(Some(known)) => {
+            next.quotas = Some(known);
+            Statement::new(ConditionType::QuotasReady, true, Reason::Available, "")
+        }
+        Err(error) => {
+            next.quotas = memory.quotas.map(stale);
+            failed(ConditionType::QuotasReady, error, &mut failures)
+        }
+    };
+    memories.set(wanted.uid, next);
+    External {
+        topics,
+        tables,
+        quotas,
+        durable,
+        notes,
+        failures,
+    }
+}
+
+fn stale<T>(known: Known<T>) -> Known<T> {
+    Known {
+        at: known.at.checked_sub(FRESH).unwrap_or(known.at),
+        ..known
+    }
+}
+
+fn failed(about: ConditionType, error: ProvisionError, failures: &mut Vec<ProvisionError>) -> Statement {
+    let statement = Statement::new(about, false, error.reason(), error.to_string());
+    failures.push(error);
+    statement
+}
+
+/// Two copies of what is acknowledged survive the loss of one broker.
+fn durable(state: &TopicState) -> Statement {
+    let about = ConditionType::Durable;
+    if state.replication < 2 {
+        let message = "the topic has one copy: losing its broker loses the events that are not stored yet";
+        return Statement::new(about, false, Reason::SingleReplica, message);
+    }
+    if state.min_insync_replicas < 2 {
+        let message = format!(
+            "the topic has {} copies, but min.insync.replicas is {}: an acknowledged event may exist once",
+            state.replication, state.min_insync_replicas
+        );
+        return Statement::new(about, false, Reason::WeakAcknowledgement, message);
+    }
+    Statement::new(about, true, Reason::Available, "")
+}
+
+/// Refuses at once where the monitor knows that nobody answers.
+fn reachable(backend: &Backend, shared: &Shared) -> Result<(), ProvisionError> {
+    match shared.monitor.health(backend) {
+        Health::Down(error) => Err(error),
+        Health::Up | Health::Unknown => Ok(()),
+    }
+}
+
+/// Times a call for the metrics.
+async fn timed<T>(
+    service: Service,
+    call: &'static str,
+    shared: &Shared,
+    answer: impl Future<Output = Result<T, ProvisionError>>,
+) -> Result<T, ProvisionError> {
+    let began = Instant::now();
+    let result = answer.await;
+    let failed = result.as_ref().err().map(ProvisionError::reason);
+    shared
+        .metrics
+        .called(name(service), call, failed, began.elapsed());
+    result
+}
+
+/// A claim that may take what a pipeline left behind that is known to be gone.
+async fn inherit(claim: &Claim, error: &ProvisionError, shared: &Shared, writer: &Writer) -> Option<Claim> {
+    let ProvisionError::OwnedBy { owner, .. } = error else {
+        return None;
+    };
+    if !claim.adopt || claim.gone.is_some() {
+        return None;
+    }
+    let (namespace, name) = owner.within(&shared.cluster)?;
+    match writer
+        .api::<IngestionPipeline>(namespace)
+        .get_metadata_opt(name)
+        .await
+    {
+        Ok(None) => Some(Claim {
+            gone: Some(owner.clone()),
+            ..claim.clone()
+        }),
+        // It is there, or we may not look: it counts as living.
+        Ok(Some(_)) | Err(_) => None,
+    }
+}
+
+fn note(what: &str, outcome: Outcome) -> Option<Note> {
+    match outcome {
+        Outcome::Unchanged => None,
+        Outcome::Created => Some(Note {
+            reason: Reason::Created,
+            text: format!("created {what}"),
+        }),
+        Outcome::Adopted => Some(Note {
+            reason: Reason::Updated,
+            text: format!("adopted {what}"),
+        }),
+        Outcome::Updated(changes) => Some(Note {
+            reason: Reason::Updated,
+            text: format!("changed {what}: {}", changes.join(", ")),
+        }),
+    }
+}
+
+async fn ensure_topics(
+    target: &Target,
+    memory: &Memory,
+    shared: &Shared,
+    writer: &Writer,
+) -> Result<(Known<Target>, TopicState, Vec<Note>), ProvisionError> {
+    reachable(&Backend::Kafka(target.bootstrap.clone()), shared)?;
+    if let Some((known, state)) = memory.topics.as_ref().filter(|(known, _)| known.fresh(target)) {
+        return Ok((known.clone(), state.clone(), Vec::new()));
+    }
+    let topics = &shared.services.topics;
+    let mut claim = Claim::new(target.owner.clone(), target.adopt);
+    let mut notes = Vec::new();
+    let mut state = None;
+    // The dead-letter topic first: whatever writes to the topic may need it.
+    for spec in [&target.dead_letters, &target.topic] {
+        let mut ensured = timed(
+            Service::Kafka,
+            "ensure_topic",
+            shared,
+            topics.ensure_topic(&target.bootstrap, spec, &claim),
+        )
+        .await;
+        if let Err(error) = &ensured
+            && let Some(inheriting) = inherit(&claim, error, shared, writer).await
+        {
+            claim = inheriting;
+            ensured = timed(
+                Service::Kafka,
+                "ensure_topic",
+                shared,
+                topics.ensure_topic(&target.bootstrap, spec, &claim),
+            )
+            .await;
+        }
+        let (outcome, found) = ensured?;
+        notes.extend(note(&format!("topic {}", spec.name), outcome));
+        state = Some(found);
+    }
+    let state = state.ok_or_else(|| ProvisionError::NotSupported("no topic was asked for".into()))?;
+    Ok((
+        Known {
+            of: target.clone(),
+            at: Instant::now(),
+        },
+        state,
+        notes,
+    ))
+}
+
+async fn ensure_table(
+    target: &Target,
+    memory: &Memory,
+    shared: &Shared,
+    writer: &Writer,
+) -> Result<(Known<Target>, Vec<Note>), ProvisionError> {
+    reachable(&Backend::ClickHouse(target.clickhouse_url.clone()), shared)?;
+    if let Some(known) = memory.table.as_ref().filter(|known| known.fresh(target)) {
+        return Ok((known.clone(), Vec::new()));
+    }
+    let tables = &shared.services.tables;
+    let url = &target.clickhouse_url;
+    let claim = Claim::new(target.owner.clone(), target.adopt);
+    let ensure = |claim: Claim| async move {
+        timed(
+            Service::ClickHouse,
+            "ensure_table",
+            shared,
+            tables.ensure_table(url, &target.table, &claim),
+        )
+        .await
+    };
+    let mut ensured = ensure(claim.clone()).await;
+    if let Err(error) = &ensured
+        && let Some(inheriting) = inherit(&claim, error, shared, writer).await
+    {
+        ensured = ensure(inheriting).await;
+    }
+    let notes = note(&format!("table {}", target.table_name()), ensured?)
+        .into_iter()
+        .collect();
+    Ok((
+        Known {
+            of: target.clone(),
+            at: Instant::now(),
+        },
+        notes,
+    ))
+}
+
+async fn ensure_quotas(
+    wanted: &Wanted<'_>,
+    memory: &Memory,
+    shared: &Shared,
+) -> Result<Option<Known<Vec<QuotaEntry>>>, ProvisionError> {
+    let Some(redis) = &wanted.target.redis else {
+        return Ok(None);
+    };
+    reachable(&Backend::Redis(redis.clone()), shared)?;
+    let entries: Vec<QuotaEntry> = wanted
+        .apps
+        .apps
+        .iter()
+        .map(|app| QuotaEntry {
+            app: app.id,
+            quota: app.quota.clone(),
+        })
+        .collect();
+    if let Some(known) = memory.quotas.as_ref().filter(|known| known.fresh(&entries)) {
+        return Ok(Some(known.clone()));
+    }
+    let quotas = &shared.services.quotas;
+    timed(
+        Service::Redis,
+        "put_quotas",
+        shared,
+        quotas.put(redis, &entries, QUOTA_TTL),
+    )
+    .await?;
+    let now: BTreeSet<Uuid> = entries.iter().map(|entry| entry.app).collect();
+    let before = memory
+        .quotas
+        .iter()
+        .flat_map(|known| &known.of)
+        .map(|entry| entry.app);
+    let gone: Vec<Uuid> = before.filter(|app| !now.contains(app)).collect();
+    if !gone.is_empty() {
+        timed(
+            Service::Redis,
+            "remove_quotas",
+            shared,
+            quotas.remove(redis, &gone),
+        )
+        .await?;
+    }
+    Ok(Some(Known {
+        of: entries,
+        at: Instant::now(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_needs_two_acknowledged_copies() {
+        let state = |replication, min_insync_replicas| TopicState {
+            partitions: 3,
+            replication,
+            min_insync_replicas,
+            brokers: 3,
+        };
+        for (replication, in_sync, holds, reason) in [
+            (1, 1, false, Reason::SingleReplica),
+            (2, 1, false, Reason::WeakAcknowledgement),
+            (3, 1, false, Reason::WeakAcknowledgement),
+            (3, 2, true, Reason::Available),
+        ] {
+            let said = durable(&state(replication, in_sync));
+            assert_eq!(
+                (said.holds(), said.reason),
+                (holds, reason),
+                "{replication}/{in_sync}"
+            );
+        }
+    }
+}

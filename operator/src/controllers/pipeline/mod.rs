@@ -1,0 +1,565 @@
+//! The pipeline controller.
+//!
+//! ```text
+//! dereference   Apps and key digests, other claimants, live Deployments          (caches, key ring)
+//! validate      one `Validated`, or why there is none                            (pure)
+//! build         every object                                                     (pure)
+//! external      topics, table, quota entries
+//! apply         what may be applied now: the list of Apps always, pods when what they need exists
+//! status        always
+//! ```
+//!
+//! Invariants: a revoked key stops even when a broker is away; pods are never rolled out before what they need exists;
+//! one pipeline's failure does not delay another.
+
+mod apply;
+mod apps;
+mod build;
+mod delete;
+mod external;
+mod rollout;
+#[cfg(test)]
+mod snapshots;
+mod status;
+pub mod target;
+mod validate;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use penstock_crds::pipeline::{DeletionPolicy, ReplicaStatus};
+use penstock_crds::{IngestionPipeline, Reason};
+
+use self::apply::Gates;
+use self::apps::Bound;
+use self::build::Role;
+use self::delete::Progress;
+use self::external::{External, Memories, Wanted};
+use self::rollout::{Gate, Live, Part};
+use self::status::Observation;
+use self::target::{Claimant, Invalid, Target, gives_way_to, invalid};
+use self::validate::{Credentials, Validated, validate};
+use super::app;
+use super::cache::{Caches, Guard};
+use super::context::{Shared, about};
+use super::subject::Subject;
+use crate::api::{ApiError, Writer};
+use crate::backoff::Backoff;
+use crate::settings::CredentialFiles;
+
+const CONTROLLER: &str = "pipeline";
+/// A look without a cause: drift outside Kubernetes is found within this time.
+const RESYNC: Duration = Duration::from_secs(70);
+/// What only a person can mend is looked at again so often, as nothing tells us that it was mended outside.
+const PERMANENT: Duration = Duration::from_secs(60);
+/// Between a new list of Apps and touching the pods: kubelet must have seen the list first.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What the pipeline controller works with.
+#[derive(Debug)]
+pub struct Context {
+    pub shared: Shared,
+    pub caches: Caches,
+    writer: Writer,
+    backoff: Backoff<String>,
+    memories: Memories,
+    /// Revision of the list of Apps that the pods of a pipeline were last told of, by uid.
+    touched: Mutex<HashMap<String, String>>,
+}
+
+impl Context {
+    pub fn new(shared: Shared, caches: Caches) -> Self {
+        let writer = shared.writer("penstock-operator/pipeline");
+        Self {
+            shared,
+            caches,
+            writer,
+            backoff: Backoff::default(),
+            memories: Memories::default(),
+            touched: Mutex::default(),
+        }
+    }
+
+    /// A pipeline is gone.
+    pub fn forget(&self, subject: &Subject) {
+        self.memories.forget(&subject.uid);
+        self.backoff.forget(&subject.path());
+        self.touched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&subject.uid);
+        self.shared
+            .metrics
+            .count("IngestionPipeline", subject.path(), None);
+    }
+}
+
+/// A pipeline as a claimant, if its spec leads anywhere.
+pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claimant> {
+    let subject = Subject::of(pipeline);
+    let target = Target::of(pipeline, &subject, &shared.cluster, &shared.settings).ok()?;
+    Some(Claimant {
+        since: pipeline.creation_timestamp().map(|t| t.0),
+        subject,
+        target,
+    })
+}
+
+/// Looks at one pipeline and makes it so.
+pub async fn reconcile(pipeline: Arc<Guard<IngestionPipeline>>, context: Arc<Context>) -> Action {
+    let began = Instant::now();
+    let subject = Subject::of(&*pipeline);
+    let action = match &pipeline.0 {
+        Ok(pipeline) if subject.deleting => Box::pin(end(pipeline, &subject, &context)).await,
+        Ok(pipeline) => Box::pin(look(pipeline, &subject, &context)).await,
+        Err(malformed) => {
+            let Shared { metrics, events, .. } = &context.shared;
+            tracing::warn!(
+                pipeline = subject.path(),
+                error = malformed.error,
+                "a pipeline cannot be read; it is left alone"
+            );
+            metrics.failed(CONTROLLER, Reason::Malformed);
+            metrics.count("IngestionPipeline", subject.path(), Some("failing"));
+            let note = format!("the pipeline cannot be read: {}", malformed.error);
+            events.warning(&*pipeline, Reason::Malformed, "Read", note).await;
+            Action::await_change()
+        }
+    };
+    context.shared.metrics.reconciled(CONTROLLER, began.elapsed());
+    action
+}
+
+/// What a look has come to, before it is said.
+#[derive(Debug, Default)]
+struct Findings {
+    invalid: Option<Invalid>,
+    incomplete: Option<Invalid>,
+    external: Option<External>,
+    failure: Option<ApiError>,
+    target: Option<Target>,
+    ingest: Live,
+    consume: Live,
+    gates: Option<(Gate, Gate)>,
+    /// Not all keys have been read since this process started; the App controller says when they have.
+    waiting: bool,
+}
+
+async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Action {
+    let mut found = Findings {
+        ingest: live(Role::Ingest, subject, context),
+        consume: live(Role::Consume, subject, context),
+        ..Findings::default()
+    };
+    if !subject.paused {
+        let wanted = pipeline.spec.deletion_policy == DeletionPolicy::Delete;
+        match delete::settle_finalizer(pipeline, wanted, subject, &context.writer).await {
+            // The watch brings the changed pipeline at once.
+            Ok(true) => return Action::await_change(),
+            Ok(false) => {}
+            Err(error) => found.failure = Some(error),
+        }
+    }
+    match dereference(pipeline, subject, context).await {
+        Ok(Dereferenced::Whole(validated, credentials, incomplete)) => {
+            found.target = Some(validated.target.clone());
+            found.incomplete = incomplete;
+            if !subject.paused && found.failure.is_none() {
+                Box::pin(make(
+                    pipeline,
+                    &validated,
+                    credentials.as_ref(),
+                    &mut found,
+                    context,
+                ))
+                .await;
+            }
+        }
+        Ok(Dereferenced::Waiting) => found.waiting = true,
+        Err(why) => found.invalid = Some(why),
+    }
+    if found.waiting {
+        return Action::requeue(about(Duration::from_secs(2)));
+    }
+    conclude(pipeline, subject, found, context).await
+}
+
+enum Dereferenced {
+    /// All that is needed, and what is named but missing.
+    Whole(Box<Validated>, Option<Credentials>, Option<Invalid>),
+    Waiting,
+}
+
+/// Reads what the pipeline refers to, and validates the whole.
+async fn dereference(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    context: &Context,
+) -> Result<Dereferenced, Invalid> {
+    let Shared {
+        settings,
+        cluster,
+        keys,
+        ..
+    } = &context.shared;
+    let target = Target::of(pipeline, subject, cluster, settings)?;
+    let us = Claimant {
+        subject: subject.clone(),
+        since: pipeline.creation_timestamp().map(|t| t.0),
+        target: target.clone(),
+    };
+    let others: Vec<Claimant> = context
+        .caches
+        .pipelines
+        .state()
+        .iter()
+        .filter_map(|other| claimant(other.0.as_ref().ok()?, &context.shared))
+        .collect();
+    if let Some((winner, what)) = gives_way_to(&us, &others) {
+        let message = format!("{what} is used by the older pipeline {winner}");
+        return Err(invalid(Reason::ResourceConflict, message));
+    }
+    let mut bound = Vec::new();
+    for guard in context.caches.apps_in(&subject.namespace) {
+        let Ok(app) = &guard.0 else { continue };
+        if app.metadata.deletion_timestamp.is_some()
+            || !pipeline.spec.apps.selects(&app.name_any(), app.labels())
+        {
+            continue;
+        }
+        let of = Subject::of(app);
+        let Some(keys) = keys.get(&of.namespace, &of.name, &of.uid) else {
+            return Ok(Dereferenced::Waiting);
+        };
+        bound.push(Bound {
+            id: app::effective_id(cluster, &of, app),
+            app: app.clone(),
+            keys,
+        });
+    }
+    let missing: Vec<&str> = pipeline
+        .spec
+        .apps
+        .names
+        .iter()
+        .flatten()
+        .map(String::as_str)
+        .filter(|name| !bound.iter().any(|b| b.app.name_any() == *name))
+        .collect();
+    let incomplete = (!missing.is_empty()).then(|| {
+        let message = format!(
+            "apps.names: there is no App {} in this namespace",
+            missing.join(", ")
+        );
+        invalid(Reason::AppNotFound, message)
+    });
+    let credentials = match (&settings.clickhouse_consumer, target.installation_clickhouse) {
+        (Some(files), true) => Some(read_credentials(files).await?),
+        _ => None,
+    };
+    let validated = validate(pipeline, subject, target, bound, credentials.is_some(), settings)?;
+    Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
+}
+
+/// The user that consumers log in as. Read each time: a rotated password reaches pods by itself.
+async fn read_credentials(files: &CredentialFiles) -> Result<Credentials, Invalid> {
+    let read = async |path: &std::path::Path| {
+        tokio::fs::read_to_string(path)
+            .await
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| {
+                let message = format!(
+                    "the installation's ClickHouse credentials for consumers cannot be read: {error}"
+                );
+                invalid(Reason::NotConfigured, message)
+            })
+    };
+    Ok(Credentials {
+        username: read(&files.username).await?,
+        password: read(&files.password).await?,
+    })
+}
+
+fn live(role: Role, subject: &Subject, context: &Context) -> Live {
+    let deployment = context
+        .caches
+        .deployment(&subject.namespace, &role.object(&subject.name));
+    Live::of(deployment.as_deref())
+}
+
+/// External things, then objects.
+async fn make(
+    pipeline: &IngestionPipeline,
+    validated: &Validated,
+    credentials: Option<&Credentials>,
+    found: &mut Findings,
+    context: &Context,
+) {
+    let Context {
+        shared,
+        caches,
+        writer,
+        memories,
+        ..
+    } = context;
+    let wanted = Wanted {
+        uid: &validated.subject.uid,
+        target: &validated.target,
+        apps: &validated.apps.file,
+    };
+    // Asking is no write, but making is: leadership is checked here as the writer checks it for objects.
+    if !shared.leadership.held() {
+        found.failure = Some(ApiError::NotLeading);
+        return;
+    }
+    // The list of Apps does not wait for a broker.
+    let (external, applied) = tokio::join!(
+        external::ensure(&wanted, shared, writer, memories),
+        revise(validated, credentials, context)
+    );
+    let objects = match applied {
+        Ok(objects) => objects,
+        Err(error) => {
+            found.failure = Some(error);
+            found.external = Some(external);
+            return;
+        }
+    };
+    for note in &external.notes {
+        shared
+            .events
+            .normal(pipeline, note.reason, "Provision", note.text.clone())
+            .await;
+    }
+    for problem in &validated.apps.problems {
+        shared
+            .events
+            .warning(pipeline, problem.reason, "Bind", problem.message.clone())
+            .await;
+    }
+    let provisioned = external.provisioned();
+    found.external = Some(external);
+    let consume_wanted = Live::of(Some(&objects.consume.deployment));
+    let ingest_wanted = Live::of(Some(&objects.ingest.deployment));
+    let gates = Gates {
+        consume: rollout::consume_gate(provisioned, &found.consume, &consume_wanted),
+        ingest: rollout::ingest_gate(
+            provisioned,
+            &found.ingest,
+            &ingest_wanted,
+            &found.consume,
+            &consume_wanted,
+        ),
+        consume_exists: found.consume.exists,
+        ingest_exists: found.ingest.exists,
+    };
+    found.gates = Some((gates.ingest.clone(), gates.consume.clone()));
+    if let Err(error) = apply::objects(validated, &objects, &gates, caches, writer).await {
+        found.failure = Some(error);
+    }
+}
+
+/// Credentials and the list of Apps: what does not wait for anything. Pods that run are told of a new list.
+async fn revise(
+    validated: &Validated,
+    credentials: Option<&Credentials>,
+    context: &Context,
+) -> Result<build::Objects, ApiError> {
+    let Context {
+        caches,
+        writer,
+        touched,
+        ..
+    } = context;
+    let uid = &validated.subject.uid;
+    let version = match credentials {
+        Some(credentials) => {
+            Some(apply::credentials(&build::secret(validated, credentials), uid, caches, writer).await?)
+        }
+        None => None,
+    };
+    let objects = build::build(validated, version.as_deref());
+    let changed = apply::apply(&objects.apps, uid, caches, writer).await?.changed;
+    let told =
+        touched.lock().unwrap_or_else(PoisonError::into_inner).get(uid) == Some(&objects.apps_revision);
+    if changed || !told {
+        if changed {
+            tokio::time::sleep(SETTLE).await;
+        }
+        apply::touch(validated, &objects.apps_revision, writer).await?;
+        let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
+        touched.insert(uid.clone(), objects.apps_revision.clone());
+    }
+    Ok(objects)
+}
+
+/// Says what was found, and when to look again.
+async fn conclude(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    found: Findings,
+    context: &Context,
+) -> Action {
+    let (ingest_gate, consume_gate) = found.gates.clone().unwrap_or((Gate::Open, Gate::Open));
+    let spec = &pipeline.spec;
+    let parts = [
+        Part {
+            role: Role::Consume,
+            live: &found.consume,
+            wanted: spec.consume.scaling.replicas,
+            gate: &consume_gate,
+        },
+        Part {
+            role: Role::Ingest,
+            live: &found.ingest,
+            wanted: spec.ingest.scaling.replicas,
+            gate: &ingest_gate,
+        },
+    ];
+    let seen = Observation {
+        invalid: found.invalid.as_ref(),
+        incomplete: found.incomplete.as_ref(),
+        external: found.external.as_ref(),
+        workloads: Some(rollout::availability(&parts, status::was_available(pipeline))),
+        in_progress: found
+            .invalid
+            .is_none()
+            .then(|| rollout::in_progress(&parts))
+            .flatten(),
+        failure: found.failure.as_ref(),
+        deleting: None,
+        target: found.target.as_ref(),
+        replicas: Some(ReplicaStatus {
+            ingest: found.ingest.available,
+            consume: found.consume.available,
+        }),
+        now: Timestamp::now(),
+    };
+    let written = say(pipeline, subject, &seen, context).await;
+    let failure = found.failure.or(written.err());
+    let stays = found.invalid.is_some()
+        || found.incomplete.is_some()
+        || found.external.as_ref().is_some_and(External::permanent)
+        || failure.as_ref().is_some_and(|f| !f.passes());
+    let transient = failure.is_some() || found.external.as_ref().is_some_and(|e| !e.failures.is_empty());
+    if let Some(error) = &failure {
+        tracing::warn!(pipeline = subject.path(), %error, "a pipeline could not be made so; trying again");
+    }
+    match (stays, transient) {
+        (true, _) => Action::requeue(about(PERMANENT)),
+        (false, true) => Action::requeue(context.backoff.failed(subject.path(), subject.generation)),
+        (false, false) => {
+            context.backoff.forget(&subject.path());
+            Action::requeue(about(RESYNC))
+        }
+    }
+}
+
+/// Writes the status where it differs; counts and tells.
+async fn say(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    seen: &Observation<'_>,
+    context: &Context,
+) -> Result<(), ApiError> {
+    let Shared { metrics, events, .. } = &context.shared;
+    let status = status::status(pipeline, subject, seen);
+    let failing = status::failing(&status);
+    let before = pipeline.status.as_ref().and_then(status::failing);
+    if let Some((reason, message)) = &failing {
+        if !matches!(reason, Reason::RollingOut | Reason::Pending) {
+            metrics.failed(CONTROLLER, *reason);
+        }
+        if before.as_ref().map(|(r, _)| r) != Some(reason)
+            && !matches!(reason, Reason::RollingOut | Reason::Pending)
+        {
+            events
+                .warning(pipeline, *reason, "Reconcile", message.clone())
+                .await;
+        }
+    } else if before.is_some() {
+        events
+            .normal(pipeline, Reason::Available, "Reconcile", "the pipeline is ready")
+            .await;
+    }
+    let state = match (&failing, subject.paused) {
+        (_, true) => "paused",
+        (Some(_), _) => "failing",
+        (None, _) => "ready",
+    };
+    metrics.count("IngestionPipeline", subject.path(), Some(state));
+    if pipeline.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    context
+        .writer
+        .status::<IngestionPipeline>(&subject.namespace, &subject.name, &status)
+        .await
+}
+
+/// The pipeline is being deleted.
+async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Action {
+    let Shared {
+        settings, cluster, ..
+    } = &context.shared;
+    let target = Target::of(pipeline, subject, cluster, settings).ok();
+    let Context {
+        shared,
+        caches,
+        writer,
+        ..
+    } = context;
+    if !shared.leadership.held() {
+        return Action::requeue(Duration::from_secs(1));
+    }
+    let progress = delete::advance(pipeline, subject, target.as_ref(), shared, caches, writer).await;
+    let (message, external, failure) = match progress {
+        Ok(Progress::Done) => return Action::await_change(),
+        Ok(Progress::Waiting(what)) => (what.to_owned(), None, None),
+        Ok(Progress::Failed(error)) => (
+            format!(
+                "{error}; the annotation {}=true gives up on it",
+                penstock_crds::FORCE_DELETE
+            ),
+            Some(error),
+            None,
+        ),
+        Err(error) => (error.to_string(), None, Some(error)),
+    };
+    let stuck = external
+        .as_ref()
+        .map(|error| invalid(error.reason(), error.to_string()));
+    let seen = Observation {
+        invalid: stuck.as_ref(),
+        incomplete: None,
+        external: None,
+        workloads: None,
+        in_progress: None,
+        failure: failure.as_ref(),
+        deleting: Some(&message),
+        target: None,
+        replicas: None,
+        now: Timestamp::now(),
+    };
+    if let Err(error) = say(pipeline, subject, &seen, context).await {
+        tracing::warn!(pipeline = subject.path(), %error, "the status was not written");
+    }
+    if let Some(error) = external {
+        shared.metrics.failed(CONTROLLER, error.reason());
+        shared
+            .events
+            .warning(pipeline, error.reason(), "Delete", message)
+            .await;
+        return Action::requeue(
+            context
+                .backoff
+                .failed(subject.path(), subject.generation)
+                .min(Duration::from_secs(10)),
+        );
+    }
+    Action::requeue(Duration::from_secs(1))
+}

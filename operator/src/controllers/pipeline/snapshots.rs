@@ -1,0 +1,139 @@
+//! Every manifest that the examples lead to, in full: a change of a template shows in review.
+
+use clap::Parser;
+use penstock_crds::{App, IngestionPipeline};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::apps::Bound;
+use super::build::{build, secret};
+use super::target::Target;
+use super::validate::{Credentials, Validated, validate};
+use crate::controllers::app::keyring::{AppKeys, KnownKey, SecretVersion};
+use crate::controllers::subject::Subject;
+use crate::identity::{ApiKey, derived_app_id};
+use crate::settings::{Args, Settings};
+
+const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
+
+fn settings(image: &str) -> Settings {
+    Args::parse_from([
+        "penstock-operator",
+        "--image",
+        image,
+        "--kafka-bootstrap=kafka.platform:9092",
+        "--clickhouse-url=http://clickhouse.platform:8123",
+        "--redis-address=redis.platform:6379",
+    ])
+    .try_into()
+    .unwrap()
+}
+
+fn example<T: serde::de::DeserializeOwned>(file: &str) -> T {
+    let path = format!("{}/../examples/{file}", env!("CARGO_MANIFEST_DIR"));
+    serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn quickstart(image: &str) -> Validated {
+    let mut app: App = example("quickstart/app.yaml");
+    app.metadata.uid = Some("uid-of-shop".into());
+    let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
+    pipeline.metadata.uid = Some("uid-of-events".into());
+    let digest = ApiKey::from_secret(b"psk_not-a-real-key").unwrap().digest();
+    let secret = SecretVersion {
+        name: "shop-default".into(),
+        data_key: "key".into(),
+        uid: String::new(),
+        version: String::new(),
+    };
+    let bound = Bound {
+        id: derived_app_id(CLUSTER, "growth", "shop"),
+        app,
+        keys: AppKeys {
+            uid: "uid-of-shop".into(),
+            keys: [("default".to_owned(), KnownKey { secret, digest })].into(),
+        },
+    };
+    assert_ne!(bound.id, Uuid::nil());
+    let settings = settings(image);
+    let subject = Subject::of(&pipeline);
+    let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
+    validate(&pipeline, &subject, target, vec![bound], true, &settings).unwrap()
+}
+
+fn yaml(object: &impl Serialize) -> String {
+    serde_yaml::to_string(object).unwrap()
+}
+
+#[test]
+fn quickstart_manifests() {
+    let pipeline = quickstart("penstock.local/penstock:1");
+    let objects = build(&pipeline, Some("7"));
+    let credentials = Credentials {
+        username: "consumer".into(),
+        password: "secret".into(),
+    };
+    for (name, yaml) in [
+        ("apps", yaml(&objects.apps)),
+        ("service", yaml(&objects.service)),
+        ("ingest-account", yaml(&objects.ingest.account)),
+        ("ingest-config", yaml(&objects.ingest.config)),
+        ("ingest-budget", yaml(&objects.ingest.budget)),
+        ("ingest-deployment", yaml(&objects.ingest.deployment)),
+        ("consume-account", yaml(&objects.consume.account)),
+        ("consume-config", yaml(&objects.consume.config)),
+        ("consume-budget", yaml(&objects.consume.budget)),
+        ("consume-deployment", yaml(&objects.consume.deployment)),
+        ("consume-secret", yaml(&secret(&pipeline, &credentials))),
+    ] {
+        insta::assert_snapshot!(format!("quickstart-{name}"), yaml);
+    }
+}
+
+#[test]
+fn pods_restart_only_for_what_they_read_at_start() {
+    let hash = |objects: &super::build::Objects| {
+        let of = |deployment| super::rollout::Live::of(Some(deployment)).hash;
+        (of(&objects.ingest.deployment), of(&objects.consume.deployment))
+    };
+    let one = quickstart("penstock.local/penstock:1");
+    let base = build(&one, Some("7"));
+    assert_eq!(
+        hash(&base),
+        hash(&build(&quickstart("penstock.local/penstock:2"), Some("7"))),
+        "another image"
+    );
+
+    let mut another_app = one.clone();
+    another_app.apps.file.apps.clear();
+    let revised = build(&another_app, Some("7"));
+    assert_eq!(hash(&base), hash(&revised), "another list of Apps");
+    assert_ne!(base.apps_revision, revised.apps_revision);
+
+    let rotated = build(&one, Some("8"));
+    assert_eq!(
+        hash(&base).0,
+        hash(&rotated).0,
+        "ingest does not read the credentials"
+    );
+    assert_ne!(hash(&base).1, hash(&rotated).1);
+
+    let mut limits = one;
+    limits.ingest.config.limits.batch = 500;
+    let limited = build(&limits, Some("7"));
+    assert_ne!(hash(&base).0, hash(&limited).0);
+    assert_eq!(hash(&base).1, hash(&limited).1);
+}
+
+#[test]
+fn no_key_and_no_password_leaves_its_secret() {
+    let pipeline = quickstart("penstock.local/penstock:1");
+    let objects = build(&pipeline, Some("7"));
+    let all = format!("{objects:?}");
+    assert!(!all.contains("psk_not-a-real-key"));
+    let credentials = Credentials {
+        username: "consumer".into(),
+        password: "p4ss".into(),
+    };
+    assert!(!format!("{credentials:?}").contains("p4ss"));
+}

@@ -1,0 +1,373 @@
+//! Where a pipeline's events go: names and addresses, with the installation's defaults filled in. Pure.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use penstock_crds::{IngestionPipeline, Reason};
+use penstock_dataplane_config::{Duration, RedisTarget};
+
+use crate::controllers::subject::Subject;
+use crate::provision::{Owner, TableSpec, TopicSpec};
+use crate::settings::Settings;
+
+/// Longest name of a topic.
+const MAX_TOPIC: usize = 249;
+
+/// Everything outside Kubernetes that a pipeline uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub owner: Owner,
+    pub adopt: bool,
+    pub bootstrap: String,
+    pub topic: TopicSpec,
+    pub dead_letters: TopicSpec,
+    pub group: String,
+    pub clickhouse_url: String,
+    /// Whether that is the installation's ClickHouse, whose credentials consumers get.
+    pub installation_clickhouse: bool,
+    pub table: TableSpec,
+    pub redis: Option<RedisTarget>,
+}
+
+/// Why a spec cannot be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    pub reason: Reason,
+    pub message: String,
+}
+
+pub(super) fn invalid(reason: Reason, message: impl Into<String>) -> Invalid {
+    Invalid {
+        reason,
+        message: message.into(),
+    }
+}
+
+fn identifier(field: &str, name: &str) -> Result<String, Invalid> {
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && name.len() <= 63;
+    if valid {
+        return Ok(name.to_owned());
+    }
+    Err(invalid(
+        Reason::InvalidSpec,
+        format!("{field}: the default `{name}` is no identifier; give a name"),
+    ))
+}
+
+impl Target {
+    /// Fills in what the spec leaves out, and refuses what this namespace may not use.
+    pub fn of(
+        pipeline: &IngestionPipeline,
+        subject: &Subject,
+        cluster: &str,
+        settings: &Settings,
+    ) -> Result<Self, Invalid> {
+        let spec = &pipeline.spec;
+        let Subject { namespace, name, .. } = subject;
+        let bootstrap = spec
+            .kafka
+            .bootstrap
+            .clone()
+            .or_else(|| settings.kafka_bootstrap.clone())
+            .ok_or_else(|| {
+                invalid(
+                    Reason::NotConfigured,
+                    "kafka.bootstrap: neither the spec nor the installation names a Kafka",
+                )
+            })?;
+        let clickhouse_url = spec
+            .clickhouse
+            .url
+            .as_deref()
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .or_else(|| settings.clickhouse_url.clone())
+            .ok_or_else(|| {
+                invalid(
+                    Reason::NotConfigured,
+                    "clickhouse.url: neither the spec nor the installation names a ClickHouse",
+                )
+            })?;
+        let topic = spec
+            .kafka
+            .topic
+            .clone()
+            .unwrap_or_else(|| format!("{namespace}.{name}"));
+        let dead_letters = spec
+            .kafka
+            .dead_letter
+            .topic
+            .clone()
+            .unwrap_or_else(|| format!("{topic}.dlq"));
+        let underscored = |text: &str| text.replace('-', "_");
+        let database = match &spec.clickhouse.database {
+            Some(database) => database.clone(),
+            None => identifier("clickhouse.database", &underscored(namespace))?,
+        };
+        let table = match &spec.clickhouse.table {
+            Some(table) => table.clone(),
+            None => identifier("clickhouse.table", &underscored(name))?,
+        };
+        if dead_letters.len() > MAX_TOPIC {
+            return Err(invalid(
+                Reason::InvalidSpec,
+                "kafka.deadLetter.topic: the default name is too long; give one",
+            ));
+        }
+        if dead_letters == topic {
+            return Err(invalid(
+                Reason::InvalidSpec,
+                "kafka.deadLetter.topic: must differ from kafka.topic",
+            ));
+        }
+        let installation_kafka = settings
+            .kafka_bootstrap
+            .as_deref()
+            .is_some_and(|own| same_brokers(own, &bootstrap));
+        let installation_clickhouse = settings.clickhouse_url.as_deref() == Some(&clickhouse_url);
+        for (field, topic) in [("kafka.topic", &topic), ("kafka.deadLetter.topic", &dead_letters)] {
+            if installation_kafka && !settings.topics.allow(namespace, topic) {
+                return Err(invalid(
+                    Reason::NameNotAllowed,
+                    format!(
+                        "{field}: namespace {namespace} may not use the topic {topic}; allowed: {}",
+                        settings.topics.describe()
+                    ),
+                ));
+            }
+        }
+        if installation_clickhouse && !settings.databases.allow(namespace, &database) {
+            return Err(invalid(
+                Reason::NameNotAllowed,
+                format!(
+                    "clickhouse.database: namespace {namespace} may not use the database {database}; allowed: {}",
+                    settings.databases.describe()
+                ),
+            ));
+        }
+        let partitions = u32::try_from(spec.kafka.partitions).unwrap_or(1);
+        let replication = spec.kafka.replication.and_then(|r| u32::try_from(r).ok());
+        let topic_spec = |name: String, retention: Duration, partitions| TopicSpec {
+            name,
+            partitions,
+            replication,
+            retention: retention.get(),
+            config: spec.kafka.config.clone(),
+        };
+        Ok(Self {
+            owner: Owner::new(cluster, namespace, name),
+            adopt: spec.adoption_policy == penstock_crds::pipeline::AdoptionPolicy::Adopt,
+            topic: topic_spec(topic, spec.kafka.retention, partitions),
+            // Dead letters are few: one partition keeps them in order.
+            dead_letters: TopicSpec {
+                config: std::collections::BTreeMap::new(),
+                ..topic_spec(dead_letters, spec.kafka.dead_letter.retention, 1)
+            },
+            group: format!("penstock.{namespace}.{name}"),
+            table: TableSpec {
+                database,
+                table,
+                partitions,
+            },
+            redis: redis(pipeline, cluster, settings),
+            bootstrap,
+            clickhouse_url,
+            installation_clickhouse,
+        })
+    }
+
+    /// `database.table`.
+    pub fn table_name(&self) -> String {
+        format!("{}.{}", self.table.database, self.table.table)
+    }
+
+    /// What no two pipelines may share.
+    fn exclusive(&self) -> BTreeSet<String> {
+        let brokers = brokers(&self.bootstrap).into_iter().collect::<Vec<_>>().join(",");
+        [
+            format!("topic {} at {brokers}", self.topic.name),
+            format!("topic {} at {brokers}", self.dead_letters.name),
+            format!("table {} at {}", self.table_name(), self.clickhouse_url),
+        ]
+        .into()
+    }
+}
+
+/// Two lists of brokers that share one are one cluster.
+fn same_brokers(a: &str, b: &str) -> bool {
+    !brokers(a).is_disjoint(&brokers(b))
+}
+
+fn brokers(bootstrap: &str) -> BTreeSet<String> {
+    bootstrap
+        .split(',')
+        .map(|broker| broker.trim().to_ascii_lowercase())
+        .collect()
+}
+
+fn redis(pipeline: &IngestionPipeline, cluster: &str, settings: &Settings) -> Option<RedisTarget> {
+    let spec = &pipeline.spec.redis;
+    Some(RedisTarget {
+        address: spec.address.clone().or_else(|| settings.redis_address.clone())?,
+        database: u16::try_from(spec.database).unwrap_or_default(),
+        connect_timeout: Duration::from_secs(5),
+        command_timeout: Duration::from_secs(3),
+        prefix: format!("penstock:{cluster}"),
+    })
+}
+
+/// A pipeline as one that may claim the same topic or table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimant {
+    pub subject: Subject,
+    pub since: Option<Timestamp>,
+    pub target: Target,
+}
+
+/// The older pipeline that this one has to give way to, and over what. The oldest wins; of two of one second, the one
+/// whose uid comes first.
+pub fn gives_way_to<'a>(
+    us: &Claimant,
+    others: impl IntoIterator<Item = &'a Claimant>,
+) -> Option<(String, String)> {
+    let rank = |c: &Claimant| (c.since, c.subject.uid.clone());
+    let ours = us.target.exclusive();
+    others
+        .into_iter()
+        .filter(|other| other.subject.uid != us.subject.uid && rank(other) < rank(us))
+        .find_map(|other| {
+            let shared = ours.intersection(&other.target.exclusive()).next()?.clone();
+            Some((other.subject.path(), shared))
+        })
+}
+
+/// Whether two pipelines claim something in common.
+pub fn compete(a: &Target, b: &Target) -> bool {
+    !a.exclusive().is_disjoint(&b.exclusive())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::settings::Args;
+
+    fn settings() -> Settings {
+        Args::parse_from([
+            "penstock-operator",
+            "--image=penstock:1",
+            "--kafka-bootstrap=kafka-0:9092,kafka-1:9092",
+            "--clickhouse-url=http://clickhouse:8123",
+        ])
+        .try_into()
+        .unwrap()
+    }
+
+    fn pipeline(name: &str, namespace: &str, spec: &str) -> IngestionPipeline {
+        let yaml = format!(
+            "apiVersion: penstock.dev/v1alpha1\nkind: IngestionPipeline\nmetadata: {{name: {name}, namespace: {namespace}, uid: uid-{namespace}-{name}}}\nspec: {{apps: {{selector: {{}}}}, {spec}}}"
+        );
+        serde_yaml::from_str(&yaml).unwrap()
+    }
+
+    fn target(name: &str, namespace: &str, spec: &str) -> Result<Target, Invalid> {
+        let pipeline = pipeline(name, namespace, spec);
+        Target::of(&pipeline, &Subject::of(&pipeline), "c1", &settings())
+    }
+
+    #[test]
+    fn defaults_follow_the_names() {
+        let target = target("web-events", "my-team", "").unwrap();
+        assert_eq!(target.topic.name, "my-team.web-events");
+        assert_eq!(target.dead_letters.name, "my-team.web-events.dlq");
+        assert_eq!(target.table_name(), "my_team.web_events");
+        assert_eq!(target.group, "penstock.my-team.web-events");
+        assert_eq!(target.owner.as_str(), "c1/my-team/web-events");
+        assert!(target.installation_clickhouse);
+        assert_eq!(target.redis, None);
+    }
+
+    #[test]
+    fn a_namespace_keeps_to_its_names_on_shared_services() {
+        let reason = |spec| target("events", "growth", spec).unwrap_err().reason;
+        assert_eq!(reason("kafka: {topic: ads.events}"), Reason::NameNotAllowed);
+        assert_eq!(
+            reason("kafka: {deadLetter: {topic: ads.dlq}}"),
+            Reason::NameNotAllowed
+        );
+        assert_eq!(reason("clickhouse: {database: ads}"), Reason::NameNotAllowed);
+        assert_eq!(
+            reason("kafka: {bootstrap: 'kafka-1:9092', topic: ads.events}"),
+            Reason::NameNotAllowed
+        );
+        let own = target(
+            "events",
+            "growth",
+            "kafka: {bootstrap: 'own:9092', topic: ads.events}, clickhouse: {url: 'http://own:8123', database: ads}",
+        );
+        let own = own.unwrap();
+        assert!(
+            !own.installation_clickhouse,
+            "the installation's credentials stay with its own ClickHouse"
+        );
+    }
+
+    #[test]
+    fn what_has_no_default_must_be_said() {
+        let none: Settings = Args::parse_from(["penstock-operator", "--image=penstock:1"])
+            .try_into()
+            .unwrap();
+        let pipeline = pipeline("events", "growth", "");
+        let missing = Target::of(&pipeline, &Subject::of(&pipeline), "c1", &none).unwrap_err();
+        assert_eq!(missing.reason, Reason::NotConfigured);
+        assert!(missing.message.starts_with("kafka.bootstrap"), "{missing}");
+        assert_eq!(
+            target("events", "1team", "").unwrap_err().reason,
+            Reason::InvalidSpec
+        );
+    }
+
+    #[test]
+    fn the_oldest_of_two_claimants_wins() {
+        let claimant = |name: &str, since: i64, spec: &str| {
+            let pipeline = pipeline(name, "growth", spec);
+            let subject = Subject::of(&pipeline);
+            let target = Target::of(&pipeline, &subject, "c1", &settings()).unwrap();
+            Claimant {
+                subject,
+                since: Timestamp::from_second(since).ok(),
+                target,
+            }
+        };
+        let old = claimant("a", 100, "kafka: {topic: growth.x}");
+        let young = claimant("b", 200, "kafka: {topic: growth.x}");
+        let apart = claimant("c", 50, "");
+        let twin = claimant("d", 100, "kafka: {topic: growth.x}");
+        let through_another_broker = claimant(
+            "e",
+            300,
+            "kafka: {topic: growth.y, deadLetter: {topic: growth.x}}",
+        );
+        let all = [old.clone(), young.clone(), apart.clone()];
+        assert_eq!(gives_way_to(&old, &all), None);
+        let (winner, what) = gives_way_to(&young, &all).unwrap();
+        assert_eq!(winner, "growth/a");
+        assert!(what.starts_with("topic growth.x"), "{what}");
+        assert_eq!(gives_way_to(&apart, &all), None);
+        assert_eq!(
+            gives_way_to(&twin, &all).unwrap().0,
+            "growth/a",
+            "of one second: the uid decides"
+        );
+        assert!(
+            gives_way_to(&through_another_broker, &all).is_some(),
+            "a dead-letter topic is a topic"
+        );
+        assert!(compete(&old.target, &young.target));
+        assert!(!compete(&old.target, &apart.target));
+    }
+}

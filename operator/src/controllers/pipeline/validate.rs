@@ -1,0 +1,162 @@
+//! From what was read to what can be built: one value that holds all that builders need, or why there is none.
+
+use penstock_crds::pipeline::{Protocol, Resources};
+use penstock_crds::{IngestionPipeline, Reason};
+use penstock_dataplane_config::validate::Validate;
+use penstock_dataplane_config::{
+    self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, Duration, IngestConfig,
+    IngestLimits, KafkaTarget, PipelineRef,
+};
+
+use super::apps::{Bound, Listed, list};
+use super::target::{Invalid, Target, invalid};
+use crate::controllers::subject::Subject;
+use crate::settings::Settings;
+
+/// Where pods find what they are given.
+pub(crate) mod paths {
+    pub(crate) const CONFIG: &str = "/etc/penstock/config.yaml";
+    pub(crate) const APPS: &str = "/etc/penstock/apps";
+    pub(crate) const CLICKHOUSE: &str = "/etc/penstock/clickhouse";
+}
+
+/// A pipeline that can be built.
+#[derive(Clone, Debug)]
+pub(crate) struct Validated {
+    pub subject: Subject,
+    pub target: Target,
+    pub ingest: Workload<IngestConfig>,
+    pub consume: Workload<ConsumeConfig>,
+    pub apps: Listed,
+    pub image: String,
+    pub image_pull_policy: String,
+}
+
+/// One role of the data plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload<C> {
+    pub replicas: i32,
+    pub resources: Resources,
+    pub config: C,
+}
+
+/// Who a consumer logs in as; kept in the Secret `NAME-consume`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// Validates. `credentials`: whether consumers get a user of the installation's ClickHouse.
+pub(crate) fn validate(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    target: Target,
+    bound: Vec<Bound>,
+    credentials: bool,
+    settings: &Settings,
+) -> Result<Validated, Invalid> {
+    let spec = &pipeline.spec;
+    let pipeline_ref = PipelineRef {
+        namespace: subject.namespace.clone(),
+        name: subject.name.clone(),
+    };
+    let kafka = KafkaTarget {
+        bootstrap: target.bootstrap.clone(),
+        topic: target.topic.name.clone(),
+        dead_letter_topic: target.dead_letters.name.clone(),
+    };
+    let limits = &spec.ingest.limits;
+    let ingest = IngestConfig {
+        version: CONFIG_VERSION,
+        pipeline: pipeline_ref.clone(),
+        listen: "0.0.0.0:8080".into(),
+        admin: "0.0.0.0:9090".into(),
+        kafka: kafka.clone(),
+        redis: target.redis.clone(),
+        apps_file: format!("{}/apps.yaml", paths::APPS).into(),
+        protocols: spec.endpoint.protocols.iter().map(|p| protocol(*p)).collect(),
+        limits: IngestLimits {
+            body: limits.body,
+            event: limits.event,
+            batch: count("ingest.limits.batch", limits.batch)?,
+            memory: limits.memory,
+            request_timeout: limits.request_timeout,
+            kafka_timeout: limits.kafka_timeout,
+        },
+        shards: 0,
+    };
+    let batch = &spec.consume.batch;
+    let file = |name: &str| credentials.then(|| format!("{}/{name}", paths::CLICKHOUSE).into());
+    let consume = ConsumeConfig {
+        version: CONFIG_VERSION,
+        pipeline: pipeline_ref,
+        admin: "0.0.0.0:9090".into(),
+        kafka,
+        group: target.group.clone(),
+        clickhouse: ClickHouseTarget {
+            url: target.clickhouse_url.clone(),
+            database: target.table.database.clone(),
+            table: target.table.table.clone(),
+            username_file: file("username"),
+            password_file: file("password"),
+            insert_timeout: Duration::from_secs(120),
+        },
+        batch: ConsumeBatch {
+            max_rows: count("consume.batch.maxRows", batch.max_rows)?,
+            max_bytes: batch.max_bytes,
+            max_age: batch.max_age,
+        },
+    };
+    // The schema says the same rules; an object stored under an older schema may still break them.
+    accepted("ingest", &ingest)?;
+    accepted("consume", &consume)?;
+    let apps = list(
+        bound,
+        count("ingest.scaling.replicas", spec.ingest.scaling.replicas)?,
+    );
+    accepted("apps", &apps.file)?;
+    Ok(Validated {
+        subject: subject.clone(),
+        target,
+        ingest: Workload {
+            replicas: spec.ingest.scaling.replicas,
+            resources: spec.ingest.resources.clone(),
+            config: ingest,
+        },
+        consume: Workload {
+            replicas: spec.consume.scaling.replicas,
+            resources: spec.consume.resources.clone(),
+            config: consume,
+        },
+        apps,
+        image: settings.image.clone(),
+        image_pull_policy: settings.image_pull_policy.clone(),
+    })
+}
+
+fn accepted(role: &str, config: &impl Validate) -> Result<(), Invalid> {
+    let violations = config.violations();
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = violations.iter().map(|v| format!("{role}.{v}")).collect();
+    Err(invalid(Reason::InvalidSpec, all.join("; ")))
+}
+
+fn count(field: &str, number: i32) -> Result<u32, Invalid> {
+    u32::try_from(number).map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: must not be negative")))
+}
+
+const fn protocol(protocol: Protocol) -> config::Protocol {
+    match protocol {
+        Protocol::Native => config::Protocol::Native,
+        Protocol::Segment => config::Protocol::Segment,
+    }
+}

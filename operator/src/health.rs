@@ -1,0 +1,195 @@
+//! Whether Kafka, ClickHouse and Redis answer: asked for each address in use, every few seconds.
+//!
+//! Reconciles read the answer instead of running into a timeout each; the moment an answer changes, the pipelines that
+//! use the address are looked at. Nothing is written while nothing changes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use penstock_dataplane_config::RedisTarget;
+
+use crate::metrics::Metrics;
+use crate::provision::{ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
+
+/// How often each address is asked.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long an answer may take before it counts as none.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// An address that no reconcile has asked about for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(1800);
+
+/// One place to ask.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    Kafka(String),
+    ClickHouse(String),
+    Redis(RedisTarget),
+}
+
+impl Backend {
+    fn key(&self) -> (Service, String) {
+        match self {
+            Self::Kafka(bootstrap) => (Service::Kafka, bootstrap.clone()),
+            Self::ClickHouse(url) => (Service::ClickHouse, url.clone()),
+            Self::Redis(target) => (Service::Redis, format!("{}/{}", target.address, target.database)),
+        }
+    }
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Never asked.
+    Unknown,
+    Up,
+    Down(ProvisionError),
+}
+
+struct Watched {
+    backend: Backend,
+    health: Health,
+    wanted: Instant,
+}
+
+type Known = HashMap<(Service, String), Watched>;
+
+/// The three services as the controllers see them.
+#[derive(Clone)]
+pub struct Services {
+    pub topics: Arc<dyn TopicAdmin>,
+    pub tables: Arc<dyn TableAdmin>,
+    pub quotas: Arc<dyn QuotaStore>,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+/// Asks and remembers. Cheap to clone.
+#[derive(Clone)]
+pub struct Monitor {
+    services: Services,
+    metrics: Metrics,
+    known: Arc<Mutex<Known>>,
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Monitor")
+    }
+}
+
+impl Monitor {
+    pub fn new(services: Services, metrics: Metrics) -> Self {
+        Self {
+            services,
+            metrics,
+            known: Arc::default(),
+        }
+    }
+
+    /// What is known of an address; from now on it is asked.
+    pub fn health(&self, backend: &Backend) -> Health {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = known.entry(backend.key()).or_insert_with(|| Watched {
+            backend: backend.clone(),
+            health: Health::Unknown,
+            wanted: Instant::now(),
+        });
+        watched.wanted = Instant::now();
+        watched.health.clone()
+    }
+
+    /// Asks all addresses for ever; `changed` is called when any answer has changed.
+    pub async fn run(self, mut changed: impl FnMut()) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.round().await {
+                changed();
+            }
+        }
+    }
+
+    /// Asks every address once, side by side; whether any answer has changed.
+    async fn round(&self) -> bool {
+        let backends: Vec<Backend> = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, watched| watched.wanted.elapsed() < FORGET);
+            known.values().map(|watched| watched.backend.clone()).collect()
+        };
+        let mut asked: FuturesUnordered<_> = backends.iter().map(|backend| self.ask(backend)).collect();
+        let mut changed = false;
+        while let Some((key, health)) = asked.next().await {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(watched) = known.get_mut(&key) {
+                let (was, is) = (
+                    matches!(watched.health, Health::Down(_)),
+                    matches!(health, Health::Down(_)),
+                );
+                if was != is {
+                    tracing::info!(service = %key.0, address = key.1, reachable = !is, "reachability changed");
+                    changed = true;
+                }
+                // The words of a failure change from time to time; the first ones stay until it is over.
+                if was != is || watched.health == Health::Unknown {
+                    watched.health = health;
+                }
+            }
+        }
+        self.count();
+        changed
+    }
+
+    async fn ask(&self, backend: &Backend) -> ((Service, String), Health) {
+        let (service, address) = backend.key();
+        let answer = match backend {
+            Backend::Kafka(bootstrap) => self.services.topics.ping(bootstrap),
+            Backend::ClickHouse(url) => self.services.tables.ping(url),
+            Backend::Redis(target) => self.services.quotas.ping(target),
+        };
+        let began = Instant::now();
+        let health = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(())) => Health::Up,
+            Ok(Err(error)) => Health::Down(error),
+            Err(_) => Health::Down(ProvisionError::Unavailable {
+                service,
+                address: address.clone(),
+                detail: format!("no answer within {} s", PATIENCE.as_secs()),
+            }),
+        };
+        let failed = match &health {
+            Health::Down(error) => Some(error.reason()),
+            _ => None,
+        };
+        self.metrics
+            .called(name(service), "ping", failed, began.elapsed());
+        ((service, address), health)
+    }
+
+    fn count(&self) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for service in [Service::Kafka, Service::ClickHouse, Service::Redis] {
+            let down = known
+                .iter()
+                .filter(|((s, _), w)| *s == service && matches!(w.health, Health::Down(_)))
+                .count();
+            self.metrics.unreachable(name(service), down);
+        }
+    }
+}
+
+/// A service as a label of a metric.
+pub const fn name(service: Service) -> &'static str {
+    match service {
+        Service::Kafka => "kafka",
+        Service::ClickHouse => "clickhouse",
+        Service::Redis => "redis",
+    }
+}

@@ -1,0 +1,24 @@
+//! The operator: reads Apps and IngestionPipelines, and makes the cluster, Kafka, ClickHouse and Redis match.
+//!
+//! ```text
+//! main ──> run: settings -> definitions installed? -> leadership -> controllers (one set for each scope)
+//!                                                                   ├── app        keys, Secrets
+//!                                                                   └── pipeline   objects, and through provision/
+//!                                                                                  topics, tables, quota entries
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod api;
+pub mod backoff;
+pub mod conditions;
+pub mod controllers;
+pub mod events;
+pub mod health;
+pub mod identity;
+pub mod lease;
+pub mod metrics;
+pub mod provision;
+pub mod run;
+pub mod settings;
+pub mod tenancy;
