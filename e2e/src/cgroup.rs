@@ -5,12 +5,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Result};
 use crate::instance::Instance;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const SYSTEM: &str = "system";
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Instance {
     /// Makes the instance's cgroup in every hierarchy that takes one.
@@ -70,13 +72,20 @@ impl Instance {
         pids
     }
 
-    /// Removes the instance's cgroups, deepest first; those that still hold a process stay and are reported.
+    /// Removes the instance's cgroups, deepest first. The kernel lets go of one a moment after its last process has
+    /// ended, so it is tried for a while; what stays is told by `leftover_cgroups`.
     pub(crate) fn delete_cgroups(&self) {
-        for hierarchy in hierarchies() {
-            for directory in below(&hierarchy.join(self.scope())) {
-                // What cannot be removed is found and told by `leftover_cgroups`.
-                let _ = fs::remove_dir(directory);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for hierarchy in hierarchies() {
+                for directory in below(&hierarchy.join(self.scope())) {
+                    let _ = fs::remove_dir(directory);
+                }
             }
+            if self.leftover_cgroups().is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -11,13 +11,14 @@ use crate::daemon::Health;
 use crate::environment::{export_line, variables};
 use crate::error::{Context, Error, Result};
 use crate::instance::{DEFAULT_NAME, Instance};
+use crate::preflight;
 use crate::progress::{Outcome, Progress};
 use crate::status::table;
 use crate::up::{Plan, ready_line};
 
 /// A real Kubernetes cluster with Kafka, Redis and ClickHouse on this machine, and Penstock in it.
 #[derive(Debug, Parser)]
-#[command(name = "kit", version, about, disable_help_subcommand = true)]
+#[command(name = "kit", version, disable_help_subcommand = true)]
 pub struct Cli {
     /// Which cluster is meant; several can run side by side.
     #[arg(long, global = true, env = "PENSTOCK_INSTANCE", default_value = DEFAULT_NAME, value_name = "NAME")]
@@ -153,17 +154,14 @@ fn up(instance: &Instance, arguments: &UpArguments) -> Result<()> {
 
 fn down(instance: &Instance) -> Result<()> {
     let progress = Progress::start();
-    if !instance.exists()
-        && !instance.netns_path().exists()
-        && instance.cgroup_processes().is_empty()
-        && !instance.state_dir().exists()
-    {
+    if instance.leftovers().is_empty() {
         progress.line(&format!(
             "there is no instance `{}`; nothing to do",
             instance.name()
         ));
         return Ok(());
     }
+    preflight::must_be_root()?;
     instance.down(&progress)?;
     progress.line(&format!(
         "==> instance `{}` is gone; nothing of it is left",
@@ -192,6 +190,7 @@ fn status(instance: &Instance) -> Result<()> {
 
 fn restart(instance: &Instance, word: &str) -> Result<()> {
     instance.must_exist()?;
+    preflight::must_be_root()?;
     let progress = Progress::start();
     let components = Component::matching(word, &instance.components()?)?;
     for component in &components {

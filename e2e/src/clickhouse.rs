@@ -33,7 +33,7 @@ pub struct Users {
 }
 
 pub(crate) fn daemon(instance: &Instance) -> Result<Daemon> {
-    let users = instance.make_clickhouse_users()?;
+    let users = instance.clickhouse_users()?;
     let directory = instance.data_dir("clickhouse");
     let users_file = directory.join("users");
     let mut daemon = Daemon::new(installed_front(instance))
@@ -69,14 +69,15 @@ impl Instance {
         self.data_dir("clickhouse").join("passwords.json")
     }
 
-    fn make_clickhouse_users(&self) -> Result<Users> {
+    /// Makes the users' passwords, unless they are there.
+    pub(crate) fn make_clickhouse_users(&self) -> Result<()> {
         let path = self.clickhouse_passwords();
-        if !path.exists() {
-            let passwords = [secret::password()?, secret::password()?];
-            let bytes = serde_json::to_vec(&passwords).doing("writing the passwords of ClickHouse")?;
-            file::write(&path, &bytes, 0o600)?;
+        if path.exists() {
+            return Ok(());
         }
-        self.clickhouse_users()
+        let passwords = [secret::password()?, secret::password()?];
+        let bytes = serde_json::to_vec(&passwords).doing("writing the passwords of ClickHouse")?;
+        file::write(&path, &bytes, 0o600)
     }
 
     /// The users of the instance's ClickHouse.
@@ -168,8 +169,10 @@ mod tests {
                 .to_string()
                 .contains("kit --instance x up")
         );
-        let users = instance.make_clickhouse_users().unwrap();
-        assert_eq!(instance.make_clickhouse_users().unwrap(), users);
+        instance.make_clickhouse_users().unwrap();
+        let users = instance.clickhouse_users().unwrap();
+        instance.make_clickhouse_users().unwrap();
+        assert_eq!(instance.clickhouse_users().unwrap(), users);
         let mode = fs::metadata(instance.clickhouse_passwords())
             .unwrap()
             .permissions()

@@ -163,7 +163,7 @@ impl Instance {
     }
 
     /// What is still there of the instance, a line each.
-    fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         for pid in self.processes() {
             left.push(format!("process {pid}: {}", command_line(pid)));

@@ -67,12 +67,21 @@ fn directory(instance: &Instance, id: u8) -> PathBuf {
     instance.data_dir("kafka").join(id.to_string())
 }
 
-/// One id for all brokers of the instance, made once.
-fn cluster_id(instance: &Instance) -> Result<String> {
-    let path = instance.data_dir("kafka").join("cluster-id");
-    if !path.exists() {
-        file::write(&path, secret::kafka_uuid()?.as_bytes(), 0o644)?;
+/// Makes the one id of all brokers, unless there is one. Called before the first of them starts.
+pub(crate) fn make_cluster_id(instance: &Instance) -> Result<()> {
+    let path = cluster_id_file(instance);
+    if path.exists() {
+        return Ok(());
     }
+    file::write(&path, secret::kafka_uuid()?.as_bytes(), 0o644)
+}
+
+fn cluster_id_file(instance: &Instance) -> PathBuf {
+    instance.data_dir("kafka").join("cluster-id")
+}
+
+fn cluster_id(instance: &Instance) -> Result<String> {
+    let path = cluster_id_file(instance);
     fs::read_to_string(&path).doing(format_args!("reading {}", path.display()))
 }
 

@@ -157,6 +157,16 @@ struct Missing {
     elsewhere: &'static str,
 }
 
+pub(crate) fn must_be_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new("the kit makes network namespaces, mounts and cgroups, so it needs root").next(
+        "put `sudo -E env \"PATH=$PATH\"` before the command; without root, docs/install.md tells how to use a cluster that \
+         you have",
+    ))
+}
+
 /// Checks everything, and installs what Debian has.
 pub(crate) fn check(
     instance: &Instance,
@@ -164,11 +174,7 @@ pub(crate) fn check(
     groups: &[Group],
     to_build: &[Group],
 ) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::new("the kit makes network namespaces, mounts and cgroups, so it needs root").next(
-            "`sudo -E env \"PATH=$PATH\" ./e2e/kit up`; without root, docs/install.md tells how to use a cluster that you have",
-        ));
-    }
+    must_be_root()?;
     if cfg!(not(target_arch = "x86_64")) && groups.contains(&Group::ClickHouse) {
         return Err(Error::new("the ClickHouse engine that the kit fetches exists for x86-64 only")
             .next("`./e2e/kit up --only kubernetes,kafka,redis`, and name a ClickHouse of your own in the chart's values"));

@@ -13,7 +13,7 @@ use crate::fetch::{self, GoTool};
 use crate::instance::{Instance, Record};
 use crate::process::boot_id;
 use crate::progress::{Outcome, Progress, human};
-use crate::{clickhouse, cluster, preflight};
+use crate::{clickhouse, cluster, kafka, preflight};
 
 /// What to bring up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +82,12 @@ impl Instance {
 
     fn start_all(&self, plan: &Plan, progress: &Progress) -> Result<()> {
         let brokers = self.record()?.brokers.unwrap_or(1);
+        if plan.wants(Group::Kafka) {
+            kafka::make_cluster_id(self)?;
+        }
+        if plan.wants(Group::ClickHouse) {
+            self.make_clickhouse_users()?;
+        }
         std::thread::scope(|scope| {
             let mut branches = Vec::new();
             if plan.wants(Group::Kafka) {
