@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::component::Component;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::file;
 use crate::image;
 use crate::instance::{DNS_ADDRESS, Instance};
+use crate::probe;
 use crate::progress::{Outcome, Progress};
 use crate::run::run;
 use crate::up::first_error;
 
 /// PersistentVolumes on the node's disk, for claims of storage class `local`.
 const VOLUMES: usize = 8;
+const DNS_DEADLINE: Duration = Duration::from_secs(90);
 
 pub(crate) fn start(instance: &Instance, progress: &Progress) -> Result<()> {
     instance.create_pki()?;
@@ -44,12 +47,31 @@ pub(crate) fn start(instance: &Instance, progress: &Progress) -> Result<()> {
         Ok(Outcome::done("ready"))
     })?;
     progress.step("cluster DNS", None, || {
-        instance.wait(
-            &["-n", "kube-system", "deployment/coredns"],
-            "condition=Available",
-            90,
-        )?;
-        Ok(Outcome::done("ready"))
+        wait_for_dns(instance)?;
+        Ok(Outcome::done("answers"))
+    })
+}
+
+/// Asks it, instead of believing what the cluster remembers of it from before a reboot.
+fn wait_for_dns(instance: &Instance) -> Result<()> {
+    let deadline = Instant::now() + DNS_DEADLINE;
+    instance.inside(|| {
+        while !probe::resolves((DNS_ADDRESS, 53), "kubernetes.default.svc.cluster.local") {
+            if Instant::now() >= deadline {
+                let pods = run(instance.kubectl().args(["-n", "kube-system", "describe", "pods"]))
+                    .unwrap_or_default();
+                let lines: Vec<&str> = pods.lines().collect();
+                let tail = lines[lines.len().saturating_sub(12)..].join("\n    ");
+                return Err(
+                    Error::new(format!("cluster DNS does not answer\n    {tail}")).next(format!(
+                        "`{}` tells more",
+                        instance.command("exec -- kubectl -n kube-system logs deployment/coredns")
+                    )),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     })
 }
 
@@ -117,12 +139,10 @@ impl Instance {
                 let described = run(self.kubectl().arg("describe").args(what)).unwrap_or_default();
                 let tail: Vec<&str> = described.lines().rev().take(12).collect();
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
-                crate::error::Error::new(format!("{}\n    {}", error.message(), tail.join("\n    "))).next(
-                    format!(
-                        "look at it with `{}`",
-                        self.command(&format!("exec -- kubectl describe {}", what.join(" ")))
-                    ),
-                )
+                Error::new(format!("{}\n    {}", error.message(), tail.join("\n    "))).next(format!(
+                    "look at it with `{}`",
+                    self.command(&format!("exec -- kubectl describe {}", what.join(" ")))
+                ))
             })
         })
     }

@@ -208,10 +208,10 @@ fn remove_shared_traces(instance: &Instance) {
             let _ = fs::remove_file(socket);
         }
     }
+    // Every kubelet of the machine uses this one folder, each taking it from the one before.
     let plugins = Path::new("/var/lib/kubelet/device-plugins");
-    let socket = plugins.join("kubelet.sock");
-    if is_deserted(&socket) {
-        let _ = fs::remove_file(socket);
+    if !runs_anywhere("kubelet") {
+        let _ = fs::remove_file(plugins.join("kubelet.sock"));
         let _ = fs::remove_file(plugins.join("kubelet_internal_checkpoint"));
     }
     // Folders that are empty now served nobody else.
@@ -226,6 +226,13 @@ fn remove_shared_traces(instance: &Instance) {
     ] {
         let _ = fs::remove_dir(folder);
     }
+}
+
+fn runs_anywhere(program: &str) -> bool {
+    all_pids().into_iter().any(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program)
+            && is_alive(pid)
+    })
 }
 
 /// Whether a socket's listener is gone.
