@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use penstock_dataplane::ingest;
 use penstock_dataplane::process::{Process, RoleError, logs, panics};
-use penstock_dataplane_config::IngestConfig;
+use penstock_dataplane::{consume, ingest};
 use penstock_dataplane_config::load::{Config, Environment, Loaded, load_file, render};
+use penstock_dataplane_config::{ConsumeConfig, IngestConfig};
 
 /// Penstock's data plane: one role per process.
 #[derive(Debug, Parser)]
@@ -28,12 +28,15 @@ struct Arguments {
 enum Role {
     /// HTTP to Kafka.
     Ingest,
+    /// Kafka to ClickHouse.
+    Consume,
 }
 
 impl Role {
     fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
+            Self::Consume => "consume",
         }
     }
 }
@@ -45,6 +48,11 @@ fn main() -> ExitCode {
             &arguments,
             tokio::runtime::Builder::new_current_thread(),
             |config: IngestConfig, process| (config.admin.clone(), ingest::run(config, process)),
+        ),
+        Role::Consume => start(
+            &arguments,
+            tokio::runtime::Builder::new_current_thread(),
+            |config: ConsumeConfig, process| (config.admin.clone(), consume::run(config, process)),
         ),
     };
     match outcome {

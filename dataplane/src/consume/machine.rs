@@ -91,6 +91,11 @@ impl Partition {
         std::mem::take(&mut self.actions)
     }
 
+    /// Whether [`Self::actions`] has something to give.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// Whether a record may be given to [`Self::push`].
     pub fn wants_records(&self) -> bool {
         self.state == State::Reading

@@ -1,17 +1,205 @@
-//! The `consume` role: topic -> event table, each row once.
+//! `penstock-dataplane consume`: topic in, event table out, each row once.
+//!
+//! ```text
+//! group ──► run ──► record ──► line, scan        one partition: records become rows
+//! driver    │  └──► native                       rows become columns
+//!           │
+//!           └─────► machine ──► flight, forming  what is done when: intent, ask, insert, completion
+//!                     │ intent, position, protocol, fence, clock
+//!                     ▼
+//!                   jobs ──► clickhouse ──► upload, failure
+//!                        ──► target              what the table holds
+//!                        ──► dead_letters
+//! ```
+//!
+//! One thread reads and decides ([`driver`]); everything that waits for somebody else runs on the runtime ([`jobs`]).
+//! How rows are stored once, whatever dies, is told in `docs/decisions/0003-exactly-once.md`.
+
 pub mod clickhouse;
 pub mod clock;
+pub mod dead_letters;
+mod driver;
 pub mod failure;
 pub mod fence;
 mod flight;
 mod forming;
+mod group;
 pub mod intent;
+mod jobs;
 pub mod line;
 pub mod machine;
+mod metrics;
 pub mod native;
 pub mod position;
 pub mod protocol;
 pub mod record;
+mod run;
 mod scan;
 pub mod target;
 pub mod upload;
+mod wake;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use penstock_dataplane_config::ConsumeConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+
+use self::clickhouse::ClickHouse;
+use self::dead_letters::DeadLetters;
+use self::driver::Driver;
+use self::fence::Fence;
+use self::jobs::Jobs;
+use self::metrics::ConsumeMetrics;
+use self::protocol::Limits;
+use self::wake::Waker;
+use crate::process::{Dependency, Needed, Process, RoleError};
+
+/// How long the table's memory of tokens is trusted without asking.
+const BLIND: Duration = Duration::from_secs(60);
+const START_RETRY: Duration = Duration::from_secs(2);
+
+/// Runs the role until the shutdown is complete.
+pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleError> {
+    let metrics = ConsumeMetrics::new(&process.metrics);
+    let kafka = process.dependencies.add("kafka", Needed::ToStart);
+    let table = process.dependencies.add("clickhouse", Needed::ToStart);
+    let clickhouse = ClickHouse::new(&config.clickhouse)?;
+    let Some(partitions) = wait_for_topic(&config, &kafka, &process).await? else {
+        return Ok(());
+    };
+    if !wait_for_table(&clickhouse, partitions, &table, &process).await {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let begun = process.shutdown.clone();
+    std::thread::Builder::new()
+        .name("consume".into())
+        .spawn(move || {
+            let outcome = read(
+                config,
+                partitions,
+                clickhouse,
+                metrics,
+                (kafka, table),
+                process,
+                runtime,
+            );
+            // The receiver is gone only when the process ends.
+            let _ = done.send(outcome);
+        })?;
+    let outcome = finished.await.map_err(|_| "the reading thread died")?;
+    if !begun.is_begun() {
+        begun.begin();
+    }
+    outcome.map_err(Into::into)
+}
+
+/// The body of the reading thread.
+fn read(
+    config: ConsumeConfig,
+    partitions: u32,
+    clickhouse: ClickHouse,
+    metrics: ConsumeMetrics,
+    (kafka, table): (Dependency, Dependency),
+    process: Process,
+    runtime: tokio::runtime::Handle,
+) -> Result<(), KafkaError> {
+    let waker = Waker::of_this_thread();
+    let fence = Fence::new();
+    let group = group::join(&config, partitions, fence.clone(), kafka, waker.clone())?;
+    group.subscribe(&[&config.kafka.topic])?;
+    let (answers, answered) = mpsc::channel();
+    let shutdown = process.shutdown;
+    let woken = waker.clone();
+    let stop = shutdown.clone();
+    runtime.spawn(async move {
+        stop.begun().await;
+        woken.wake();
+    });
+    let limits = Limits {
+        max_rows: config.batch.max_rows,
+        max_bytes: usize::try_from(config.batch.max_bytes.get()).unwrap_or(usize::MAX),
+        max_age: config.batch.max_age.get(),
+        session: Duration::from_millis(group::SESSION_MS),
+        blind: BLIND,
+    };
+    let jobs = Jobs {
+        topic: config.kafka.topic.as_str().into(),
+        runtime,
+        group,
+        clickhouse,
+        dead_letters: Arc::new(DeadLetters::new(config)),
+        fence,
+        metrics,
+        clickhouse_seen: table,
+        answers,
+        waker,
+    };
+    Driver::new(jobs, answered, shutdown, limits).run();
+    Ok(())
+}
+
+/// Waits until the topic is there; returns its number of partitions, or `None` when the process is to stop.
+async fn wait_for_topic(
+    config: &ConsumeConfig,
+    kafka: &Dependency,
+    process: &Process,
+) -> Result<Option<u32>, RoleError> {
+    let asking: Arc<BaseConsumer> = Arc::new(group::client(config).create()?);
+    while !process.shutdown.is_begun() {
+        let (asking, topic) = (Arc::clone(&asking), config.kafka.topic.clone());
+        let found = tokio::task::spawn_blocking(move || partitions_of(&asking, &topic)).await?;
+        match found {
+            Ok(partitions) => {
+                kafka.found();
+                return Ok(Some(partitions));
+            }
+            Err(reason) => kafka.lost(reason),
+        }
+        pause(process).await;
+    }
+    Ok(None)
+}
+
+fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Result<u32, String> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), Duration::from_secs(5))
+        .map_err(|error| error.to_string())?;
+    match metadata.topics().iter().find(|found| found.name() == topic) {
+        Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
+            Ok(found.partitions().len() as u32)
+        }
+        _ => Err(format!("there is no topic {topic}")),
+    }
+}
+
+/// Waits until the event table is fit to be written to; false when the process is to stop.
+async fn wait_for_table(
+    clickhouse: &ClickHouse,
+    partitions: u32,
+    table: &Dependency,
+    process: &Process,
+) -> bool {
+    while !process.shutdown.is_begun() {
+        match target::check(clickhouse, partitions).await {
+            Ok(()) => {
+                table.found();
+                return true;
+            }
+            Err(failure) => table.lost(failure.to_string()),
+        }
+        pause(process).await;
+    }
+    false
+}
+
+async fn pause(process: &Process) {
+    tokio::select! {
+        () = tokio::time::sleep(START_RETRY) => {}
+        () = process.shutdown.begun() => {}
+    }
+}

@@ -64,7 +64,7 @@ pub enum CommitOutcome {
     Done,
     /// It may or may not have been applied.
     Retry,
-    /// This process is no longer a member of the group's generation.
+    /// Not tried: the assignment has ended.
     Fenced,
 }
 

@@ -3,6 +3,8 @@
 //! A record is taken whole or not at all: a single line of an unknown version leaves the batch as it was, because
 //! the record was written by a newer Penstock.
 
+use std::sync::Arc;
+
 use super::line::{LineError, parse};
 use super::native::Block;
 use super::position::Position;
@@ -17,9 +19,10 @@ pub struct DeadLine {
 }
 
 /// What a batch holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Content {
-    pub block: Block,
+    /// Shared with nobody while the batch forms.
+    pub block: Arc<Block>,
     pub dead: Vec<DeadLine>,
 }
 
@@ -38,8 +41,9 @@ pub struct UnknownVersion(pub u64);
 impl Content {
     /// Adds the lines of a record.
     pub fn add(&mut self, partition: i32, offset: i64, value: &[u8]) -> Result<Added, UnknownVersion> {
-        let mark = self.block.mark();
-        let (rows, dead, bytes) = (self.block.rows(), self.dead.len(), self.block.bytes());
+        let block = Arc::make_mut(&mut self.block);
+        let mark = block.mark();
+        let (rows, dead, bytes) = (block.rows(), self.dead.len(), block.bytes());
         let text = simdutf8::basic::from_utf8(value).is_ok();
         let mut dead_bytes = 0;
         for (row, line) in lines(value).enumerate() {
@@ -53,9 +57,9 @@ impl Content {
                 })
             };
             match judged {
-                Ok(line) => self.block.push(partition, position, &line),
+                Ok(line) => block.push(partition, position, &line),
                 Err(LineError::UnknownVersion(version)) => {
-                    self.block.go_back(mark);
+                    block.go_back(mark);
                     self.dead.truncate(dead);
                     return Err(UnknownVersion(version));
                 }
@@ -70,9 +74,9 @@ impl Content {
             }
         }
         Ok(Added {
-            rows: self.block.rows() - rows,
+            rows: block.rows() - rows,
             dead: (self.dead.len() - dead) as u32,
-            bytes: self.block.bytes() - bytes + dead_bytes,
+            bytes: block.bytes() - bytes + dead_bytes,
         })
     }
 }

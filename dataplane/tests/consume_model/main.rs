@@ -74,7 +74,6 @@ fn everything_at_once() {
         ("some held", seen.some_held),
         ("split", seen.split),
         ("stale", seen.stale),
-        ("fenced", seen.fenced),
         ("repeated", seen.repeated),
     ] {
         assert!(count > 100, "the schedules reach `{what}` only {count} times");

@@ -23,7 +23,6 @@ pub(crate) struct Seen {
     pub(crate) some_held: u32,
     pub(crate) split: u32,
     pub(crate) stale: u32,
-    pub(crate) fenced: u32,
     pub(crate) repeated: u32,
 }
 
@@ -36,13 +35,11 @@ impl Seen {
         self.some_held += other.some_held;
         self.split += other.split;
         self.stale += other.stale;
-        self.fenced += other.fenced;
         self.repeated += other.repeated;
     }
 
     fn count(&mut self, event: &Event) {
         match event {
-            Event::Committed(CommitOutcome::Fenced) => self.fenced += 1,
             Event::Asked(Some(Held::All)) => self.all_held += 1,
             Event::Asked(Some(Held::Some(_))) => self.some_held += 1,
             Event::Inserted(InsertOutcome::Stale) => self.stale += 1,

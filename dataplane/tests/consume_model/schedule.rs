@@ -248,7 +248,8 @@ impl Schedule {
                     });
                     CommitOutcome::Retry
                 } else if !self.broker.commit(partition, generation, offset, metadata) {
-                    CommitOutcome::Fenced
+                    // A generation that is not current says nothing about the partition: the group tells.
+                    CommitOutcome::Retry
                 } else if unknown(&mut self.random, 10) {
                     CommitOutcome::Retry
                 } else {

@@ -1,0 +1,187 @@
+//! Lines that cannot be stored, to the topic `<topic>.dlq`, acknowledged by all replicas before their batch is
+//! completed. The headers are those of `docs/record.md`.
+//!
+//! A batch whose completion fails is gone through again, so a dead letter may be there twice; `penstock-origin`
+//! tells.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use penstock_dataplane_config::ConsumeConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::group::client;
+use super::line::parse;
+use super::position::Position;
+
+/// The longest value; a line that is longer is cut, because the broker would refuse it for ever.
+const LONGEST: usize = 900_000;
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the record that a refused row came from is waited for.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why a line is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is no line of this contract.
+    Malformed,
+    /// ClickHouse does not take it.
+    Refused,
+}
+
+impl Reason {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "Malformed",
+            Self::Refused => "Refused",
+        }
+    }
+}
+
+/// One dead line.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    pub partition: i32,
+    pub position: Position,
+    pub reason: Reason,
+    pub detail: String,
+    pub value: Vec<u8>,
+}
+
+/// The dead letters of one pipeline. The producer is made when the first one is written.
+pub struct DeadLetters {
+    config: ConsumeConfig,
+    producer: OnceLock<FutureProducer>,
+}
+
+impl std::fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DeadLetters({})", self.config.kafka.dead_letter_topic)
+    }
+}
+
+impl DeadLetters {
+    pub fn new(config: ConsumeConfig) -> Self {
+        Self {
+            config,
+            producer: OnceLock::new(),
+        }
+    }
+
+    fn producer(&self) -> Result<&FutureProducer, KafkaError> {
+        if let Some(producer) = self.producer.get() {
+            return Ok(producer);
+        }
+        let made: FutureProducer = client(&self.config)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
+            .set("queue.buffering.max.kbytes", "16384")
+            .create()?;
+        Ok(self.producer.get_or_init(|| made))
+    }
+
+    /// Writes them all; returns when every one is acknowledged.
+    pub async fn write(&self, letters: &[DeadLetter]) -> Result<(), KafkaError> {
+        let producer = self.producer()?;
+        // Bounded, so that a batch of nothing but dead lines does not fill the producer's queue.
+        for some in letters.chunks(256) {
+            try_join_all(some.iter().map(|letter| self.write_one(producer, letter))).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_one(&self, producer: &FutureProducer, letter: &DeadLetter) -> Result<(), KafkaError> {
+        let whole = letter.value.len() <= LONGEST;
+        match self.produce(producer, letter, whole).await {
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) if whole => {
+                self.produce(producer, letter, false).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn produce(
+        &self,
+        producer: &FutureProducer,
+        letter: &DeadLetter,
+        whole: bool,
+    ) -> Result<(), KafkaError> {
+        let Position { offset, row } = letter.position;
+        let origin = format!("{}/{}/{offset}/{row}", self.config.kafka.topic, letter.partition);
+        let kept = if whole {
+            letter.value.len()
+        } else {
+            letter.value.len().min(LONGEST / 2)
+        };
+        let detail = match kept < letter.value.len() {
+            true => format!("{} (cut from {} bytes)", letter.detail, letter.value.len()),
+            false => letter.detail.clone(),
+        };
+        let header = |key, value| Header {
+            key,
+            value: Some(value),
+        };
+        let headers = OwnedHeaders::new()
+            .insert(header("penstock-reason", letter.reason.name()))
+            .insert(header("penstock-step", "consume"))
+            .insert(header("penstock-detail", &detail))
+            .insert(header("penstock-origin", &origin));
+        let app = parse(&letter.value)
+            .ok()
+            .map(|line| Uuid::from_u128(line.app_id).to_string());
+        let headers = match &app {
+            Some(app) => headers.insert(header("penstock-app", app)),
+            None => headers,
+        };
+        let record = FutureRecord::<(), [u8]>::to(&self.config.kafka.dead_letter_topic)
+            .payload(&letter.value[..kept])
+            .headers(headers);
+        producer
+            .send(record, MESSAGE_TIMEOUT)
+            .await
+            .map(drop)
+            .map_err(|(error, _)| error)
+    }
+
+    /// Reads one line of the topic again: a batch keeps columns, not the bytes they came from. Blocks.
+    pub fn original(&self, partition: i32, position: Position) -> Result<Vec<u8>, KafkaError> {
+        let consumer: BaseConsumer = client(&self.config)
+            .set("group.id", &self.config.group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "error")
+            .create()?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(
+            &self.config.kafka.topic,
+            partition,
+            Offset::Offset(position.offset),
+        )?;
+        consumer.assign(&list)?;
+        let deadline = std::time::Instant::now() + READ_TIMEOUT;
+        while std::time::Instant::now() < deadline {
+            let Some(polled) = consumer.poll(Duration::from_millis(200)) else {
+                continue;
+            };
+            let message = polled?;
+            if message.offset() != position.offset {
+                break;
+            }
+            let line = message
+                .payload()
+                .unwrap_or_default()
+                .split(|byte| *byte == b'\n')
+                .nth(position.row as usize);
+            return Ok(line.unwrap_or_default().to_vec());
+        }
+        Err(KafkaError::MessageConsumption(
+            RDKafkaErrorCode::OffsetNotAvailable,
+        ))
+    }
+}

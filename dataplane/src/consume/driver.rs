@@ -1,0 +1,335 @@
+//! The thread that reads: it polls librdkafka, parses records into batches, and lets the machines decide.
+//!
+//! ```text
+//! librdkafka ──records──► read ──► machines ──actions──► jobs (runtime) ──answers──┐
+//!     └──rebalances──► answered when nothing is under way      ▲                   │
+//!                                                              └───────────────────┘
+//! ```
+//!
+//! Invariants: librdkafka is polled all the time, whatever ClickHouse does, so that the group is kept. Rows in
+//! memory stay below [`MEMORY`] and one record: above half of it only the largest forming batch is read on, so that
+//! it becomes one INSERT instead of many, and above it none. A partition gets at most two thirds, so that one that
+//! is stuck does not hold the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::clock::Moment;
+use super::group::{Group, Rebalance, SESSION_MS};
+use super::jobs::{Answer, Jobs, Tenure};
+use super::protocol::Limits;
+use super::run::{Read, Run};
+use crate::process::Shutdown;
+
+/// Bytes of rows, forming and in flight, of all partitions.
+pub(super) const MEMORY: usize = 96 << 20;
+/// One batch; two of them, one forming while one is in flight, are two thirds of the memory.
+const LARGEST_BATCH: usize = MEMORY / 3;
+/// How long the group waits for an INSERT in flight before its intent is left to the next owner.
+const REVOKE_BOUND: Duration = Duration::from_secs(20);
+/// The longest sleep; ages are looked at this often.
+const NAP: Duration = Duration::from_millis(20);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// The driver of one process.
+pub(super) struct Driver {
+    topic: String,
+    group: Arc<Group>,
+    jobs: Jobs,
+    answers: Receiver<Answer>,
+    shutdown: Shutdown,
+    limits: Limits,
+    runs: BTreeMap<i32, Run>,
+    /// The rebalance that is not answered yet.
+    rebalance: Option<Rebalance>,
+    gauges_at: Moment,
+}
+
+impl Driver {
+    pub(super) fn new(jobs: Jobs, answers: Receiver<Answer>, shutdown: Shutdown, limits: Limits) -> Self {
+        Self {
+            topic: jobs.topic.to_string(),
+            group: Arc::clone(&jobs.group),
+            limits: Limits {
+                max_bytes: limits.max_bytes.min(LARGEST_BATCH),
+                session: Duration::from_millis(SESSION_MS),
+                ..limits
+            },
+            jobs,
+            answers,
+            shutdown,
+            runs: BTreeMap::new(),
+            rebalance: None,
+            gauges_at: Moment::now(),
+        }
+    }
+
+    /// Works until the shutdown is complete.
+    pub(super) fn run(mut self) {
+        let mut stopping = false;
+        loop {
+            let now = Moment::now();
+            if self.shutdown.is_begun() && !stopping {
+                stopping = true;
+                self.runs.values_mut().for_each(|run| run.revoke(now));
+            }
+            self.poll_group();
+            self.rebalance(now, stopping);
+            let mut busy = self.take_answers(now);
+            busy |= self.read(now);
+            self.tick(now);
+            self.act();
+            self.drop_released();
+            if stopping && self.runs.is_empty() {
+                break;
+            }
+            if now.since(self.gauges_at) >= GAUGES_EVERY {
+                self.gauges_at = now;
+                self.show();
+            }
+            if !busy {
+                self.jobs.waker.sleep(NAP);
+            }
+        }
+        self.leave();
+    }
+
+    /// Serves rebalances and errors. Records come by the partitions' own queues; one that was fetched before its
+    /// queue existed is dropped here and read again, because reading begins with a seek.
+    fn poll_group(&mut self) {
+        for _ in 0..64 {
+            match self.group.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => tracing::debug!(%error, "the consumer reports"),
+            }
+        }
+    }
+
+    fn rebalance(&mut self, now: Moment, stopping: bool) {
+        if self.rebalance.is_none() {
+            self.rebalance = self.group.context().next_rebalance();
+            match &self.rebalance {
+                Some(Rebalance::Revoke { partitions, lost }) => {
+                    tracing::info!(?partitions, lost, "the group takes partitions");
+                    let how = if *lost { "lost" } else { "revoked" };
+                    self.jobs.metrics.rebalanced(how, partitions.len());
+                    for partition in partitions {
+                        if let Some(run) = self.runs.get_mut(partition) {
+                            run.revoke(now);
+                            if *lost {
+                                run.abandon();
+                            }
+                        }
+                    }
+                }
+                Some(Rebalance::Assign(partitions)) => {
+                    tracing::info!(?partitions, "the group gives partitions");
+                    self.jobs.metrics.rebalanced("assigned", partitions.len());
+                }
+                None => return,
+            }
+            self.act();
+            self.drop_released();
+        }
+        match &self.rebalance {
+            Some(Rebalance::Revoke { partitions, .. })
+                if partitions
+                    .iter()
+                    .any(|partition| self.runs.contains_key(partition)) => {}
+            Some(Rebalance::Revoke { partitions, .. }) => {
+                let partitions = partitions.clone();
+                self.rebalance = None;
+                let answered = self
+                    .list(&partitions, Offset::Invalid)
+                    .and_then(|list| self.group.incremental_unassign(&list));
+                if let Err(error) = answered {
+                    tracing::error!(%error, "cannot give partitions back");
+                }
+            }
+            Some(Rebalance::Assign(partitions)) => {
+                let partitions = partitions.clone();
+                self.rebalance = None;
+                self.assign(&partitions, stopping);
+            }
+            None => {}
+        }
+    }
+
+    fn list(&self, partitions: &[i32], offset: Offset) -> rdkafka::error::KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.topic, *partition, offset)?;
+        }
+        Ok(list)
+    }
+
+    /// Takes partitions, paused: reading begins with the seek that the machine asks for.
+    fn assign(&mut self, partitions: &[i32], stopping: bool) {
+        let taken = self.list(partitions, Offset::Beginning).and_then(|list| {
+            self.group.incremental_assign(&list)?;
+            self.group.pause(&list)
+        });
+        if let Err(error) = taken {
+            tracing::error!(%error, "cannot take partitions");
+            return;
+        }
+        if stopping {
+            return;
+        }
+        for &partition in partitions {
+            let Some(mut queue) = self.group.split_partition_queue(&self.topic, partition) else {
+                tracing::error!(partition, "the partition has no queue");
+                continue;
+            };
+            let waker = self.jobs.waker.clone();
+            queue.set_nonempty_callback(move || waker.wake());
+            let epoch = self.jobs.fence.begin(partition);
+            let run = Run::new(Tenure { partition, epoch }, self.limits, queue);
+            self.runs.insert(partition, run);
+        }
+    }
+
+    fn take_answers(&mut self, now: Moment) -> bool {
+        let mut busy = false;
+        while let Ok(answer) = self.answers.try_recv() {
+            busy = true;
+            if let Some(run) = self.runs.get_mut(&answer.partition)
+                && run.tenure.epoch == answer.epoch
+            {
+                run.answer(answer, now);
+            }
+        }
+        busy
+    }
+
+    fn used(&self) -> usize {
+        self.runs.values().map(Run::bytes).sum()
+    }
+
+    fn read(&mut self, now: Moment) -> bool {
+        let used = self.used();
+        if used >= MEMORY {
+            let largest = self
+                .runs
+                .values_mut()
+                .filter(|run| !run.in_flight())
+                .max_by_key(|run| run.forming_bytes());
+            if let Some(run) = largest {
+                run.squeeze(now);
+            }
+            return false;
+        }
+        let only = (used >= MEMORY / 2)
+            .then(|| {
+                self.runs
+                    .values()
+                    .filter(|run| run.wants_records() && run.forming_bytes() > 0)
+                    .max_by_key(|run| run.forming_bytes())
+                    .map(|run| run.tenure.partition)
+            })
+            .flatten();
+        let mut busy = false;
+        for (partition, run) in &mut self.runs {
+            if only.is_some_and(|only| only != *partition) {
+                continue;
+            }
+            match run.read(now) {
+                Read::Nothing => {}
+                Read::Some => busy = true,
+                Read::OutOfRange => {
+                    tracing::warn!(partition, "the log does not have the offset that is next");
+                    self.jobs.bounds(run.tenure);
+                }
+            }
+        }
+        busy
+    }
+
+    /// Lets time pass. Where several quiet partitions are live, each waits longer, up to twice the configured age,
+    /// so that together they cause two INSERTs a second and not one for each partition.
+    fn tick(&mut self, now: Moment) {
+        let quiet = self
+            .runs
+            .values()
+            .filter(|run| run.is_quiet_and_live(now))
+            .count();
+        let stretched = self.limits.max_age * (quiet.clamp(2, 4) as u32) / 2;
+        for run in self.runs.values_mut() {
+            let quiet = run.is_quiet_and_live(now);
+            run.set_max_age(if quiet { stretched } else { self.limits.max_age });
+            if run.revoked_at.is_some_and(|at| now.since(at) > REVOKE_BOUND) {
+                run.abandon();
+            }
+            run.tick(now);
+        }
+    }
+
+    fn act(&mut self) {
+        let mut wanted = Vec::new();
+        for (partition, run) in &mut self.runs {
+            run.act(&self.jobs);
+            if let Some(from) = run.wanted_seek() {
+                wanted.push((*partition, from));
+            }
+        }
+        for (partition, from) in wanted {
+            match self.seek(partition, from) {
+                Ok(()) => {
+                    if let Some(run) = self.runs.get_mut(&partition) {
+                        run.sought();
+                    }
+                }
+                // The partition is still being taken; the next round tries again.
+                Err(error) => tracing::debug!(partition, from, %error, "cannot seek yet"),
+            }
+        }
+    }
+
+    fn seek(&self, partition: i32, from: i64) -> rdkafka::error::KafkaResult<()> {
+        self.group
+            .seek(&self.topic, partition, Offset::Offset(from), SEEK_TIMEOUT)?;
+        let list = self.list(&[partition], Offset::Invalid)?;
+        self.group.resume(&list)
+    }
+
+    /// The epoch of a released partition ends here, before the group is answered.
+    fn drop_released(&mut self) {
+        let (fence, metrics) = (&self.jobs.fence, &self.jobs.metrics);
+        self.runs.retain(|partition, run| {
+            if run.released {
+                fence.end(*partition);
+                metrics.forget_lag(*partition);
+            }
+            !run.released
+        });
+    }
+
+    fn show(&self) {
+        let metrics = &self.jobs.metrics;
+        let count = |what: fn(&Run) -> bool| self.runs.values().filter(|run| what(run)).count() as i64;
+        metrics.assigned.set(self.runs.len() as i64);
+        metrics.open_intents.set(count(Run::in_flight));
+        metrics.waiting.set(count(Run::is_waiting));
+        metrics.blocked.set(count(Run::is_blocked));
+        metrics.memory.set(self.used() as i64);
+        for (partition, run) in &self.runs {
+            let end = self.group.context().end(*partition);
+            if let Some(lag) = end.and_then(|end| run.lag(end)) {
+                metrics.set_lag(*partition, lag);
+            }
+        }
+    }
+
+    fn leave(self) {
+        self.show();
+        self.group.context().close();
+        tracing::info!("leaving the group");
+    }
+}

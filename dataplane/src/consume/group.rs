@@ -1,0 +1,191 @@
+//! Membership of the consumer group, and what librdkafka is told.
+//!
+//! librdkafka reports a rebalance and waits until the application has answered it. The answer is not given in the
+//! callback: the callback notes what is wanted, ends the epochs of partitions that are already lost, and the driver
+//! answers when nothing is under way any more. Heartbeats go on meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use penstock_dataplane_config::ConsumeConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::fence::Fence;
+use super::wake::Waker;
+use crate::process::Dependency;
+
+/// How long a member may be silent before the group gives its partitions away.
+pub(super) const SESSION_MS: u64 = 45_000;
+/// How long a rebalance may take; an INSERT must be shorter.
+const MAX_POLL_MS: u64 = 300_000;
+/// What librdkafka may read ahead, over all partitions.
+const READ_AHEAD_KB: u32 = 16 * 1024;
+
+pub(super) type Group = BaseConsumer<GroupContext>;
+
+/// What the group wants of this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Rebalance {
+    Assign(Vec<i32>),
+    /// `lost`: others may own them already.
+    Revoke {
+        partitions: Vec<i32>,
+        lost: bool,
+    },
+}
+
+pub(super) struct GroupContext {
+    topic: String,
+    fence: Fence,
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    /// The log's end of each partition, as librdkafka last saw it.
+    ends: Mutex<HashMap<i32, i64>>,
+    closing: AtomicBool,
+    kafka: Dependency,
+    waker: Waker,
+}
+
+impl std::fmt::Debug for GroupContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GroupContext({})", self.topic)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl GroupContext {
+    pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
+        locked(&self.rebalances).pop_front()
+    }
+
+    /// The log's end of a partition, where it is known.
+    pub(super) fn end(&self, partition: i32) -> Option<i64> {
+        locked(&self.ends).get(&partition).copied()
+    }
+
+    /// From now on rebalances are answered at once: the consumer is about to leave the group.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    fn partitions(&self, list: &TopicPartitionList) -> Vec<i32> {
+        list.elements_for_topic(&self.topic)
+            .iter()
+            .map(|element| element.partition())
+            .collect()
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.kafka.lost(reason);
+        }
+        tracing::debug!(%error, reason, "kafka");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        let connected = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        if connected {
+            self.kafka.found();
+        }
+        let mut ends = locked(&self.ends);
+        for partition in topic.partitions.values().filter(|p| p.hi_offset >= 0) {
+            ends.insert(partition.partition, partition.hi_offset);
+        }
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = self.partitions(list);
+        let assign = kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::SeqCst) {
+            partitions.iter().for_each(|partition| self.fence.end(*partition));
+            let answered = match assign {
+                true => consumer.incremental_assign(list),
+                false => consumer.incremental_unassign(list),
+            };
+            if let Err(error) = answered {
+                tracing::warn!(%error, "cannot answer the last rebalance");
+            }
+            return;
+        }
+        let rebalance = if assign {
+            Rebalance::Assign(partitions)
+        } else {
+            let lost = consumer.assignment_lost();
+            if lost {
+                partitions.iter().for_each(|partition| self.fence.end(*partition));
+            }
+            Rebalance::Revoke { partitions, lost }
+        };
+        locked(&self.rebalances).push_back(rebalance);
+        self.waker.wake();
+    }
+}
+
+/// A consumer of the pipeline's group, not yet subscribed.
+pub(super) fn join(
+    config: &ConsumeConfig,
+    partitions: u32,
+    fence: Fence,
+    kafka: Dependency,
+    waker: Waker,
+) -> KafkaResult<Arc<Group>> {
+    let context = GroupContext {
+        topic: config.kafka.topic.clone(),
+        fence,
+        rebalances: Mutex::default(),
+        ends: Mutex::default(),
+        closing: AtomicBool::new(false),
+        kafka,
+        waker,
+    };
+    // Each partition has a queue of its own, so the bound is split among them.
+    let read_ahead = (READ_AHEAD_KB / partitions.max(1)).max(512);
+    client(config)
+        .set("group.id", &config.group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", SESSION_MS.to_string())
+        .set("max.poll.interval.ms", MAX_POLL_MS.to_string())
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        // The default of a second cuts a consumer that catches up to a tenth.
+        .set("fetch.queue.backoff.ms", "2")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.message.max.bytes", "524288")
+        .set("queued.max.messages.kbytes", read_ahead.to_string())
+        .set("statistics.interval.ms", "5000")
+        .create_with_context(context)
+        .map(Arc::new)
+}
+
+/// What every connection to Kafka has in common.
+pub(super) fn client(config: &ConsumeConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka.bootstrap)
+        .set("client.id", format!("penstock-consume-{}", config.pipeline.name))
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("allow.auto.create.topics", "false")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000");
+    client
+}

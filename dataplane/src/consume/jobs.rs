@@ -1,0 +1,421 @@
+//! Doing what a machine asks for, away from the driver's thread; every job ends in one answer.
+//!
+//! Whatever could change something checks the fence first, immediately before it acts: a job may have waited.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::clickhouse::ClickHouse;
+use super::clock::Moment;
+use super::dead_letters::{DeadLetter, DeadLetters, Reason};
+use super::failure::{Class, Failure};
+use super::fence::{Epoch, Fence};
+use super::group::{Group, SESSION_MS};
+use super::intent::Intent;
+use super::metrics::ConsumeMetrics;
+use super::native::Block;
+use super::position::Part;
+use super::protocol::{CommitOutcome, Event, Held, InsertOutcome, Lookup};
+use super::record::Content;
+use super::target;
+use super::wake::Waker;
+use crate::process::Dependency;
+
+/// How long the group or a log may take to answer.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a job found out.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) partition: i32,
+    pub(super) epoch: Epoch,
+    pub(super) event: Event,
+    /// With [`Held::Some`]: which rows of the block are missing.
+    pub(super) missing: Option<Arc<Vec<bool>>>,
+    /// With [`InsertOutcome::Refused`]: what ClickHouse said.
+    pub(super) refusal: Option<String>,
+}
+
+/// Who a job is done for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tenure {
+    pub(super) partition: i32,
+    pub(super) epoch: Epoch,
+}
+
+/// What jobs are done with. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Jobs {
+    pub(super) topic: Arc<str>,
+    pub(super) runtime: Handle,
+    pub(super) group: Arc<Group>,
+    pub(super) clickhouse: ClickHouse,
+    pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) fence: Fence,
+    pub(super) metrics: ConsumeMetrics,
+    pub(super) clickhouse_seen: Dependency,
+    pub(super) answers: Sender<Answer>,
+    pub(super) waker: Waker,
+}
+
+/// The rows to insert.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) content: Arc<Content>,
+    pub(super) part: Part,
+    /// Only these, and the digest that the table's answer had.
+    pub(super) missing: Option<(u64, Arc<Vec<bool>>)>,
+    pub(super) intent: Intent,
+    pub(super) intent_at: Moment,
+}
+
+impl Jobs {
+    fn answer(&self, tenure: Tenure, event: Event) {
+        self.send(tenure, event, None, None);
+    }
+
+    fn send(&self, tenure: Tenure, event: Event, missing: Option<Arc<Vec<bool>>>, refusal: Option<String>) {
+        let Tenure { partition, epoch } = tenure;
+        // The driver is gone when the process ends; nobody needs the answer then.
+        let _ = self.answers.send(Answer {
+            partition,
+            epoch,
+            event,
+            missing,
+            refusal,
+        });
+        self.waker.wake();
+    }
+
+    fn list(&self, partition: i32, offset: Offset, metadata: &str) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, offset)?;
+        if !metadata.is_empty()
+            && let Some(mut element) = list.find_partition(&self.topic, partition)
+        {
+            element.set_metadata(metadata);
+        }
+        Ok(list)
+    }
+
+    /// Asks the group for its offset and the log for its bounds.
+    pub(super) fn look(&self, tenure: Tenure) {
+        let jobs = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let lookup = jobs.lookup(tenure.partition);
+            if let Err(error) = &lookup {
+                tracing::warn!(partition = tenure.partition, %error, "cannot read the group's offset");
+            }
+            jobs.answer(tenure, Event::Looked(lookup.ok()));
+        });
+    }
+
+    fn lookup(&self, partition: i32) -> Result<Lookup, KafkaError> {
+        let list = self.list(partition, Offset::Invalid, "")?;
+        let found = self.group.committed_offsets(list, KAFKA_TIMEOUT)?;
+        let element = found.find_partition(&self.topic, partition);
+        let committed = match element {
+            None => None,
+            Some(element) => {
+                element.error()?;
+                match element.offset() {
+                    Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                    _ => None,
+                }
+            }
+        };
+        let (low, high) = self
+            .group
+            .fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
+        Ok(Lookup { committed, low, high })
+    }
+
+    /// Asks the log for its bounds after a read that it refused.
+    pub(super) fn bounds(&self, tenure: Tenure) {
+        let jobs = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let bounds = jobs
+                .group
+                .fetch_watermarks(&jobs.topic, tenure.partition, KAFKA_TIMEOUT);
+            match bounds {
+                Ok((low, high)) => jobs.answer(tenure, Event::OutOfRange { low, high }),
+                Err(error) => {
+                    tracing::warn!(partition = tenure.partition, %error, "cannot read the log's bounds");
+                    std::thread::sleep(Duration::from_millis(500));
+                    jobs.bounds(tenure);
+                }
+            }
+        });
+    }
+
+    pub(super) fn commit(&self, tenure: Tenure, offset: i64, metadata: String) {
+        let jobs = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let outcome = if jobs.fence.holds(tenure.partition, tenure.epoch) {
+                match jobs.try_commit(tenure.partition, offset, &metadata) {
+                    Ok(()) => CommitOutcome::Done,
+                    Err(error) => {
+                        // Also where the generation is not current: either a rebalance that left the partition
+                        // here has just ended, or the fence is about to.
+                        jobs.metrics.commit_retries.inc();
+                        tracing::info!(partition = tenure.partition, %error, "commit to be repeated");
+                        CommitOutcome::Retry
+                    }
+                }
+            } else {
+                CommitOutcome::Fenced
+            };
+            jobs.answer(tenure, Event::Committed(outcome));
+        });
+    }
+
+    fn try_commit(&self, partition: i32, offset: i64, metadata: &str) -> Result<(), KafkaError> {
+        let list = self.list(partition, Offset::Offset(offset), metadata)?;
+        self.group.commit(&list, CommitMode::Sync)?;
+        match list.find_partition(&self.topic, partition) {
+            Some(element) => element.error(),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the dead lines of a batch.
+    pub(super) fn dead_letter(&self, tenure: Tenure, content: Arc<Content>) {
+        let letters: Vec<DeadLetter> = content
+            .dead
+            .iter()
+            .map(|line| DeadLetter {
+                partition: tenure.partition,
+                position: line.position,
+                reason: Reason::Malformed,
+                detail: line.detail.clone(),
+                value: line.value.clone(),
+            })
+            .collect();
+        let jobs = self.clone();
+        self.runtime
+            .spawn(async move { jobs.write(tenure, &letters).await });
+    }
+
+    /// Writes the rows of a part that ClickHouse refuses: its one row.
+    pub(super) fn dead_letter_refused(
+        &self,
+        tenure: Tenure,
+        content: Arc<Content>,
+        part: Part,
+        detail: String,
+    ) {
+        let jobs = self.clone();
+        self.runtime.spawn(async move {
+            let reader = Arc::clone(&jobs.dead_letters);
+            let read = tokio::task::spawn_blocking(move || {
+                content
+                    .block
+                    .row_ids()
+                    .filter(|id| part.contains(id.position))
+                    .map(|id| {
+                        let value = reader.original(tenure.partition, id.position)?;
+                        Ok(DeadLetter {
+                            partition: tenure.partition,
+                            position: id.position,
+                            reason: Reason::Refused,
+                            detail: detail.clone(),
+                            value,
+                        })
+                    })
+                    .collect::<Result<Vec<_>, KafkaError>>()
+            });
+            match read.await {
+                Ok(Ok(letters)) => jobs.write(tenure, &letters).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(partition = tenure.partition, %error, "cannot read a refused row again");
+                    jobs.answer(tenure, Event::DeadLettered(false));
+                }
+                Err(_) => jobs.answer(tenure, Event::DeadLettered(false)),
+            }
+        });
+    }
+
+    async fn write(&self, tenure: Tenure, letters: &[DeadLetter]) {
+        let written = self.dead_letters.write(letters).await;
+        match &written {
+            Ok(()) => {
+                for reason in [Reason::Malformed, Reason::Refused] {
+                    let count = letters.iter().filter(|letter| letter.reason == reason).count();
+                    self.metrics.dead_lettered(reason.name(), count as u64);
+                }
+                if let Some(first) = letters.first() {
+                    tracing::warn!(
+                        partition = tenure.partition,
+                        count = letters.len(),
+                        reason = first.reason.name(),
+                        offset = first.position.offset,
+                        row = first.position.row,
+                        detail = first.detail,
+                        "dead letters written"
+                    );
+                }
+            }
+            Err(error) => {
+                self.metrics.dead_letter_failures.inc();
+                tracing::warn!(partition = tenure.partition, %error, "cannot write dead letters");
+            }
+        }
+        self.answer(tenure, Event::DeadLettered(written.is_ok()));
+    }
+
+    /// Asks the table what it holds of a part.
+    pub(super) fn ask(&self, tenure: Tenure, content: Arc<Content>, part: Part) {
+        let jobs = self.clone();
+        self.runtime.spawn(async move {
+            jobs.metrics.questions.inc();
+            let asked = content
+                .block
+                .row_ids()
+                .filter(|id| part.contains(id.position))
+                .count();
+            let missing = target::missing(&jobs.clickhouse, tenure.partition, &content.block, part).await;
+            jobs.see(missing.as_ref().map(drop));
+            let Ok(missing) = missing else {
+                jobs.answer(tenure, Event::Asked(None));
+                return;
+            };
+            let lacking = missing.iter().filter(|missing| **missing).count();
+            jobs.metrics.rows_held.inc_by((asked - lacking) as u64);
+            let held = match lacking {
+                0 => Held::All,
+                n if n == asked => Held::None,
+                _ => Held::Some(digest(&content.block, &missing)),
+            };
+            if held != Held::None {
+                tracing::info!(
+                    partition = tenure.partition,
+                    asked,
+                    lacking,
+                    "the table holds rows of this range"
+                );
+            }
+            jobs.send(tenure, Event::Asked(Some(held)), Some(Arc::new(missing)), None);
+        });
+    }
+
+    pub(super) fn insert(&self, tenure: Tenure, rows: Rows) {
+        let jobs = self.clone();
+        self.runtime.spawn(async move {
+            let (outcome, refusal) = jobs.try_insert(tenure, rows).await;
+            jobs.send(tenure, Event::Inserted(outcome), None, refusal);
+        });
+    }
+
+    async fn try_insert(&self, tenure: Tenure, rows: Rows) -> (InsertOutcome, Option<String>) {
+        let mut token = rows.intent.token(&self.topic, tenure.partition);
+        let keep = match &rows.missing {
+            Some((digest, missing)) => {
+                token.push_str(&format!("/{digest:016x}"));
+                Some(missing.as_slice())
+            }
+            None => None,
+        };
+        let block = chosen(&rows.content, rows.part, rows.intent, keep);
+        let allowed = {
+            let (fence, sent) = (self.fence.clone(), rows.intent_at);
+            move || {
+                fence.holds(tenure.partition, tenure.epoch)
+                    && Moment::now().since(sent) < Duration::from_millis(SESSION_MS)
+            }
+        };
+        if !allowed() {
+            return (InsertOutcome::Stale, None);
+        }
+        let started = Moment::now();
+        let outcome = self
+            .clickhouse
+            .insert(Arc::clone(&block), &token, Box::new(allowed.clone()))
+            .await;
+        match outcome {
+            Ok(()) => {
+                self.see(Ok(()));
+                self.stored(&block, started);
+                (InsertOutcome::Stored, None)
+            }
+            Err(failure) if failure.class == Class::Data => {
+                self.see(Ok(()));
+                self.metrics.retried(Class::Data);
+                let row = block.rows() / 2;
+                let middle = block
+                    .row_ids()
+                    .nth(row as usize)
+                    .filter(|_| row > 0)
+                    .map(|id| id.position);
+                (InsertOutcome::Refused { middle }, Some(failure.detail))
+            }
+            Err(_) if !allowed() => (InsertOutcome::Stale, None),
+            Err(failure) => {
+                self.metrics.retried(failure.class);
+                tracing::info!(partition = tenure.partition, token, %failure, "INSERT to be repeated");
+                self.see(Err(&failure));
+                (InsertOutcome::Retry, None)
+            }
+        }
+    }
+
+    fn see(&self, outcome: Result<(), &Failure>) {
+        match outcome {
+            Ok(()) => self.clickhouse_seen.found(),
+            Err(failure) => self.clickhouse_seen.lost(failure.to_string()),
+        }
+    }
+
+    fn stored(&self, block: &Block, started: Moment) {
+        let metrics = &self.metrics;
+        let seconds = Moment::now().since(started).as_secs_f64();
+        metrics.batches.inc();
+        metrics.rows.inc_by(u64::from(block.rows()));
+        metrics.bytes.inc_by(block.bytes() as u64);
+        metrics.batch_rows.observe(f64::from(block.rows()));
+        metrics.insert_seconds.observe(seconds);
+        if let Some((oldest, newest)) = block.received() {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64());
+            metrics
+                .freshness_seconds
+                .observe((now - oldest as f64 / 1000.0).max(0.0));
+            let newest = newest as f64 / 1000.0;
+            if newest > metrics.newest_received.get() {
+                metrics.newest_received.set(newest);
+            }
+        }
+    }
+}
+
+/// The rows of a part, or those of them that are missing. A whole batch is sent from where it lies.
+fn chosen(content: &Arc<Content>, part: Part, intent: Intent, missing: Option<&[bool]>) -> Arc<Block> {
+    let block = &content.block;
+    if part == intent.span.whole() && missing.is_none() {
+        return Arc::clone(block);
+    }
+    let keep: Vec<bool> = block
+        .row_ids()
+        .enumerate()
+        .map(|(row, id)| part.contains(id.position) && missing.is_none_or(|m| m.get(row) == Some(&true)))
+        .collect();
+    Arc::new(block.filtered(&keep))
+}
+
+/// Names the missing rows by their positions, so that the same rows have the same token.
+fn digest(block: &Block, missing: &[bool]) -> u64 {
+    let mut hasher = Xxh3::new();
+    for (id, _) in block.row_ids().zip(missing).filter(|(_, missing)| **missing) {
+        hasher.write_i64(id.position.offset);
+        hasher.write_u32(id.position.row);
+    }
+    hasher.digest()
+}
