@@ -1,0 +1,377 @@
+//! What each request is answered, and what is stored of it.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::harness::{Ingest, SHOP, apps, binary};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn an_accepted_event_is_in_the_topic() {
+    let ingest = Ingest::start();
+    let id = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
+    let body = json!({"event_type": "purchase", "event_id": id, "app_id": SHOP, "user_id": "u-1", "event_data": {"a": 1}});
+    let reply = ingest.post(
+        "/v1/events/",
+        &[
+            ("x-api-key", "writer"),
+            ("x-forwarded-for", "203.0.113.7"),
+            ("user-agent", "test/1"),
+        ],
+        body.to_string(),
+    );
+    assert_eq!(
+        (reply.status, &reply.body),
+        (200, &json!({"status": "accepted", "event_id": id}))
+    );
+    let stored = ingest.stored(1);
+    assert_eq!(stored.len(), 1);
+    for (member, expected) in [
+        ("v", json!(1)),
+        ("app_id", json!(SHOP)),
+        ("event_id", json!(id)),
+        ("event_type", json!("purchase")),
+        ("user_id", json!("u-1")),
+        ("event_data", json!({"a": 1})),
+        ("ip", json!("203.0.113.7")),
+        ("user_agent", json!("test/1")),
+        ("source", json!("native")),
+    ] {
+        assert_eq!(stored[0][member], expected, "{member}");
+    }
+    assert_eq!(
+        ingest.metric(r#"penstock_ingest_events_total{app="growth/shop",outcome="accepted",reason=""}"#),
+        1.0
+    );
+}
+
+#[test]
+fn each_bad_request_has_its_answer() {
+    let ingest = Ingest::start();
+    let event = r#"{"event_type":"a"}"#;
+    let other_app = r#"{"event_type":"a","app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b12"}"#;
+    let many = format!("[{}{event}]", format!("{event},").repeat(1000));
+    let key = ("x-api-key", "writer");
+    for (path, headers, body, status, code) in [
+        ("/v1/events", &[][..], event, 401, "missing_key"),
+        (
+            "/v1/events",
+            &[("x-api-key", "nobody")],
+            event,
+            401,
+            "invalid_key",
+        ),
+        (
+            "/v1/events",
+            &[("authorization", "Bearer expired")],
+            event,
+            401,
+            "expired_key",
+        ),
+        (
+            "/v1/events",
+            &[("x-api-key", "reader")],
+            event,
+            403,
+            "wrong_scope",
+        ),
+        ("/v1/events", &[("x-api-key", "closed")], event, 403, "suspended"),
+        ("/v1/events", &[key], other_app, 403, "app_mismatch"),
+        ("/v1/events", &[key], "{\"event_type\"", 400, "invalid_json"),
+        ("/v1/events", &[key], "{}", 400, "rejected"),
+        ("/v1/events", &[key], "", 400, "invalid_json"),
+        ("/v1/events/batch", &[key], "{\"events\":[]}", 400, "no_events"),
+        ("/v1/events/batch", &[key], "[{},{}]", 400, "rejected"),
+        ("/v1/events/batch", &[key], &many, 413, "too_many_events"),
+        (
+            "/v1/events",
+            &[key, ("content-encoding", "br")],
+            event,
+            415,
+            "unsupported_encoding",
+        ),
+        (
+            "/v1/events",
+            &[key, ("content-encoding", "gzip")],
+            event,
+            400,
+            "invalid_encoding",
+        ),
+        ("/segment/v1/batch", &[], "{\"batch\":[]}", 401, "missing_key"),
+        (
+            "/segment/v1/batch",
+            &[],
+            "{\"writeKey\":\"nobody\",\"batch\":[]}",
+            401,
+            "invalid_key",
+        ),
+        ("/segment/v1/batch", &[key], "{\"batch\":[", 400, "invalid_json"),
+        ("/segment/v1/track", &[key], "{}", 400, "rejected"),
+        (
+            "/segment/v1/projects/nobody/settings",
+            &[],
+            "",
+            405,
+            "method_not_allowed",
+        ),
+        ("/v2/events", &[key], event, 404, "not_found"),
+    ] {
+        let reply = ingest.post(path, headers, body);
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (status, Some(code)),
+            "{path} {headers:?}: {reply:?}"
+        );
+        let text = if path.starts_with("/segment") {
+            "message"
+        } else {
+            "error"
+        };
+        assert!(
+            reply.body[text].as_str().is_some_and(|text| !text.is_empty()),
+            "{reply:?}"
+        );
+    }
+    let reply = ingest.write("/v1/events", "{\"event_type\":\"a\",}");
+    assert_eq!(
+        (reply.body["error"].as_str(), &reply.body["details"]["offset"]),
+        (Some("invalid JSON"), &json!(18))
+    );
+    let reply = ingest.write("/v1/events", b"{\"event_type\":\"\xff\"}");
+    assert_eq!(
+        (reply.status, &reply.body["details"]["offset"]),
+        (400, &json!(15))
+    );
+    let reply = ingest.request("GET", "/v1/events", &[key], b"");
+    assert_eq!((reply.status, reply.headers["allow"].as_str()), (405, "POST"));
+    let reply = ingest.request("GET", "/v2/events", &[], b"");
+    assert!(
+        reply.body["details"]["paths"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("/v1/events/batch"))
+    );
+    assert!(ingest.stored(0).is_empty(), "nothing of all this is stored");
+}
+
+#[test]
+fn health_needs_no_key() {
+    let ingest = Ingest::start();
+    for path in ["/health", "/health/", "/v1/healthcheck"] {
+        let reply = ingest.request("GET", path, &[], b"");
+        assert_eq!(
+            (reply.status, &reply.body),
+            (200, &json!({"status": "ok"})),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn the_good_events_of_a_batch_are_stored_and_the_bad_ones_listed() {
+    let ingest = Ingest::start();
+    let body = r#"{"events":[{"event_type":"a"},{"event_type":""},{"event_type":"c","user_id":7},{"event_type":"d"}]}"#;
+    let expected = json!({"status": "accepted", "accepted": 2, "rejected": [
+        {"index": 1, "code": "missing_field", "field": "event_type", "detail": "is required"},
+        {"index": 2, "code": "invalid_type", "field": "user_id", "detail": "must be a string"},
+    ]});
+    for (headers, body) in [
+        (&[("x-api-key", "writer")][..], body.as_bytes().to_vec()),
+        (&[("authorization", "Basic d3JpdGVyOg=="), ("content-encoding", "gzip")], gzip(body.as_bytes())),
+        // Compressed, and not saying so.
+        (&[("authorization", "Bearer writer")], gzip(body.as_bytes())),
+        (
+            &[("x-api-key", "writer"), ("content-type", "application/x-ndjson")],
+            b"{\"event_type\":\"a\"}\n{\"event_type\":\"\"}\n{\"event_type\":\"c\",\"user_id\":7}\n{\"event_type\":\"d\"}".to_vec(),
+        ),
+    ] {
+        let reply = ingest.post("/v1/events/batch", headers, body);
+        assert_eq!((reply.status, &reply.body), (200, &expected), "{headers:?}");
+    }
+    let stored = ingest.stored(8);
+    assert_eq!(
+        stored.iter().filter(|event| event["event_type"] == "a").count(),
+        4
+    );
+    assert_eq!(stored.len(), 8);
+}
+
+#[test]
+fn what_is_too_old_is_kept_beside() {
+    let ingest = Ingest::start();
+    let reply = ingest.write("/v1/events", r#"{"event_type":"a","timestamp":1000000000}"#);
+    assert_eq!(
+        (reply.status, &reply.body["details"]["rejected"][0]["code"]),
+        (400, &json!("too_old"))
+    );
+    let letters = ingest.letters(1);
+    assert_eq!(letters[0].0, r#"{"event_type":"a","timestamp":1000000000}"#);
+    let headers = &letters[0].1;
+    for (name, value) in [
+        ("penstock-reason", "TooOld"),
+        ("penstock-step", "ingest"),
+        ("penstock-app", SHOP),
+    ] {
+        assert_eq!(headers[name], value);
+    }
+    assert!(headers["penstock-detail"].contains("2 years") && !headers.contains_key("penstock-origin"));
+}
+
+#[test]
+fn segment_is_answered_as_its_sdks_expect() {
+    let ingest = Ingest::start();
+    let batch = r#"{"batch":[{"type":"track","event":"Order","messageId":"m-1","userId":"u"},{"type":"dance"}],"writeKey":"writer"}"#;
+    for path in ["/segment/v1/batch", "/v1/batch", "/v1/b/", "/segment/v1/import"] {
+        let reply = ingest.post(path, &[("content-type", "text/plain")], batch);
+        assert_eq!(
+            (reply.status, &reply.body),
+            (200, &json!({"success": true})),
+            "{path}"
+        );
+    }
+    for (path, event_type) in [
+        ("/segment/v1/p", "page"),
+        ("/v1/identify", "identify"),
+        ("/v1/a", "alias"),
+    ] {
+        let reply = ingest.post(
+            path,
+            &[("authorization", "Basic d3JpdGVyOg==")],
+            r#"{"userId":"u"}"#,
+        );
+        assert_eq!(
+            (reply.status, &reply.body),
+            (200, &json!({"success": true})),
+            "{path} {event_type}"
+        );
+    }
+    let stored = ingest.stored(7);
+    let id = Uuid::new_v5(&SHOP.parse().unwrap(), b"segment/m-1").to_string();
+    assert_eq!(
+        stored
+            .iter()
+            .filter(|event| event["event_id"] == id.as_str())
+            .count(),
+        4
+    );
+    for event_type in ["page", "identify", "alias"] {
+        assert_eq!(
+            stored
+                .iter()
+                .filter(|event| event["event_type"] == event_type)
+                .count(),
+            1
+        );
+    }
+    let letters = ingest.letters(4);
+    assert_eq!((letters.len(), letters[0].0.as_str()), (4, r#"{"type":"dance"}"#));
+    let reply = ingest.request("GET", "/segment/v1/projects/writer/settings", &[], b"");
+    assert_eq!(
+        reply.body["integrations"]["Segment.io"]["apiHost"],
+        "ingest.test/segment/v1"
+    );
+    assert_eq!(
+        ingest
+            .request("GET", "/segment/v1/projects/nobody/settings", &[], b"")
+            .status,
+        401
+    );
+}
+
+#[test]
+fn a_retry_with_the_same_idempotency_key_has_the_same_ids() {
+    let ingest = Ingest::start();
+    let headers = [("x-api-key", "writer"), ("idempotency-key", "order-7")];
+    for _ in 0..2 {
+        assert_eq!(
+            ingest
+                .post(
+                    "/v1/events/batch",
+                    &headers,
+                    r#"[{"event_type":"a"},{"event_type":"b"}]"#
+                )
+                .status,
+            200
+        );
+    }
+    let stored = ingest.stored(4);
+    let key = |index: usize| {
+        (
+            stored[index]["event_id"].clone(),
+            stored[index]["client_timestamp"].clone(),
+        )
+    };
+    assert_eq!((key(0), key(1)), (key(2), key(3)));
+    assert_ne!(key(0).0, key(1).0);
+}
+
+#[test]
+fn over_the_quota_a_batch_is_admitted_in_part_and_then_not_at_all() {
+    let ingest = Ingest::start_with("", &apps("eventsPerDay: 3"));
+    let batch = r#"[{"event_type":"a"},{"event_type":"b"},{"event_type":"c"},{"event_type":"d"}]"#;
+    let reply = ingest.write("/v1/events/batch", batch);
+    assert_eq!((reply.status, &reply.body["accepted"]), (200, &json!(3)));
+    assert_eq!(
+        (
+            &reply.body["rejected"][0]["index"],
+            &reply.body["rejected"][0]["code"]
+        ),
+        (&json!(3), &json!("quota"))
+    );
+    let reply = ingest.write("/v1/events", r#"{"event_type":"e"}"#);
+    assert_eq!(
+        (reply.status, reply.body["error"].as_str()),
+        (429, Some("rate limit exceeded"))
+    );
+    assert!(reply.headers["retry-after"].parse::<u32>().unwrap() > 0);
+    assert_eq!(
+        (
+            reply.headers["ratelimit-limit"].as_str(),
+            reply.headers["ratelimit-remaining"].as_str()
+        ),
+        ("3", "0")
+    );
+    let reply = ingest.write("/v1/batch", r#"{"batch":[{"type":"track","event":"x"}]}"#);
+    assert_eq!((reply.status, reply.body["code"].as_str()), (429, Some("quota")));
+    assert!(reply.headers.contains_key("retry-after") && reply.body["message"].is_string());
+    assert_eq!(ingest.stored(3).len(), 3);
+}
+
+#[test]
+fn a_configuration_is_checked_without_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    let check = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let output = binary()
+            .args(["--check", "--config"])
+            .arg(&path)
+            .env("PENSTOCK_LIMITS__BATCH", "7")
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (
+            output.status.success(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let good = "{version: 1, pipeline: {namespace: a, name: b}, appsFile: /nowhere, \
+                kafka: {bootstrap: 'k:9092', topic: t, deadLetterTopic: d}}";
+    let (ok, effective, _) = check(good);
+    assert!(
+        ok && effective.contains("batch: 7") && effective.contains("topic: t"),
+        "{effective}"
+    );
+    let (ok, _, error) = check(&good.replace("topic: t,", ""));
+    assert!(!ok && error.contains("topic"), "{error}");
+}

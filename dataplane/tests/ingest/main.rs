@@ -1,0 +1,10 @@
+//! The `ingest` role as a client meets it: the real binary on a socket, in front of librdkafka's own broker.
+//!
+//! What needs a real Kafka or Redis is in the end-to-end tests.
+
+mod answers;
+mod harness;
+mod limits;
+mod outage;
+mod reload;
+mod stop;
