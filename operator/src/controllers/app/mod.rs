@@ -193,7 +193,9 @@ async fn look(app: &App, subject: &Subject, context: &Context) -> Action {
             {
                 Ok(()) => {
                     let note = format!("deleted the Secret {secret}: the spec no longer has its key");
-                    events.normal(app, Reason::Deleted, "DeleteKey", note).await;
+                    events
+                        .normal(app, Reason::Deleted, &format!("DeleteKey/{secret}"), note)
+                        .await;
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -297,7 +299,7 @@ async fn generate(
                 context
                     .shared
                     .events
-                    .warning(app, Reason::KeyRegenerated, "GenerateKey", note)
+                    .warning(app, Reason::KeyRegenerated, &format!("GenerateKey/{key}"), note)
                     .await;
             }
             Ok(_) => {
@@ -305,7 +307,7 @@ async fn generate(
                 context
                     .shared
                     .events
-                    .normal(app, Reason::Created, "GenerateKey", note)
+                    .normal(app, Reason::Created, &format!("GenerateKey/{key}"), note)
                     .await;
             }
             // The cache is behind: it is there, and the watch will say so.

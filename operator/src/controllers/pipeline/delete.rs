@@ -146,9 +146,12 @@ async fn delete_data(
     let topics = &shared.services.topics;
     let (at, owner) = (target.bootstrap.as_str(), &target.owner);
     topics.delete_group(at, &target.group).await?;
-    for topic in [&target.topic.name, &target.dead_letters.name] {
+    for (action, topic) in [
+        ("DeleteTopic", &target.topic.name),
+        ("DeleteDeadLetters", &target.dead_letters.name),
+    ] {
         let outcome = topics.delete_topic(at, topic, owner).await?;
-        say(pipeline, shared, &format!("topic {topic}"), outcome).await;
+        say(pipeline, shared, action, &format!("topic {topic}"), outcome).await;
     }
     let outcome = shared
         .services
@@ -158,6 +161,7 @@ async fn delete_data(
     say(
         pipeline,
         shared,
+        "DeleteTable",
         &format!("table {}", target.table_name()),
         outcome,
     )
@@ -165,7 +169,7 @@ async fn delete_data(
     Ok(())
 }
 
-async fn say(pipeline: &IngestionPipeline, shared: &Shared, what: &str, outcome: Deletion) {
+async fn say(pipeline: &IngestionPipeline, shared: &Shared, action: &str, what: &str, outcome: Deletion) {
     let note = match outcome {
         Deletion::Deleted => format!("deleted {what}"),
         Deletion::Kept => format!("kept {what}: Penstock did not create it for this pipeline"),
@@ -173,6 +177,6 @@ async fn say(pipeline: &IngestionPipeline, shared: &Shared, what: &str, outcome:
     };
     shared
         .events
-        .normal(pipeline, Reason::Deleted, "Delete", note)
+        .normal(pipeline, Reason::Deleted, action, note)
         .await;
 }

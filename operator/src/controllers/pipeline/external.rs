@@ -73,6 +73,8 @@ impl Memories {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Note {
     pub reason: Reason,
+    /// One word for what it was done to: events of one action are counted as one.
+    pub action: &'static str,
     pub text: String,
 }
 
@@ -260,22 +262,14 @@ async fn inherit(claim: &Claim, error: &ProvisionError, shared: &Shared, writer:
     }
 }
 
-fn note(what: &str, outcome: Outcome) -> Option<Note> {
-    match outcome {
-        Outcome::Unchanged => None,
-        Outcome::Created => Some(Note {
-            reason: Reason::Created,
-            text: format!("created {what}"),
-        }),
-        Outcome::Adopted => Some(Note {
-            reason: Reason::Updated,
-            text: format!("adopted {what}"),
-        }),
-        Outcome::Updated(changes) => Some(Note {
-            reason: Reason::Updated,
-            text: format!("changed {what}: {}", changes.join(", ")),
-        }),
-    }
+fn note(action: &'static str, what: &str, outcome: Outcome) -> Option<Note> {
+    let (reason, text) = match outcome {
+        Outcome::Unchanged => return None,
+        Outcome::Created => (Reason::Created, format!("created {what}")),
+        Outcome::Adopted => (Reason::Updated, format!("adopted {what}")),
+        Outcome::Updated(changes) => (Reason::Updated, format!("changed {what}: {}", changes.join(", "))),
+    };
+    Some(Note { reason, action, text })
 }
 
 async fn ensure_topics(
@@ -293,7 +287,10 @@ async fn ensure_topics(
     let mut notes = Vec::new();
     let mut state = None;
     // The dead-letter topic first: whatever writes to the topic may need it.
-    for spec in [&target.dead_letters, &target.topic] {
+    for (action, spec) in [
+        ("ProvisionDeadLetters", &target.dead_letters),
+        ("ProvisionTopic", &target.topic),
+    ] {
         let mut ensured = timed(
             Service::Kafka,
             "ensure_topic",
@@ -314,7 +311,7 @@ async fn ensure_topics(
             .await;
         }
         let (outcome, found) = ensured?;
-        notes.extend(note(&format!("topic {}", spec.name), outcome));
+        notes.extend(note(action, &format!("topic {}", spec.name), outcome));
         state = Some(found);
     }
     let state = state.ok_or_else(|| ProvisionError::NotSupported("no topic was asked for".into()))?;
@@ -356,9 +353,13 @@ async fn ensure_table(
     {
         ensured = ensure(inheriting).await;
     }
-    let notes = note(&format!("table {}", target.table_name()), ensured?)
-        .into_iter()
-        .collect();
+    let notes = note(
+        "ProvisionTable",
+        &format!("table {}", target.table_name()),
+        ensured?,
+    )
+    .into_iter()
+    .collect();
     Ok((
         Known {
             of: target.clone(),

@@ -332,13 +332,19 @@ async fn make(
     for note in &external.notes {
         shared
             .events
-            .normal(pipeline, note.reason, "Provision", note.text.clone())
+            .normal(pipeline, note.reason, note.action, note.text.clone())
             .await;
     }
-    for problem in &validated.apps.problems {
+    if let Some(first) = validated.apps.problems.first() {
+        let all: Vec<&str> = validated
+            .apps
+            .problems
+            .iter()
+            .map(|p| p.message.as_str())
+            .collect();
         shared
             .events
-            .warning(pipeline, problem.reason, "Bind", problem.message.clone())
+            .warning(pipeline, first.reason, "Bind", all.join("; "))
             .await;
     }
     let provisioned = external.provisioned();
@@ -424,7 +430,9 @@ async fn conclude(
         invalid: found.invalid.as_ref(),
         incomplete: found.incomplete.as_ref(),
         external: found.external.as_ref(),
-        workloads: Some(rollout::availability(&parts, status::was_available(pipeline))),
+        // Before there is anything to say it of, nothing is said of pods.
+        workloads: (found.target.is_some() || found.ingest.exists || found.consume.exists)
+            .then(|| rollout::availability(&parts, status::was_available(pipeline))),
         in_progress: found
             .invalid
             .is_none()

@@ -90,6 +90,8 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
         spec: Some(DeploymentSpec {
             replicas: Some(replicas),
             revision_history_limit: Some(3),
+            // Pods that do not come up are reported as such after two minutes.
+            progress_deadline_seconds: Some(120),
             selector: parts::selector(pipeline, role),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".into()),
