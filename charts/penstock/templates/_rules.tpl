@@ -8,7 +8,7 @@ and `bind` appear nowhere.
 # Read what people ask for. patch: the finalizer, which is there only while deletionPolicy is Delete.
 - apiGroups: [penstock.dev]
   resources: [apps, ingestionpipelines]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 # Say what became of it. The specification is never written.
 - apiGroups: [penstock.dev]
   resources: [apps/status, ingestionpipelines/status]
@@ -16,29 +16,31 @@ and `bind` appear nowhere.
 {{- end -}}
 
 {{- define "penstock.rules.workloads" -}}
-# What a pipeline is made of. delete: parts that a changed specification no longer has.
-- apiGroups: [apps]
-  resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+# What a pipeline is made of. Watched, so that what someone changes comes back. Kubernetes itself deletes the parts of a
+# pipeline that is gone.
 - apiGroups: [""]
   resources: [services, serviceaccounts, configmaps]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch]
+# delete: with deletionPolicy Delete the consumers go before their topic does.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [list, watch, create, patch, delete]
 {{- end -}}
 
 {{- define "penstock.rules.secrets" -}}
-# get: keys and credentials that an App or a pipeline names. list, watch: metadata only, to notice a change or a loss.
-# create, patch, delete: generated keys and the consumers' ClickHouse credentials.
+# get: keys that an App names. list, watch: metadata only, to notice a change or a loss. create: generated keys.
+# patch: the consumers' ClickHouse user. delete: a generated key that the spec no longer has.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
 {{- end -}}
 
 {{- define "penstock.rules.pods" -}}
-# Touch an annotation of the ingest pods when the list of Apps changes: kubelet then renews the mounted list at once,
-# not within a minute.
+# patch: touch an annotation of the ingest pods when the list of Apps changes, for kubelet then renews the mounted list
+# at once, not within a minute. list: which pods those are, and whether consumers are gone before their topic is deleted.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, patch]

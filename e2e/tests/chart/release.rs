@@ -1,0 +1,118 @@
+//! What a release leaves behind, and what its operator may do.
+
+use std::fs;
+use std::path::Path;
+
+use penstock_e2e::Result;
+use serde_json::Value;
+
+use super::{Namespace, kit, succeeds};
+
+/// Install, upgrade, switch the definitions off, uninstall: the definitions and the objects are there throughout. On a
+/// copy of the chart whose API group is another, because the real one is in use.
+#[test]
+fn definitions_and_objects_outlive_the_release() -> Result<()> {
+    let kit = kit()?;
+    let namespace = Namespace::new(&kit);
+    let group = format!("{}.test", namespace.name);
+    let folder = tempfile::tempdir().expect("a folder");
+    let chart = folder.path().join("penstock");
+    copy(&kit.repository().join("charts/penstock"), &chart, &|text| {
+        text.replace("penstock.dev", &group)
+    });
+    let helm = |verb: &[&str], more: &[&str]| {
+        let mut helm = kit.helm();
+        helm.args(verb).args(["shop", "--namespace", &namespace.name]);
+        if verb[0] != "uninstall" {
+            helm.arg(&chart)
+                .args(["--set=image.repository=registry.test/penstock,replicas=0"]);
+        }
+        succeeds(helm.args(more), "")
+    };
+    let notes = helm(&["install"], &[]);
+    assert!(
+        notes.contains("kubectl") && notes.contains("kafka.bootstrap is empty"),
+        "{notes}"
+    );
+    let definition = format!("apps.{group}");
+    succeeds(
+        kit.kubectl().args([
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd",
+            &definition,
+        ]),
+        "",
+    );
+    let app = serde_json::json!({
+        "apiVersion": format!("{group}/v1alpha1"),
+        "kind": "App",
+        "metadata": {"name": "shop", "namespace": namespace.name},
+        "spec": {"displayName": "Shop"},
+    });
+    succeeds(kit.kubectl().args(["create", "-f", "-"]), &app.to_string());
+    let uid = || {
+        succeeds(
+            kit.kubectl().args([
+                "-n",
+                &namespace.name,
+                "get",
+                &definition,
+                "shop",
+                "-o",
+                "jsonpath={.metadata.uid}",
+            ]),
+            "",
+        )
+    };
+    let born = uid();
+    helm(&["upgrade"], &["--set=log.filter=debug"]);
+    assert_eq!(uid(), born, "after an upgrade");
+    helm(&["upgrade"], &["--set=crds.install=false"]);
+    assert_eq!(uid(), born, "after the definitions were switched off");
+    helm(&["upgrade"], &["--set=crds.install=true"]);
+    assert_eq!(uid(), born, "after they were switched on again");
+    helm(&["uninstall"], &[]);
+    assert_eq!(uid(), born, "after the uninstall");
+    helm(&["install"], &[]);
+    assert_eq!(uid(), born, "after another install");
+    helm(&["uninstall"], &[]);
+    let pipelines = format!("ingestionpipelines.{group}");
+    succeeds(kit.kubectl().args(["delete", "crd", &definition, &pipelines]), "");
+    Ok(())
+}
+
+/// Copies a folder, its links followed, with every text passed through `change`.
+fn copy(from: &Path, to: &Path, change: &dyn Fn(String) -> String) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target, change);
+        } else {
+            fs::write(&target, change(fs::read_to_string(&path).expect("text"))).expect("a file");
+        }
+    }
+}
+
+/// What the operator wrote so far, it was allowed to write. (The audit log of the kit leaves reads out.)
+#[test]
+fn the_operator_was_refused_no_write() -> Result<()> {
+    let kit = kit()?;
+    let log = fs::read_to_string(kit.audit_log()).expect("the audit log");
+    let mut asked = 0;
+    for event in log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+    {
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        if user.starts_with("system:serviceaccount:penstock-system:") {
+            asked += 1;
+            assert_ne!(event["responseStatus"]["code"], 403, "{event}");
+        }
+    }
+    assert!(asked > 0, "the audit log has no write of the operator");
+    Ok(())
+}
