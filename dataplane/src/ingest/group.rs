@@ -37,6 +37,8 @@ const FULL: usize = 600_000;
 const IN_FLIGHT: usize = 2;
 /// Buffers kept for reuse.
 const SPARE: usize = 4;
+/// A cause that lasts must not make producers without end.
+const REBUILD_EVERY: Duration = Duration::from_secs(1);
 /// How long a stopping shard waits for its last acknowledgements.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
@@ -89,6 +91,7 @@ impl Future for Settled {
 struct Group {
     bytes: Vec<u8>,
     outcome: Rc<Outcome>,
+    since: Instant,
     /// Held until the record is settled, also when the requests are gone.
     permit: Option<Permit>,
 }
@@ -123,6 +126,7 @@ pub(crate) struct Groups {
     settings: Settings,
     /// Waiting and in flight, as the gauges have them.
     shown: Cell<(i64, i64)>,
+    rebuilt: Cell<Option<Instant>>,
 }
 
 /// What a shard's groups are made with.
@@ -130,7 +134,10 @@ pub(crate) struct Groups {
 pub(crate) struct Settings {
     pub(crate) target: KafkaTarget,
     pub(crate) pipeline: PipelineRef,
+    /// How long a produced group may take.
     pub(crate) timeout: Duration,
+    /// How long a group may wait to be produced: what the request's time leaves beside the former.
+    pub(crate) patience: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
     pub(crate) metrics: IngestMetrics,
@@ -152,6 +159,7 @@ impl Groups {
             health,
             settings,
             shown: Cell::default(),
+            rebuilt: Cell::default(),
         })
     }
 
@@ -174,6 +182,7 @@ impl Groups {
             let group = state.gathering.get_or_insert_with(|| Group {
                 bytes: state.spare.pop().unwrap_or_default(),
                 outcome: Outcome::of(1),
+                since: Instant::now(),
                 permit: None,
             });
             group.bytes.extend_from_slice(&lines.bytes[from..to]);
@@ -226,13 +235,14 @@ impl Groups {
         loop {
             self.outcomes.take(&mut delivered);
             self.settle(&mut delivered);
-            if self.outcomes.take_fatal() {
-                self.rebuild();
+            if self.outcomes.is_suspect() {
+                self.replace_if_dead();
             }
             if self.health.is_open() {
                 self.produce();
+                self.refuse_waiting(self.settings.patience);
             } else {
-                self.refuse_waiting();
+                self.refuse_waiting(Duration::ZERO);
             }
             self.show();
             self.outcomes.wake.notified().await;
@@ -309,28 +319,61 @@ impl Groups {
         }
     }
 
-    /// Kafka is away: what was not produced is refused at once, and nothing of it can be stored later.
-    fn refuse_waiting(&self) {
-        let state = &mut *self.state.borrow_mut();
-        let refused: Vec<_> = state.waiting.drain(..).chain(state.gathering.take()).collect();
-        for group in refused {
-            self.settings.metrics.groups_failed.inc();
-            group.outcome.settle(false);
-            state.keep(group.bytes);
+    /// Has the flusher look at the groups that wait; called now and then, for their time runs out without an event.
+    pub(crate) fn look(&self) {
+        let state = self.state.borrow();
+        if !state.waiting.is_empty() || state.gathering.is_some() || self.outcomes.is_suspect() {
+            self.outcomes.wake.notify_one();
         }
     }
 
-    /// Replaces a producer that can do nothing more. What it had in flight comes back as failed.
-    fn rebuild(&self) {
+    /// Kafka is away, or too slow: what has waited so long and was not produced is refused, and nothing of it can be
+    /// stored later.
+    fn refuse_waiting(&self, longest: Duration) {
+        let state = &mut *self.state.borrow_mut();
+        let now = Instant::now();
+        let over = |group: &Group| now.saturating_duration_since(group.since) >= longest;
+        while state.waiting.front().is_some_and(over) {
+            let refused = state.waiting.pop_front();
+            self.refuse(state, refused);
+        }
+        if state.gathering.as_ref().is_some_and(over) {
+            let refused = state.gathering.take();
+            self.refuse(state, refused);
+        }
+    }
+
+    fn refuse(&self, state: &mut State, group: Option<Group>) {
+        let Some(group) = group else { return };
+        self.settings.metrics.groups_failed.inc();
+        group.outcome.settle(false);
+        state.keep(group.bytes);
+    }
+
+    /// Replaces a producer that can do nothing more, at most once in [`REBUILD_EVERY`]. What it had in flight comes
+    /// back as failed.
+    fn replace_if_dead(&self) {
+        let Some(reason) = self.producer.borrow().fatal_error() else {
+            return self.outcomes.clear_suspicion();
+        };
+        if self.rebuilt.get().is_some_and(|at| at.elapsed() < REBUILD_EVERY) {
+            return;
+        }
+        self.rebuilt.set(Some(Instant::now()));
         match self.settings.producer(&self.outcomes, &self.health) {
             Ok(producer) => {
+                self.outcomes.clear_suspicion();
                 self.settings.metrics.producers_rebuilt.inc();
+                tracing::warn!(
+                    shard = self.settings.shard,
+                    reason,
+                    "producer replaced after a fatal error"
+                );
                 let old = self.producer.replace(producer);
                 // Giving up what is in flight takes up to half a second.
                 std::thread::spawn(move || drop(old));
-                tracing::warn!(shard = self.settings.shard, "producer replaced");
             }
-            Err(error) => tracing::error!(%error, "cannot replace the producer"),
+            Err(error) => tracing::error!(%error, reason, "cannot replace the producer"),
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Delivered {
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     delivered: Mutex<Vec<Delivered>>,
-    fatal: AtomicBool,
+    suspect: AtomicBool,
     pub(crate) wake: Notify,
 }
 
@@ -45,9 +45,18 @@ impl Outcomes {
         out.append(&mut self.delivered.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether the producer can only be replaced; asked once per error.
-    pub(crate) fn take_fatal(&self) -> bool {
-        self.fatal.swap(false, Relaxed)
+    /// Whether an error may have been the producer's last; stays so until cleared.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Relaxed)
+    }
+
+    pub(crate) fn clear_suspicion(&self) {
+        self.suspect.store(false, Relaxed);
+    }
+
+    fn suspect(&self) {
+        self.suspect.store(true, Relaxed);
+        self.wake.notify_one();
     }
 }
 
@@ -63,16 +72,12 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.health.doubt(),
-            Some(RDKafkaErrorCode::Fatal) => {
-                tracing::error!(reason, "fatal producer error");
-                self.outcomes.fatal.store(true, Relaxed);
-                self.outcomes.wake.notify_one();
-            }
-            _ => {}
+            // A fatal error comes under the code of its cause, so the producer itself is asked.
+            _ => self.outcomes.suspect(),
         }
-        tracing::debug!(%error, reason, "kafka");
     }
 }
 
@@ -84,6 +89,7 @@ impl ProducerContext for Callbacks {
             Ok(_) => true,
             Err((error, _)) => {
                 self.health.doubt();
+                self.outcomes.suspect();
                 tracing::warn!(%error, "a group was not acknowledged");
                 false
             }
@@ -194,6 +200,14 @@ impl Producer {
             .payload(&letter.bytes)
             .headers(headers);
         self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Why the producer can do nothing more, if so.
+    pub(crate) fn fatal_error(&self) -> Option<String> {
+        self.inner
+            .client()
+            .fatal_error()
+            .map(|(code, reason)| format!("{code}: {reason}"))
     }
 
     /// Waits for what is in flight.

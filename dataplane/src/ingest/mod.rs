@@ -113,6 +113,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             target: config.kafka.clone(),
             pipeline: config.pipeline.clone(),
             timeout: config.limits.kafka_timeout.get(),
+            patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
             boot,
             shard,
             metrics: metrics.clone(),

@@ -59,11 +59,12 @@ pub(crate) fn run(
             tokio::task::spawn_local(async move { groups.run().await })
         };
         let watcher = {
-            let connections = Rc::clone(&connections);
+            let (connections, groups) = (Rc::clone(&connections), Rc::clone(&groups));
             tokio::task::spawn_local(async move {
                 loop {
                     tokio::time::sleep(LOOK_EVERY).await;
                     connections.look();
+                    groups.look();
                 }
             })
         };

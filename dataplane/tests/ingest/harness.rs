@@ -267,6 +267,14 @@ impl Drop for Ingest {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.directory.path().join("log.json")).unwrap_or_default();
+            let last: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!(
+                "its log's last lines:\n{}",
+                last.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
+        }
     }
 }
 
@@ -293,7 +301,7 @@ fn spawn(directory: &TempDir, config: &str) -> Child {
 /// The binary in its role; what is in this process's environment stays out of it.
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_penstock-dataplane"));
-    command.arg("ingest").env_clear();
+    command.arg("ingest").env_clear().env("RUST_LOG", "debug");
     command
 }
 

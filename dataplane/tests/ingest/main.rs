@@ -2,6 +2,11 @@
 //!
 //! What needs a real Kafka or Redis is in the end-to-end tests.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
 mod answers;
 mod harness;
 mod limits;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
 use super::harness::{Ingest, LETTERS, TOPIC, apps};
@@ -108,4 +109,43 @@ fn it_starts_without_kafka_and_says_so() {
     ingest.kafka.broker_up(1).unwrap();
     ingest.wait_for("readiness", || ingest.readyz().status == 200);
     assert_eq!(ingest.write("/v1/events", r#"{"event_type":"a"}"#).status, 200);
+}
+
+#[test]
+fn a_producer_that_can_do_nothing_more_is_replaced() {
+    let kafka = MockCluster::new(1).unwrap();
+    kafka.create_topic(TOPIC, 3, 1).unwrap();
+    kafka.create_topic(LETTERS, 1, 1).unwrap();
+    // To the idempotent producer this is fatal, for good.
+    kafka.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    let ingest = Ingest::start_on(kafka, "shards: 1", &apps(""));
+    ingest.wait_for("readiness", || ingest.readyz().status == 200);
+    ingest.wait_for("another producer", || {
+        ingest.metric("penstock_ingest_producers_rebuilt_total") == 1.0
+    });
+    assert_eq!(ingest.write("/v1/events", r#"{"event_type":"a"}"#).status, 200);
+    assert_eq!(ingest.stored(1).len(), 1);
+}
+
+#[test]
+fn a_record_that_the_broker_refuses_is_refused_to_the_client() {
+    let ingest = Ingest::start_with("shards: 1", &apps(""));
+    ingest.kafka.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    let reply = ingest.write("/v1/events", r#"{"event_type":"refused"}"#);
+    assert_eq!(
+        (reply.status, reply.body["code"].as_str()),
+        (503, Some("not_stored"))
+    );
+    ingest.wait_for("the next to be stored", || {
+        ingest.write("/v1/events", r#"{"event_type":"a"}"#).status == 200
+    });
+    assert!(ingest.stored(1).iter().all(|event| event["event_type"] == "a"));
+    let failed = r#"penstock_ingest_events_total{app="growth/shop",outcome="failed",reason="not_stored"}"#;
+    assert!(ingest.metric(failed) >= 1.0);
 }
