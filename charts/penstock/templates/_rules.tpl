@@ -8,7 +8,7 @@ and `bind` appear nowhere.
 # Read what people ask for. patch: the finalizer, which is there only while deletionPolicy is Delete.
 - apiGroups: [penstock.dev]
   resources: [apps, ingestionpipelines]
-  verbs: [list, watch, patch]
+  verbs: [get, list, watch, patch]
 # Say what became of it. The specification is never written.
 - apiGroups: [penstock.dev]
   resources: [apps/status, ingestionpipelines/status]
@@ -16,18 +16,18 @@ and `bind` appear nowhere.
 {{- end -}}
 
 {{- define "penstock.rules.workloads" -}}
-# What a pipeline is made of. Watched, so that what someone changes comes back. Kubernetes itself deletes the parts of a
-# pipeline that is gone.
+# What a pipeline is made of. Watched, so that what someone changes comes back; read before the first write, so that an
+# object of someone else is not taken over. Kubernetes itself deletes the parts of a pipeline that is gone.
 - apiGroups: [""]
   resources: [services, serviceaccounts, configmaps]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 # delete: with deletionPolicy Delete the consumers go before their topic does.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end -}}
 
 {{- define "penstock.rules.secrets" -}}
