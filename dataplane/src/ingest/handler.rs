@@ -209,6 +209,7 @@ impl Handler {
         drop(bytes);
         let Accepted {
             events,
+            charged,
             bytes,
             refusal,
         } = accepted;
@@ -232,7 +233,7 @@ impl Handler {
             app.metrics.rejected(one.found.flaw).inc();
         });
         if !stored {
-            app.quota.refund(events, bytes);
+            app.quota.refund(charged, bytes);
             app.metrics.not_stored.inc_by(events as u64);
             return Err(Code::NotStored.into());
         }
@@ -321,22 +322,33 @@ impl Handler {
             .batch(text, is_ndjson(headers), lines)?,
         }
         let events = lines.lines.len();
+        if route.is_segment() {
+            // Dead letters cost as events do, or a client could write any amount of them.
+            let bytes = lines.bytes.len()
+                + lines
+                    .letters
+                    .iter()
+                    .map(|letter| letter.bytes.len())
+                    .sum::<usize>();
+            let asked = events + lines.letters.len();
+            return match app.quota.admit_whole(received_at, asked, bytes).refusal {
+                None => Ok(Accepted {
+                    events,
+                    charged: asked,
+                    bytes,
+                    refusal: None,
+                }),
+                Some(refusal) => {
+                    app.metrics.rejected(Flaw::Quota).inc_by(asked as u64);
+                    Err(Refusal::quota(refusal))
+                }
+            };
+        }
         let ends = &lines.lines;
         let bytes_of = |count: usize| if count == 0 { 0 } else { ends[count - 1].end };
         let admission = app.quota.admit(received_at, events, bytes_of);
-        let Some(refusal) = admission.refusal else {
-            return Ok(Accepted {
-                events,
-                bytes: bytes_of(events),
-                refusal: None,
-            });
-        };
-        if route.is_segment() {
-            app.quota.refund(admission.events, bytes_of(admission.events));
-            app.metrics.rejected(Flaw::Quota).inc_by(events as u64);
-            return Err(Refusal::quota(refusal));
-        }
-        for line in &lines.lines[admission.events..] {
+        let (admitted, bytes) = (admission.events, bytes_of(admission.events));
+        for line in &lines.lines[admitted..] {
             lines.rejected.push(super::flaw::Rejection {
                 index: line.index,
                 found: Found::new(Flaw::Quota, "", "over the App's quota"),
@@ -344,9 +356,10 @@ impl Handler {
         }
         lines.rejected.sort_by_key(|one| one.index);
         Ok(Accepted {
-            events: admission.events,
-            bytes: bytes_of(admission.events),
-            refusal: Some(refusal),
+            events: admitted,
+            charged: admitted,
+            bytes,
+            refusal: admission.refusal,
         })
     }
 
@@ -402,6 +415,8 @@ const STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 5
 #[derive(Debug)]
 struct Accepted {
     events: usize,
+    /// Events and bytes that the quota was charged.
+    charged: usize,
     bytes: usize,
     refusal: Option<super::quota::Refusal>,
 }

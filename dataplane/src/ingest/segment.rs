@@ -215,7 +215,9 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             .enumerate()
         {
             match raw {
-                Some(raw) if raw.kind == Kind::Number => draft.numbers_as_text[slot] = Some((name, raw.text)),
+                Some(raw) if raw.kind == Kind::Number && raw.text.len() <= TEXT_LIMIT => {
+                    draft.numbers_as_text[slot] = Some((name, raw.text));
+                }
                 raw => draft.texts[slot + 1] = line::text(name, raw, TEXT_LIMIT)?.map(|raw| (name, raw)),
             }
         }

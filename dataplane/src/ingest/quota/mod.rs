@@ -92,62 +92,95 @@ impl Quota {
     /// Admits up to `events`, whose first `n` take `bytes_of(n)` bytes.
     pub(crate) fn admit(&self, now_ms: i64, events: usize, bytes_of: impl Fn(usize) -> usize) -> Admission {
         let limits = self.limits.load();
-        let asked = events as u64;
-        let mut admitted = asked;
-        let mut refusal = None;
-        let mut refuse = |limit, retry_after_seconds| {
+        let (mut admitted, mut refusal) = self.within_the_day(&limits, now_ms, events, &bytes_of);
+        if let Some(rate) = limits.events_per_second {
+            self.demand.fetch_add(events as u64, Relaxed);
+            let wanted = as_tokens(admitted);
+            let take = |tokens: i64| wanted.min(tokens.max(0));
+            let before = self
+                .tokens
+                .fetch_update(Relaxed, Relaxed, |tokens| Some(tokens - take(tokens)));
+            let taken = take(before.unwrap_or(0));
+            if taken < wanted {
+                admitted = taken as usize;
+                refusal = Some(over_rate(rate, wanted - taken));
+            }
+        }
+        self.charge(admitted, bytes_of(admitted));
+        Admission {
+            events: admitted,
+            refusal,
+        }
+    }
+
+    /// Admits all of `events` or none, for protocols that cannot refuse a part. Where some room is left a batch may
+    /// run into debt, which later ones pay; otherwise one larger than this pod's share would never pass.
+    pub(crate) fn admit_whole(&self, now_ms: i64, events: usize, bytes: usize) -> Admission {
+        let limits = self.limits.load();
+        let bytes_of = |count: usize| if count == 0 { 0 } else { bytes };
+        let (_, mut refusal) = self.within_the_day(&limits, now_ms, events, &bytes_of);
+        if let (Some(rate), None) = (limits.events_per_second, refusal) {
+            self.demand.fetch_add(events as u64, Relaxed);
+            let wanted = as_tokens(events);
+            let take = |tokens: i64| (tokens > 0 || wanted == 0).then_some(tokens - wanted);
+            if self.tokens.fetch_update(Relaxed, Relaxed, take).is_err() {
+                refusal = Some(over_rate(rate, wanted));
+            }
+        }
+        if refusal.is_some() {
+            return Admission { events: 0, refusal };
+        }
+        self.charge(events, bytes);
+        Admission { events, refusal }
+    }
+
+    /// How many of `events` the limits per day leave room for.
+    fn within_the_day(
+        &self,
+        limits: &Limits,
+        now_ms: i64,
+        events: usize,
+        bytes_of: &impl Fn(usize) -> usize,
+    ) -> (usize, Option<Refusal>) {
+        let (mut admitted, mut refusal) = (events, None);
+        let mut refuse = |limit| {
+            let retry_after_seconds = (until_midnight(now_ms) as u64).div_ceil(1000);
             refusal = Some(Refusal {
                 limit,
                 retry_after_seconds,
             });
         };
-        let next_day = || (until_midnight(now_ms) as u64).div_ceil(1000);
         if let Some(limit) = limits.events_per_day {
             let used = self.events_today.load(Relaxed) + self.events_elsewhere.load(Relaxed);
-            let left = limit.saturating_sub(used);
+            let left = usize::try_from(limit.saturating_sub(used)).unwrap_or(usize::MAX);
             if left < admitted {
                 admitted = left;
-                refuse(limit, next_day());
+                refuse(limit);
             }
         }
         if let Some(limit) = limits.bytes_per_day {
             let used = self.bytes_today.load(Relaxed) + self.bytes_elsewhere.load(Relaxed);
             let left = limit.saturating_sub(used);
-            if (bytes_of(admitted as usize) as u64) > left {
-                admitted = largest_within(admitted as usize, left, &bytes_of) as u64;
-                refuse(limit, next_day());
+            if bytes_of(admitted) as u64 > left {
+                admitted = largest_within(admitted, left, bytes_of);
+                refuse(limit);
             }
         }
-        if let Some(rate) = limits.events_per_second {
-            self.demand.fetch_add(asked, Relaxed);
-            let taken = self.take(admitted);
-            if taken < admitted {
-                // The time until the rest of the request would fit at the full rate.
-                refuse(rate, (admitted - taken).div_ceil(rate.max(1)).clamp(1, 60));
-                admitted = taken;
-            }
-        }
-        self.events_today.fetch_add(admitted, Relaxed);
-        self.bytes_today
-            .fetch_add(bytes_of(admitted as usize) as u64, Relaxed);
-        Admission {
-            events: admitted as usize,
-            refusal,
-        }
+        (admitted, refusal)
     }
 
-    /// Gives back what was admitted and could not be stored.
+    fn charge(&self, events: usize, bytes: usize) {
+        self.events_today.fetch_add(events as u64, Relaxed);
+        self.bytes_today.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Gives back what was admitted and is not stored.
     pub(crate) fn refund(&self, events: usize, bytes: usize) {
         subtract(&self.events_today, events as u64);
         subtract(&self.bytes_today, bytes as u64);
-    }
-
-    fn take(&self, wanted: u64) -> u64 {
-        let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
-        let before = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| {
-            Some(tokens - wanted.min(tokens.max(0)))
-        });
-        wanted.min(before.unwrap_or(0).max(0)) as u64
+        if self.limits.load().events_per_second.is_some() {
+            self.tokens.fetch_add(as_tokens(events), Relaxed);
+        }
     }
 
     /// What this pod may hold when nothing is known of the others.
@@ -169,6 +202,19 @@ fn largest_within(events: usize, bytes: u64, bytes_of: impl Fn(usize) -> usize) 
         }
     }
     fits
+}
+
+/// The rate left no room for `missing` events: how long it takes until they would fit.
+fn over_rate(rate: u64, missing: i64) -> Refusal {
+    let seconds = missing.unsigned_abs().div_ceil(rate.max(1)).clamp(1, 60);
+    Refusal {
+        limit: rate,
+        retry_after_seconds: seconds,
+    }
+}
+
+fn as_tokens(events: usize) -> i64 {
+    i64::try_from(events).unwrap_or(i64::MAX)
 }
 
 /// How many events may come at once.
@@ -249,6 +295,31 @@ mod tests {
         assert_eq!(quota.admit(NOW, 10, |n| n * 10).events, 10);
         quota.refund(4, 40);
         assert_eq!(quota.admit(NOW, 10, |n| n * 10).events, 4);
+    }
+
+    #[test]
+    fn a_whole_batch_passes_or_does_not_and_debt_is_paid() {
+        let quota = Quota::new(&limits(Some(1000), Some(2500), None), 4);
+        let admit = |events| quota.admit_whole(NOW, events, 1).events;
+        assert_eq!(quota.tokens.load(Relaxed), 250);
+        assert_eq!(
+            admit(1000),
+            1000,
+            "more than this pod's share, but there was room"
+        );
+        assert_eq!(quota.tokens.load(Relaxed), -750);
+        assert_eq!((admit(1), quota.admit(NOW, 1, |n| n).events), (0, 0));
+        assert_eq!(quota.tokens.load(Relaxed), -750, "a refusal costs nothing");
+        quota.tokens.store(10, Relaxed);
+        assert_eq!((admit(1000), admit(1000)), (1000, 0));
+        quota.tokens.store(1000, Relaxed);
+        assert_eq!(admit(1000), 0, "the day's limit is not passed");
+        assert_eq!(quota.tokens.load(Relaxed), 1000);
+        assert_eq!(admit(500), 500);
+        assert_eq!(
+            Quota::new(&Limits::default(), 1).admit_whole(NOW, 700, 7).events,
+            700
+        );
     }
 
     #[test]
