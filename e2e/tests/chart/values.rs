@@ -72,6 +72,27 @@ fn bad_values_are_refused_with_their_path() -> Result<()> {
     }
     Ok(())
 }
+/// The values file of the installation guide.
+#[test]
+fn the_guide_s_values_are_accepted() -> Result<()> {
+    let kit = kit()?;
+    let guide = fs::read_to_string(kit.repository().join("docs/install.md")).expect("the guide");
+    let block = guide.split("```yaml\n").nth(1).expect("a block of values");
+    let values = block
+        .split("```")
+        .next()
+        .unwrap_or_default()
+        .replace("REGISTRY", "registry.test");
+    assert!(values.contains("adminSecret"), "{values}");
+    let output = Chart {
+        kit: &kit,
+        namespace: "shop".into(),
+    }
+    .template(&values, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    Ok(())
+}
+
 /// Every value is in the table of the README, and nothing else is.
 #[test]
 fn the_readme_lists_the_values() -> Result<()> {
