@@ -215,13 +215,19 @@ pub(crate) fn chdb(instance: &Instance, progress: &Progress) -> Result<()> {
 }
 
 /// Builds programs of this workspace and gives back the folder they are in.
-pub(crate) fn cargo(instance: &Instance, progress: &Progress, packages: &[&str]) -> Result<PathBuf> {
-    let log = instance.cache().build_log(packages[0]);
-    progress.step(&format!("build {}", packages.join(", ")), Some(&log), || {
+pub(crate) fn cargo(
+    instance: &Instance,
+    progress: &Progress,
+    name: &str,
+    packages: &[&str],
+) -> Result<PathBuf> {
+    let log = instance.cache().build_log(name);
+    progress.step(&format!("build {name}"), Some(&log), || {
+        let _lock = lock(instance, name)?;
         let mut build = Command::new("cargo");
         build
             .current_dir(instance.repository())
-            .args(["build", "--release", "--locked", "--bins"]);
+            .args(["build", "--release", "--bins"]);
         for package in packages {
             build.args(["-p", package]);
         }

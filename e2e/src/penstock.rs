@@ -54,7 +54,7 @@ pub fn export(instance: &Instance, reference: &str, out: &Path) -> Result<()> {
 }
 
 fn build(instance: &Instance, progress: &Progress) -> Result<PathBuf> {
-    let folder = fetch::cargo(instance, progress, &PENSTOCK_PROGRAMS)?;
+    let folder = fetch::cargo(instance, progress, "penstock", &PENSTOCK_PROGRAMS)?;
     for program in PENSTOCK_PROGRAMS {
         if !folder.join(program).exists() {
             return Err(Error::new(format!(

@@ -242,7 +242,12 @@ fn build(instance: &Instance, plan: &Plan, progress: &Progress) -> Result<Option
     if !plan.wants(Group::ClickHouse) {
         return Ok(None);
     }
-    let folder = fetch::cargo(instance, progress, &["penstock-e2e-clickhouse"])?;
+    let folder = fetch::cargo(
+        instance,
+        progress,
+        clickhouse::FRONT,
+        &["penstock-e2e-clickhouse"],
+    )?;
     Ok(Some(folder.join(clickhouse::FRONT)))
 }
 
