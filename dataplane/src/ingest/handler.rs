@@ -31,7 +31,7 @@ use super::flaw::{Flaw, Found};
 use super::group::Groups;
 use super::health::Health;
 use super::json::Fault;
-use super::line::{Lines, Stamp};
+use super::line::{Lines, Stamp, client_members};
 use super::metrics::{HttpLabels, IngestMetrics};
 use super::native::Native;
 use super::request_log::{Entry, RequestLog};
@@ -123,8 +123,7 @@ impl Handler {
         let route = route::of(head.uri.path(), &self.protocols);
         let mut seen = Seen::default();
         let serving = self.serve(&head, incoming, &route, peer, began, &mut seen);
-        let served = std::panic::AssertUnwindSafe(serving).catch_unwind().await;
-        let outcome = served.unwrap_or_else(|_| Err(Code::Internal.into()));
+        let outcome = caught(serving).await;
         let mut answer = outcome.unwrap_or_else(|refusal| {
             seen.code = refusal.code.name();
             refusal.answer(&route)
@@ -281,14 +280,14 @@ impl Handler {
     ) -> Result<Accepted, Refusal> {
         let headers = &head.headers;
         let received_at = time::now_ms();
-        let ip = client_address(headers, peer);
+        let source = if route.is_segment() { "segment" } else { "native" };
+        let client = client_members(&client_address(headers, peer), user_agent(headers));
         let stamp = Stamp {
             app: app.id,
             head: &app.head,
             received_at,
-            ip: &ip,
-            user_agent: user_agent(headers),
-            source: if route.is_segment() { "segment" } else { "native" },
+            client: &client,
+            source,
             idempotency_key: headers
                 .get(IDEMPOTENCY_KEY)
                 .and_then(|value| value.to_str().ok())
@@ -406,6 +405,14 @@ impl Handler {
     }
 }
 
+/// A panic ends the request that it came from, nothing else.
+async fn caught<T>(serving: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    match std::panic::AssertUnwindSafe(serving).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Code::Internal.into()),
+    }
+}
+
 /// Label values; what is none of them counts as the last.
 const METHODS: [&str; 4] = ["POST", "GET", "HEAD", "other"];
 /// Every status that an answer may have.
@@ -483,6 +490,15 @@ mod tests {
             }
             assert_eq!(client_address(&headers, peer), expected, "{forwarded:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        assert_eq!(
+            caught::<()>(async { panic!("on purpose") }).await,
+            Err(Code::Internal.into())
+        );
+        assert_eq!(caught(async { Ok(7) }).await, Ok(7));
     }
 
     #[test]

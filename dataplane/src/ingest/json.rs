@@ -101,6 +101,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// What the next value is, judged by its first byte; nothing is consumed but white space.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Result<Kind, Fault> {
         self.white_space();
         match self.byte() {
@@ -119,6 +120,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next member's name, with its colon consumed; `None` at the object's end.
+    #[inline]
     pub(crate) fn object_next(&mut self, first: &mut bool) -> Result<Option<Key<'a>>, Fault> {
         self.white_space();
         match self.byte() {
@@ -162,9 +164,21 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next value, whatever it is.
+    #[inline]
     pub(crate) fn value(&mut self) -> Result<Raw<'a>, Fault> {
         self.white_space();
         let start = self.at;
+        // Most values are strings, and need no stack.
+        if self.byte() == Some(b'"') {
+            let escapes = self.string()?;
+            let text = self.text.get(start..self.at).unwrap_or("");
+            return Ok(Raw {
+                text,
+                kind: Kind::String,
+                breaks: false,
+                escapes,
+            });
+        }
         let outer_breaks = std::mem::replace(&mut self.breaks, false);
         let (kind, escapes) = self.skip()?;
         let breaks = std::mem::replace(&mut self.breaks, outer_breaks);
@@ -194,10 +208,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    #[inline]
     fn take(&mut self, byte: u8, expected: &'static str) -> Result<(), Fault> {
         self.white_space();
         if self.byte() != Some(byte) {
@@ -207,7 +223,15 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    #[inline]
     fn white_space(&mut self) {
+        // Mostly there is none.
+        if self.byte().is_some_and(|byte| byte <= b' ') {
+            self.skip_white_space();
+        }
+    }
+
+    fn skip_white_space(&mut self) {
         while let Some(byte) = self.byte() {
             match byte {
                 b' ' | b'\t' => {}
@@ -218,6 +242,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline]
     fn key(&mut self) -> Result<Key<'a>, Fault> {
         if self.byte() != Some(b'"') {
             return Err(self.fault("a member's name"));
@@ -287,6 +312,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes a string from its opening to behind its closing quote; true when it has escapes.
+    #[inline]
     fn string(&mut self) -> Result<bool, Fault> {
         let bytes = self.text.as_bytes();
         let mut at = self.at + 1;

@@ -21,8 +21,8 @@ pub(crate) struct Stamp<'r> {
     /// `{"v":1,"app_id":"…","event_id":"`, made once per App.
     pub(crate) head: &'r [u8],
     pub(crate) received_at: i64,
-    pub(crate) ip: &'r str,
-    pub(crate) user_agent: &'r str,
+    /// [`client_members`].
+    pub(crate) client: &'r [u8],
     pub(crate) source: &'static str,
     pub(crate) idempotency_key: Option<&'r str>,
     /// Bytes of one event.
@@ -33,6 +33,17 @@ pub(crate) struct Stamp<'r> {
 /// How a line of this App begins.
 pub(crate) fn head_of(app: &Uuid) -> Vec<u8> {
     format!("{{\"v\":{VERSION},\"app_id\":\"{app}\",\"event_id\":\"").into_bytes()
+}
+
+/// The members about the client up to the library's value, made once per request.
+pub(crate) fn client_members(ip: &str, user_agent: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + ip.len() + user_agent.len());
+    out.extend_from_slice(b",\"ip\":");
+    push_json_string(&mut out, ip);
+    out.extend_from_slice(b",\"user_agent\":");
+    push_json_string(&mut out, user_agent);
+    out.extend_from_slice(b",\"library\":");
+    out
 }
 
 /// Where a line ends, and which event of the request it is.
@@ -133,11 +144,7 @@ impl Lines {
         push_number(out, times.timestamp);
         out.extend_from_slice(b",\"client_timestamp\":");
         push_number(out, times.client_timestamp);
-        out.extend_from_slice(b",\"ip\":");
-        push_json_string(out, stamp.ip);
-        out.extend_from_slice(b",\"user_agent\":");
-        push_json_string(out, stamp.user_agent);
-        out.extend_from_slice(b",\"library\":");
+        out.extend_from_slice(stamp.client);
         push_json_string(out, &draft.library);
         out.extend_from_slice(b",\"source\":\"");
         out.extend_from_slice(stamp.source.as_bytes());

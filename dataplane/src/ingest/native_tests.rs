@@ -1,19 +1,18 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::line::head_of;
+use super::super::line::{client_members, head_of};
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
 
-pub(crate) fn stamp<'r>(head: &'r [u8], source: &'static str) -> Stamp<'r> {
+fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
     Stamp {
         app: Uuid::from_u128(7),
         head,
         received_at: NOW,
-        ip: "203.0.113.7",
-        user_agent: "curl/8 \"x\"",
-        source,
+        client,
+        source: "native",
         idempotency_key: None,
         event_limit: 2000,
         batch_limit: 5,
@@ -30,7 +29,8 @@ impl Owner for Shop {
 
 fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let stamp = stamp(&head, "native");
+    let client = client_members("203.0.113.7", "curl/8 \"x\"");
+    let stamp = stamp(&head, &client);
     let mut lines = Lines::default();
     let mut native = Native {
         stamp: &stamp,

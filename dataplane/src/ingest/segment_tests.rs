@@ -1,19 +1,19 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::line::head_of;
+use super::super::line::{client_members, head_of};
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
 
 fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
+    let client = client_members("", "");
     let stamp = Stamp {
         app: Uuid::from_u128(7),
         head: &head,
         received_at: NOW,
-        ip: "",
-        user_agent: "",
+        client: &client,
         source: "segment",
         idempotency_key: None,
         event_limit: 2000,
