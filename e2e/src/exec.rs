@@ -2,6 +2,7 @@
 //! names that resolve.
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -71,7 +72,10 @@ impl Instance {
             return Ok(());
         }
         let own = self.state_dir().join("resolv.conf");
-        file::write(&own, resolv_conf().as_bytes(), 0o644)?;
+        // `kit exec` may have mounted this very file already; a file that is replaced under its mount cannot be mounted on.
+        if fs::read_to_string(&own).ok().as_deref() != Some(resolv_conf().as_str()) {
+            file::write(&own, resolv_conf().as_bytes(), 0o644)?;
+        }
         unshare(CloneFlags::CLONE_NEWNS).doing("making a mount namespace")?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
