@@ -31,6 +31,8 @@ pub struct Cli {
 enum Action {
     /// Build and fetch what is missing, start everything, install Penstock, send the first events.
     Up(UpArguments),
+    /// Build and fetch into the cache what `up` needs, and start nothing.
+    Fetch,
     /// Stop everything and remove every trace; what is built stays in the cache.
     Down,
     /// What runs, and whether it is ready.
@@ -97,6 +99,17 @@ impl Cli {
         let instance = Instance::named(&self.instance)?;
         match self.command {
             Action::Up(arguments) => up(&instance, &arguments),
+            Action::Fetch => {
+                let progress = Progress::start();
+                instance.fetch(
+                    &Plan {
+                        groups: Group::ALL.to_vec(),
+                        brokers: None,
+                    },
+                    &progress,
+                )?;
+                crate::penstock::build(&instance, &progress).map(drop)
+            }
             Action::Down => down(&instance),
             Action::Status => status(&instance),
             Action::Env => {

@@ -53,7 +53,8 @@ pub fn export(instance: &Instance, reference: &str, out: &Path) -> Result<()> {
     })
 }
 
-fn build(instance: &Instance, progress: &Progress) -> Result<PathBuf> {
+/// Builds both programs and gives back the folder they are in.
+pub(crate) fn build(instance: &Instance, progress: &Progress) -> Result<PathBuf> {
     let folder = fetch::cargo(instance, progress, "penstock", &PENSTOCK_PROGRAMS)?;
     for program in PENSTOCK_PROGRAMS {
         if !folder.join(program).exists() {

@@ -32,16 +32,10 @@ impl Plan {
 impl Instance {
     /// Fetches, builds and starts what the plan names.
     pub fn up(&self, plan: &Plan, progress: &Progress) -> Result<()> {
-        let missing = missing_in_cache(self, plan);
-        progress.heading(&format!("instance `{}`: {}", self.name(), names(&plan.groups)));
-        let to_build: Vec<Group> = missing.iter().map(|item| item.group()).collect();
-        preflight::check(self, progress, &plan.groups, &to_build)?;
+        let missing = self.check(plan, progress)?;
         let _lock = self.lock()?;
         self.remember(plan)?;
-        if !missing.is_empty() {
-            announce(&missing, progress);
-        }
-        let built = obtain(self, plan, progress)?;
+        let built = obtain(self, plan, &missing, progress)?;
         progress.heading("start");
         self.create_netns()?;
         self.create_cgroups()?;
@@ -51,6 +45,21 @@ impl Instance {
             self.stop(Component::ClickHouse)?;
         }
         self.start_all(plan, progress)
+    }
+
+    /// Only fetches and builds: nothing is started, and the instance is not made.
+    pub fn fetch(&self, plan: &Plan, progress: &Progress) -> Result<()> {
+        let missing = self.check(plan, progress)?;
+        obtain(self, plan, &missing, progress).map(drop)
+    }
+
+    /// Whether the machine can do it; gives back what is not in the cache yet.
+    fn check(&self, plan: &Plan, progress: &Progress) -> Result<Vec<Missing>> {
+        let missing = missing_in_cache(self, plan);
+        progress.heading(&format!("instance `{}`: {}", self.name(), names(&plan.groups)));
+        let to_build: Vec<Group> = missing.iter().map(|item| item.group()).collect();
+        preflight::check(self, progress, &plan.groups, &to_build)?;
+        Ok(missing)
     }
 
     /// Held by `up` and `down`, so that two of them do not work on one instance at once.
@@ -218,7 +227,15 @@ fn announce(missing: &[Missing], progress: &Progress) {
 
 /// Gets everything the plan needs: downloads beside the builds, the builds one after the other, since each of them
 /// uses all cores. Gives back the path of the built ClickHouse front.
-fn obtain(instance: &Instance, plan: &Plan, progress: &Progress) -> Result<Option<PathBuf>> {
+fn obtain(
+    instance: &Instance,
+    plan: &Plan,
+    missing: &[Missing],
+    progress: &Progress,
+) -> Result<Option<PathBuf>> {
+    if !missing.is_empty() {
+        announce(missing, progress);
+    }
     std::thread::scope(|scope| {
         let mut branches = Vec::new();
         if plan.wants(Group::Kafka) {
