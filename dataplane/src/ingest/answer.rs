@@ -9,7 +9,11 @@
 //! error, and takes their absence for a lost connection.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderName,
+    RETRY_AFTER,
+};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use uuid::Uuid;
@@ -309,6 +313,31 @@ pub(crate) fn accepted_batch(accepted: usize, rejections: &[Rejection]) -> Answe
 /// Segment's success.
 pub(crate) fn success() -> Answer {
     json(StatusCode::OK, Bytes::from_static(b"{\"success\":true}"))
+}
+
+/// A preflight of a browser. It carries no key, so it answers for all Apps: any origin may send, without credentials.
+pub(crate) fn preflight(route: &Route<'_>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::new()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static(route.allow()),
+    );
+    let allowed = "authorization, content-type, content-encoding, x-api-key, idempotency-key";
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    answer
+}
+
+/// Lets a browser's script read the answer, errors too.
+pub(crate) fn allow_any_origin(answer: &mut Answer) {
+    let headers = answer.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("retry-after"),
+    );
 }
 
 pub(crate) fn healthy() -> Answer {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use penstock_dataplane_config::{IngestLimits, Protocol};
@@ -128,6 +128,9 @@ impl Handler {
             seen.code = refusal.code.name();
             refusal.answer(&route)
         });
+        if head.headers.contains_key(ORIGIN) {
+            answer::allow_any_origin(&mut answer);
+        }
         if self.shutdown.is_begun() {
             answer
                 .headers_mut()
@@ -152,6 +155,9 @@ impl Handler {
         began: Instant,
         seen: &mut Seen,
     ) -> Result<Answer, Refusal> {
+        if head.method == Method::OPTIONS && *route != Route::Unknown {
+            return Ok(answer::preflight(route));
+        }
         if !route.allows(&head.method) {
             body::drain(incoming);
             return Err(Code::MethodNotAllowed.into());
@@ -414,9 +420,9 @@ async fn caught<T>(serving: impl Future<Output = Result<T, Refusal>>) -> Result<
 }
 
 /// Label values; what is none of them counts as the last.
-const METHODS: [&str; 4] = ["POST", "GET", "HEAD", "other"];
+const METHODS: [&str; 5] = ["POST", "GET", "HEAD", "OPTIONS", "other"];
 /// Every status that an answer may have.
-const STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503];
+const STATUSES: [u16; 13] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503];
 
 /// What is to be stored.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use super::line::Letter;
 
 /// What `penstock-step` of a dead letter says here.
 const STEP: &str = "ingest";
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +161,21 @@ impl Producer {
             .set("retry.backoff.ms", "20")
             .set("queue.buffering.max.kbytes", "65536")
             .create_with_context(Callbacks { outcomes, health })?;
-        Ok(Self {
+        let producer = Self {
             inner,
             target: target.clone(),
-        })
+        };
+        producer.warm_up();
+        Ok(producer)
+    }
+
+    /// Has librdkafka learn where the topic's partitions are before the first event needs it. Nobody waits for that,
+    /// and whether it succeeded the first group will tell.
+    fn warm_up(&self) {
+        let (inner, topic) = (self.inner.clone(), self.target.topic.clone());
+        std::thread::spawn(move || {
+            let _ = inner.client().fetch_metadata(Some(&topic), WARM_UP);
+        });
     }
 
     /// Hands one group over. An error means that it was not produced.

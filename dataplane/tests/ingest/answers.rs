@@ -375,3 +375,39 @@ fn a_configuration_is_checked_without_starting() {
     let (ok, _, error) = check(&good.replace("topic: t,", ""));
     assert!(!ok && error.contains("topic"), "{error}");
 }
+
+#[test]
+fn a_browser_may_send_from_anywhere_and_read_the_answer() {
+    let ingest = Ingest::start();
+    let origin = ("origin", "https://shop.example");
+    let reply = ingest.request(
+        "OPTIONS",
+        "/segment/v1/t",
+        &[origin, ("access-control-request-method", "POST")],
+        b"",
+    );
+    assert_eq!(
+        (
+            reply.status,
+            reply.headers["access-control-allow-methods"].as_str()
+        ),
+        (204, "POST")
+    );
+    assert!(reply.headers["access-control-allow-headers"].contains("authorization"));
+    assert_eq!(reply.headers["access-control-allow-origin"], "*");
+    let refused = ingest.post("/segment/v1/t", &[origin], "{}");
+    assert_eq!(
+        (
+            refused.status,
+            refused.headers["access-control-allow-origin"].as_str()
+        ),
+        (401, "*")
+    );
+    assert_eq!(ingest.request("OPTIONS", "/nowhere", &[origin], b"").status, 404);
+    assert!(
+        !ingest
+            .post("/v1/events", &[], "{}")
+            .headers
+            .contains_key("access-control-allow-origin")
+    );
+}

@@ -250,8 +250,9 @@ impl Sync {
                 .filter(|(name, _)| name.ends_with(kind) && !name.starts_with(&mine));
             elsewhere.map(|(_, count)| count).sum::<u64>()
         };
-        quota.events_elsewhere.store(sum(":events"), Relaxed);
-        quota.bytes_elsewhere.store(sum(":bytes"), Relaxed);
+        // Within a day this only grows; a Redis that lost its data knows less for a while than we do.
+        quota.events_elsewhere.fetch_max(sum(":events"), Relaxed);
+        quota.bytes_elsewhere.fetch_max(sum(":bytes"), Relaxed);
         Ok(())
     }
 }
