@@ -16,7 +16,7 @@ pub(super) enum Step {
     Asking,
     Inserting,
     /// The one row that ClickHouse refuses goes to the dead letters.
-    DeadLetteringRefused,
+    DeadLetteringRow(Position),
     Completing,
 }
 

@@ -22,8 +22,8 @@ use super::group::{Group, SESSION_MS};
 use super::intent::Intent;
 use super::metrics::ConsumeMetrics;
 use super::native::Block;
-use super::position::Part;
-use super::protocol::{CommitOutcome, Event, Held, InsertOutcome, Lookup};
+use super::position::{Part, Position};
+use super::protocol::{CommitOutcome, Committed, Event, Held, InsertOutcome, Lookup};
 use super::record::Content;
 use super::target;
 use super::wake::Waker;
@@ -119,23 +119,24 @@ impl Jobs {
     }
 
     fn lookup(&self, partition: i32) -> Result<Lookup, KafkaError> {
-        let list = self.list(partition, Offset::Invalid, "")?;
-        let found = self.group.committed_offsets(list, KAFKA_TIMEOUT)?;
-        let element = found.find_partition(&self.topic, partition);
-        let committed = match element {
-            None => None,
-            Some(element) => {
-                element.error()?;
-                match element.offset() {
-                    Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
-                    _ => None,
-                }
-            }
-        };
+        let committed = self.committed(partition)?;
         let (low, high) = self
             .group
             .fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
         Ok(Lookup { committed, low, high })
+    }
+
+    fn committed(&self, partition: i32) -> Result<Committed, KafkaError> {
+        let list = self.list(partition, Offset::Invalid, "")?;
+        let found = self.group.committed_offsets(list, KAFKA_TIMEOUT)?;
+        let Some(element) = found.find_partition(&self.topic, partition) else {
+            return Ok(None);
+        };
+        element.error()?;
+        Ok(match element.offset() {
+            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            _ => None,
+        })
     }
 
     /// Asks the log for its bounds after a read that it refused.
@@ -156,12 +157,12 @@ impl Jobs {
         });
     }
 
-    pub(super) fn commit(&self, tenure: Tenure, offset: i64, metadata: String) {
+    pub(super) fn commit(&self, tenure: Tenure, offset: i64, metadata: String, known: Vec<Committed>) {
         let jobs = self.clone();
         self.runtime.spawn_blocking(move || {
             let outcome = if jobs.fence.holds(tenure.partition, tenure.epoch) {
-                match jobs.try_commit(tenure.partition, offset, &metadata) {
-                    Ok(()) => CommitOutcome::Done,
+                match jobs.try_commit(tenure, offset, &metadata, &known) {
+                    Ok(outcome) => outcome,
                     Err(error) => {
                         // Also where the generation is not current: either a rebalance that left the partition
                         // here has just ended, or the fence is about to.
@@ -177,13 +178,26 @@ impl Jobs {
         });
     }
 
-    fn try_commit(&self, partition: i32, offset: i64, metadata: &str) -> Result<(), KafkaError> {
+    fn try_commit(
+        &self,
+        tenure: Tenure,
+        offset: i64,
+        metadata: &str,
+        known: &[Committed],
+    ) -> Result<CommitOutcome, KafkaError> {
+        let Tenure { partition, epoch } = tenure;
+        if !known.contains(&self.committed(partition)?) {
+            return Ok(CommitOutcome::Moved);
+        }
+        if !self.fence.holds(partition, epoch) {
+            return Ok(CommitOutcome::Fenced);
+        }
         let list = self.list(partition, Offset::Offset(offset), metadata)?;
         self.group.commit(&list, CommitMode::Sync)?;
-        match list.find_partition(&self.topic, partition) {
-            Some(element) => element.error(),
-            None => Ok(()),
+        if let Some(element) = list.find_partition(&self.topic, partition) {
+            element.error()?;
         }
+        Ok(CommitOutcome::Done)
     }
 
     /// Writes the dead lines of a batch.
@@ -204,36 +218,23 @@ impl Jobs {
             .spawn(async move { jobs.write(tenure, &letters).await });
     }
 
-    /// Writes the rows of a part that ClickHouse refuses: its one row.
-    pub(super) fn dead_letter_refused(
-        &self,
-        tenure: Tenure,
-        content: Arc<Content>,
-        part: Part,
-        detail: String,
-    ) {
+    /// Writes the row that ClickHouse refuses.
+    pub(super) fn dead_letter_row(&self, tenure: Tenure, at: Position, detail: String) {
         let jobs = self.clone();
         self.runtime.spawn(async move {
             let reader = Arc::clone(&jobs.dead_letters);
-            let read = tokio::task::spawn_blocking(move || {
-                content
-                    .block
-                    .row_ids()
-                    .filter(|id| part.contains(id.position))
-                    .map(|id| {
-                        let value = reader.original(tenure.partition, id.position)?;
-                        Ok(DeadLetter {
-                            partition: tenure.partition,
-                            position: id.position,
-                            reason: Reason::Refused,
-                            detail: detail.clone(),
-                            value,
-                        })
-                    })
-                    .collect::<Result<Vec<_>, KafkaError>>()
-            });
+            let read = tokio::task::spawn_blocking(move || reader.original(tenure.partition, at));
             match read.await {
-                Ok(Ok(letters)) => jobs.write(tenure, &letters).await,
+                Ok(Ok(value)) => {
+                    let letter = DeadLetter {
+                        partition: tenure.partition,
+                        position: at,
+                        reason: Reason::Refused,
+                        detail,
+                        value,
+                    };
+                    jobs.write(tenure, &[letter]).await;
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(partition = tenure.partition, %error, "cannot read a refused row again");
                     jobs.answer(tenure, Event::DeadLettered(false));
@@ -348,13 +349,13 @@ impl Jobs {
             Err(failure) if failure.class == Class::Data => {
                 self.see(Ok(()));
                 self.metrics.retried(Class::Data);
-                let row = block.rows() / 2;
-                let middle = block
-                    .row_ids()
-                    .nth(row as usize)
-                    .filter(|_| row > 0)
-                    .map(|id| id.position);
-                (InsertOutcome::Refused { middle }, Some(failure.detail))
+                let half = block.rows() / 2;
+                match block.row_ids().nth(half as usize).map(|id| id.position) {
+                    Some(at) if half == 0 => (InsertOutcome::RefusedRow { at }, Some(failure.detail)),
+                    Some(middle) => (InsertOutcome::Refused { middle }, Some(failure.detail)),
+                    // ClickHouse refuses an empty block: then it is not the data.
+                    None => (InsertOutcome::Retry, None),
+                }
             }
             Err(_) if !allowed() => (InsertOutcome::Stale, None),
             Err(failure) => {

@@ -13,6 +13,8 @@
 //! - An INSERT is repeated blindly, with the same token and bytes, for at most [`Limits::blind`]; after that, and
 //!   for whatever the log held when the partition was assigned, the table is asked first what it holds.
 //! - An INSERT is sent only while its intent is younger than the session timeout: nobody else owns the partition.
+//! - Nothing is committed over an offset that somebody else left: the topic may have been deleted and made anew while
+//!   it was read, and Kafka forgets the group's offset with it.
 //! - The partition is not released while a commit is under way: a commit that arrives late would set the group
 //!   back behind the next owner.
 //!
@@ -24,7 +26,9 @@ use super::clock::Moment;
 use super::flight::{Flight, Step};
 use super::forming::Forming;
 use super::intent::{Digest, Intent, Mark, encode_after};
-use super::protocol::{Action, CommitOutcome, Event, Held, InsertOutcome, Limits, Lookup, Record, Report};
+use super::protocol::{
+    Action, CommitOutcome, Committed, Event, Held, InsertOutcome, Limits, Lookup, Record, Report,
+};
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -57,6 +61,9 @@ pub struct Partition {
     reform: Option<Intent>,
     forming: Option<Forming>,
     flight: Option<Flight>,
+    /// What the group's offset may be, if nobody else touched it, and the commit under way.
+    known: Vec<Committed>,
+    attempt: Committed,
     failures: u32,
     wait_until: Option<Moment>,
     actions: Vec<Action>,
@@ -79,6 +86,8 @@ impl Partition {
             reform: None,
             forming: None,
             flight: None,
+            known: Vec::new(),
+            attempt: None,
             failures: 0,
             wait_until: None,
             actions: vec![Action::Look],
@@ -233,7 +242,8 @@ impl Partition {
             Event::Committed(outcome) => self.committed(outcome, now),
             Event::DeadLettered(true) => {
                 self.failures = 0;
-                if flight.step == Step::DeadLetteringRefused {
+                if let Step::DeadLetteringRow(_) = flight.step {
+                    // The table holds whatever else the part has: only one row was sent.
                     self.part_done(now);
                 } else {
                     flight.dead_lettered = true;
@@ -270,6 +280,7 @@ impl Partition {
         };
         self.failures = 0;
         (self.low, self.high) = (low, high);
+        self.known = vec![committed.clone()];
         self.state = State::Reading;
         // The offset may lie behind what is stored: lost with its group, or set back by a commit that came late. What
         // the log held when the partition was assigned is stored only after the table was asked.
@@ -405,14 +416,29 @@ impl Partition {
             flight.begin(Step::Intending);
             flight.intent_at = now;
             let intent = flight.intent();
-            self.actions.push(Action::Commit {
-                offset: intent.span.first,
-                metadata: intent.encode(),
-            });
+            self.commit(intent.span.first, intent.encode());
         }
     }
 
+    /// Commits, if the group's offset is one that this owner left there. An attempt whose outcome is unknown counts.
+    fn commit(&mut self, offset: i64, metadata: String) {
+        let known = self.known.clone();
+        let attempt = Some((offset, metadata.clone()));
+        if !self.known.contains(&attempt) {
+            self.known.push(attempt.clone());
+        }
+        self.attempt = attempt;
+        self.actions.push(Action::Commit {
+            offset,
+            metadata,
+            known,
+        });
+    }
+
     fn committed(&mut self, outcome: CommitOutcome, now: Moment) {
+        if outcome == CommitOutcome::Done {
+            self.known = vec![self.attempt.clone()];
+        }
         let Some(flight) = self.flight.as_ref() else {
             return;
         };
@@ -431,6 +457,18 @@ impl Partition {
                 self.proceed(now);
             }
             (CommitOutcome::Retry, _) => self.wait(now),
+            (CommitOutcome::Moved, _) => {
+                self.actions.push(Action::Report(Report::Moved));
+                self.drop_forming();
+                self.land();
+                if self.revoking {
+                    self.release();
+                } else {
+                    (self.probe, self.reform) = (None, None);
+                    self.state = State::Looking { busy: true };
+                    self.actions.push(Action::Look);
+                }
+            }
             (CommitOutcome::Fenced, _) => {
                 self.drop_forming();
                 self.land();
@@ -451,7 +489,7 @@ impl Partition {
         let part = flight.part;
         if flight.dead > 0 && !flight.dead_lettered {
             flight.begin(Step::DeadLettering);
-            self.actions.push(Action::DeadLetter { part, refused: false });
+            self.actions.push(Action::DeadLetter);
         } else if flight.rows == 0 {
             self.part_done(now);
         } else if flight.must_ask(now, blind) {
@@ -482,16 +520,13 @@ impl Partition {
             }
             InsertOutcome::Retry => self.wait(now),
             InsertOutcome::Stale => self.commit_intent(now),
-            InsertOutcome::Refused { middle: Some(middle) } => {
+            InsertOutcome::Refused { middle } => {
                 flight.split(middle);
                 self.commit_intent(now);
             }
-            InsertOutcome::Refused { middle: None } => {
-                flight.begin(Step::DeadLetteringRefused);
-                self.actions.push(Action::DeadLetter {
-                    part: flight.part,
-                    refused: true,
-                });
+            InsertOutcome::RefusedRow { at } => {
+                flight.begin(Step::DeadLetteringRow(at));
+                self.actions.push(Action::DeadLetterRow { at });
             }
         }
     }
@@ -515,7 +550,7 @@ impl Partition {
         } else {
             flight.begin(Step::Completing);
             let (offset, metadata) = (flight.span.last + 1, encode_after(flight.tail));
-            self.actions.push(Action::Commit { offset, metadata });
+            self.commit(offset, metadata);
         }
     }
 
@@ -527,7 +562,7 @@ impl Partition {
         match flight.step {
             Step::Intending => self.commit_intent(now),
             Step::Completing => self.part_done(now),
-            Step::DeadLetteringRefused => self.inserted(InsertOutcome::Refused { middle: None }, now),
+            Step::DeadLetteringRow(at) => self.inserted(InsertOutcome::RefusedRow { at }, now),
             Step::DeadLettering | Step::Asking | Step::Inserting => self.proceed(now),
         }
     }

@@ -18,11 +18,13 @@ pub struct Limits {
     pub blind: Duration,
 }
 
+/// An offset and its metadata, where the group has one.
+pub type Committed = Option<(i64, String)>;
+
 /// What the group and the log know of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// The committed offset and its metadata.
-    pub committed: Option<(i64, String)>,
+    pub committed: Committed,
     /// The first offset that the log still has, and the one that it will give next.
     pub low: i64,
     pub high: i64,
@@ -66,6 +68,9 @@ pub enum CommitOutcome {
     Retry,
     /// Not tried: the assignment has ended.
     Fenced,
+    /// Not tried: the group's offset is none of those that this owner knows of. The topic was deleted, somebody set
+    /// the offset, or a commit came late.
+    Moved,
 }
 
 /// What the table holds of the rows in question.
@@ -84,9 +89,13 @@ pub enum InsertOutcome {
     Retry,
     /// Not sent: the intent was too old.
     Stale,
-    /// ClickHouse refuses the data itself. `middle` begins the second half of the rows; `None` for a single row.
+    /// ClickHouse refuses the data itself; `middle` begins the second half of the rows that were sent.
     Refused {
-        middle: Option<Position>,
+        middle: Position,
+    },
+    /// ClickHouse refuses the only row that was sent.
+    RefusedRow {
+        at: Position,
     },
 }
 
@@ -106,11 +115,14 @@ pub enum Action {
     Commit {
         offset: i64,
         metadata: String,
+        /// What the group may hold now, if nobody else touched it.
+        known: Vec<Committed>,
     },
-    /// Produce the dead letters of a part: the lines that could not be read, or (`refused`) its one row.
-    DeadLetter {
-        part: Part,
-        refused: bool,
+    /// Produce the lines that could not be read.
+    DeadLetter,
+    /// Produce the one row that ClickHouse refuses.
+    DeadLetterRow {
+        at: Position,
     },
     Ask {
         part: Part,
@@ -138,6 +150,8 @@ pub enum Report {
     DataLost { from: i64, to: i64 },
     /// The log is not the one that the group's offsets speak of: it was made anew or cut.
     OtherLog { committed: i64, high: i64 },
+    /// The group's offset changed under this owner; the partition is looked at anew.
+    Moved,
     /// The metadata could not be read; the table is asked about everything up to the log's end.
     UnknownMetadata(String),
 }

@@ -229,16 +229,17 @@ impl Run {
                 Action::DropForming => self.forming = Content::default(),
                 Action::Seal => self.seal(),
                 Action::Landed => self.landed(),
-                Action::Commit { offset, metadata } => {
+                Action::Commit {
+                    offset,
+                    metadata,
+                    known,
+                } => {
                     self.done = Some(offset);
-                    jobs.commit(self.tenure, offset, metadata);
+                    jobs.commit(self.tenure, offset, metadata, known);
                 }
-                Action::DeadLetter { part, refused: true } => {
-                    let (content, detail) = (Arc::clone(&self.flight), self.refusal.clone());
-                    jobs.dead_letter_refused(self.tenure, content, part, detail);
-                }
-                Action::DeadLetter { refused: false, .. } => {
-                    jobs.dead_letter(self.tenure, Arc::clone(&self.flight));
+                Action::DeadLetter => jobs.dead_letter(self.tenure, Arc::clone(&self.flight)),
+                Action::DeadLetterRow { at } => {
+                    jobs.dead_letter_row(self.tenure, at, self.refusal.clone());
                 }
                 Action::Ask { part } => jobs.ask(self.tenure, Arc::clone(&self.flight), part),
                 Action::Insert {
@@ -299,6 +300,13 @@ impl Run {
                     committed,
                     end = high,
                     "the group's offset does not belong to this log; reading it from its start"
+                );
+            }
+            Report::Moved => {
+                jobs.metrics.other_logs.inc();
+                tracing::warn!(
+                    partition,
+                    "the group's offset changed under this owner; looking at the partition anew"
                 );
             }
             Report::UnknownMetadata(detail) => {

@@ -7,9 +7,7 @@ use penstock_dataplane::consume::clock::Moment;
 use penstock_dataplane::consume::fence::{Epoch, Fence};
 use penstock_dataplane::consume::machine::Partition;
 use penstock_dataplane::consume::position::Position;
-use penstock_dataplane::consume::protocol::{
-    Action, CommitOutcome, Event, Held, InsertOutcome, Limits, Report,
-};
+use penstock_dataplane::consume::protocol::{Action, Event, Held, InsertOutcome, Limits, Report};
 
 use crate::services::Line;
 
@@ -24,6 +22,7 @@ pub(crate) struct Seen {
     pub(crate) split: u32,
     pub(crate) stale: u32,
     pub(crate) repeated: u32,
+    pub(crate) moved: u32,
 }
 
 impl Seen {
@@ -36,6 +35,7 @@ impl Seen {
         self.split += other.split;
         self.stale += other.stale;
         self.repeated += other.repeated;
+        self.moved += other.moved;
     }
 
     fn count(&mut self, event: &Event) {
@@ -43,7 +43,9 @@ impl Seen {
             Event::Asked(Some(Held::All)) => self.all_held += 1,
             Event::Asked(Some(Held::Some(_))) => self.some_held += 1,
             Event::Inserted(InsertOutcome::Stale) => self.stale += 1,
-            Event::Inserted(InsertOutcome::Refused { .. }) => self.split += 1,
+            Event::Inserted(InsertOutcome::Refused { .. } | InsertOutcome::RefusedRow { .. }) => {
+                self.split += 1
+            }
             _ => {}
         }
     }
@@ -117,6 +119,7 @@ impl Run {
                     Report::Recovering(_) => self.seen.recovered += 1,
                     Report::DataLost { .. } => self.seen.data_lost += 1,
                     Report::OtherLog { .. } => self.seen.other_log += 1,
+                    Report::Moved => self.seen.moved += 1,
                     Report::UnknownMetadata(_) => unreachable!("all metadata here is ours"),
                 },
                 job => self.jobs.push(job),

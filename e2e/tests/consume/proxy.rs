@@ -1,0 +1,123 @@
+//! A TCP proxy before ClickHouse that refuses, stalls, and cuts what passes.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// What happens to connections from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    Pass,
+    /// Connections are closed at once.
+    Refuse,
+    /// Every third answer is cut off before its first byte: the request was worked on, nobody knows.
+    LoseAnswers,
+    /// Every third request is cut off in the middle.
+    CutRequests,
+    /// Answers are held back.
+    Stall,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    mode: Arc<AtomicU8>,
+    counter: Arc<AtomicU32>,
+    pub(crate) lost: Arc<AtomicU32>,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// Listens on a free port of loopback and forwards to `target`.
+    pub(crate) fn start(target: &str) -> Self {
+        let target: SocketAddr = target
+            .trim_start_matches("http://")
+            .parse()
+            .expect("address and port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let proxy = Self {
+            mode: Arc::new(AtomicU8::new(Mode::Pass as u8)),
+            counter: Arc::default(),
+            lost: Arc::default(),
+            address: listener.local_addr().expect("its address"),
+        };
+        let serving = proxy.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let serving = serving.clone();
+                std::thread::spawn(move || serving.serve(client, target));
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
+    }
+
+    fn is(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::SeqCst) == mode as u8
+    }
+
+    /// Whether this one is hit: every third.
+    fn hit(&self) -> bool {
+        let hit = self.counter.fetch_add(1, Ordering::SeqCst) % 3 == 2;
+        if hit {
+            self.lost.fetch_add(1, Ordering::SeqCst);
+        }
+        hit
+    }
+
+    fn serve(&self, client: TcpStream, target: SocketAddr) {
+        if self.is(Mode::Refuse) {
+            return;
+        }
+        let Ok(server) = TcpStream::connect(target) else {
+            return;
+        };
+        let (Ok(to_server), Ok(from_client)) = (server.try_clone(), client.try_clone()) else {
+            return;
+        };
+        let upward = self.clone();
+        let up = std::thread::spawn(move || upward.requests(from_client, to_server));
+        self.answers(server, client);
+        let _ = up.join();
+    }
+
+    fn requests(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let cut = self.is(Mode::CutRequests) && self.hit();
+            if self.is(Mode::Refuse) || cut {
+                let _ = to.write_all(&buffer[..count / 2]);
+                break;
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    fn answers(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            while self.is(Mode::Stall) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let lost = self.is(Mode::LoseAnswers) && self.hit();
+            if self.is(Mode::Refuse) || lost || to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
