@@ -97,6 +97,8 @@ pub struct Held {
     pub uid: String,
     /// Uid of what controls it.
     pub controller: Option<String>,
+    /// The pipeline that its label names, where it bears the operator's labels.
+    pub pipeline: Option<String>,
 }
 
 impl Held {
@@ -109,6 +111,15 @@ impl Held {
                 .into_iter()
                 .find(|r| r.controller == Some(true))
                 .map(|r| r.uid.clone()),
+            pipeline: labels::pipeline(object.labels()),
+        }
+    }
+
+    /// Whether it is this pipeline's. One that has lost its owner reference is still known by its labels.
+    pub fn belongs_to(&self, uid: &str, pipeline: &str) -> bool {
+        match &self.controller {
+            Some(controller) => controller == uid,
+            None => self.pipeline.as_deref() == Some(pipeline),
         }
     }
 }
@@ -358,10 +369,11 @@ fn on_owned<K: Resource<DynamicType = ()>>(
 }
 
 fn owned_by_pipeline<K: Resource>(object: &K) -> Option<Seen<'static>> {
-    let owner = subject::controller::<IngestionPipeline>(object)?;
+    let owner = subject::controller::<IngestionPipeline>(object).map(|owner| owner.name.clone());
+    let pipeline = owner.or_else(|| labels::pipeline(object.labels()))?;
     Some(Seen::Owned {
         namespace: object.namespace()?,
-        pipeline: owner.name.clone(),
+        pipeline,
     })
 }
 

@@ -30,3 +30,10 @@ pub fn selector(instance: &str, component: &str) -> BTreeMap<String, String> {
     labels.remove("app.kubernetes.io/managed-by");
     labels
 }
+
+/// The pipeline that labels of the operator name.
+pub fn pipeline(labels: &BTreeMap<String, String>) -> Option<String> {
+    let (key, value) = MANAGED.split_once('=')?;
+    labels.get(key).filter(|managed| *managed == value)?;
+    labels.get(PIPELINE).cloned()
+}

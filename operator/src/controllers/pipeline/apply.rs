@@ -37,7 +37,10 @@ where
             .map(|found| Held::of(&found)),
     };
     if let Some(held) = &held
-        && held.controller.as_deref() != Some(owner)
+        && !held.belongs_to(
+            owner,
+            object.labels().get(labels::PIPELINE).map_or("", String::as_str),
+        )
     {
         let what = format!("{} {namespace}/{name}", K::kind(&()));
         return Err(if held.controller.is_some() {

@@ -118,7 +118,7 @@ async fn stop_pods(subject: &Subject, caches: &Caches, writer: &Writer) -> Resul
     for role in [Role::Ingest, Role::Consume] {
         let name = role.object(&subject.name);
         if let Some(held) = caches.held::<Deployment>(&subject.namespace, &name)
-            && held.controller.as_deref() == Some(&subject.uid)
+            && held.belongs_to(&subject.uid, &subject.name)
         {
             left = true;
             writer
