@@ -283,10 +283,10 @@ impl Groups {
                 return;
             };
             let now = Instant::now();
-            let partition = self
-                .spread
-                .borrow_mut()
-                .choose(self.health.partitions(), group.bytes.len(), now);
+            let partition =
+                self.spread
+                    .borrow_mut()
+                    .choose(&self.health.partitions(), group.bytes.len(), now);
             let number = state.next_number();
             let Settings {
                 boot, shard, metrics, ..

@@ -2,12 +2,13 @@
 //!
 //! A thread asks for the topic's metadata, every five seconds while all is well, at once when something is in doubt
 //! (a failed delivery, all connections lost, a group that waits long), and several times a second while the gate is
-//! closed, so that it opens by itself. The same answer tells the number of partitions.
+//! closed, so that it opens by itself. The same answer tells which partitions have a leader.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use penstock_dataplane_config::{KafkaTarget, PipelineRef};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -28,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Health {
     open: AtomicBool,
-    partitions: AtomicI32,
+    partitions: ArcSwap<Vec<i32>>,
     doubt: Mutex<bool>,
     doubted: Condvar,
     started: Instant,
@@ -40,7 +41,7 @@ impl Health {
     pub(crate) fn new(shards: usize) -> Self {
         Self {
             open: AtomicBool::new(false),
-            partitions: AtomicI32::new(0),
+            partitions: ArcSwap::default(),
             doubt: Mutex::new(false),
             doubted: Condvar::new(),
             started: Instant::now(),
@@ -52,9 +53,9 @@ impl Health {
         self.open.load(Relaxed)
     }
 
-    /// Partitions of the topic, at least one.
-    pub(crate) fn partitions(&self) -> i32 {
-        self.partitions.load(Relaxed).max(1)
+    /// The partitions that can be written to. The same allocation until they change.
+    pub(crate) fn partitions(&self) -> Arc<Vec<i32>> {
+        self.partitions.load_full()
     }
 
     /// Has the broker looked at now.
@@ -137,13 +138,15 @@ impl Checker {
         while !self.shutdown.is_begun() {
             let seen = self.look();
             let open = seen.is_ok();
-            if let Ok(partitions) = seen {
-                self.health.partitions.store(partitions, Relaxed);
-            }
+            let seen = seen.map(|partitions| {
+                if **self.health.partitions.load() != partitions {
+                    self.health.partitions.store(Arc::new(partitions));
+                }
+            });
             if self.health.open.swap(open, Relaxed) != open {
                 self.shards.iter().for_each(|outcomes| outcomes.wake.notify_one());
             }
-            self.dependency.report(seen.map(|_| ()));
+            self.dependency.report(seen);
             self.health.rest(&self.shutdown);
             if open && self.health.something_waits_long() {
                 // It was asked a moment ago; once per look is enough.
@@ -152,8 +155,8 @@ impl Checker {
         }
     }
 
-    /// The topic's number of partitions, or why it cannot be written to.
-    fn look(&self) -> Result<i32, String> {
+    /// The topic's partitions that have a leader, or why it cannot be written to.
+    fn look(&self) -> Result<Vec<i32>, String> {
         self.client.poll(Duration::ZERO);
         let metadata = self
             .client
@@ -165,10 +168,12 @@ impl Checker {
         if let Some(error) = topic.error() {
             return Err(format!("topic {}: {error:?}", self.topic));
         }
-        if topic.partitions().is_empty() {
-            return Err(format!("topic {} has no partitions", self.topic));
+        let led = topic.partitions().iter().filter(|one| one.leader() >= 0);
+        let partitions: Vec<i32> = led.map(|one| one.id()).collect();
+        if partitions.is_empty() {
+            return Err(format!("no partition of topic {} has a leader", self.topic));
         }
-        Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+        Ok(partitions)
     }
 }
 

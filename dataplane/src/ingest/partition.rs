@@ -2,8 +2,9 @@
 //!
 //! A quiet pipeline should have few live partitions, for each costs the consumer an INSERT per second; so a shard
 //! stays on one, the first in its own order (rendezvous hashing of process and shard), and takes the next ones in
-//! that order only as its rate grows. Few groups move when partitions are added.
+//! that order only as its rate grows. Few groups move when partitions are added, or lose their leader.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -18,6 +19,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Spread {
     seed: u64,
+    /// Those with a leader, as last seen.
+    available: Arc<Vec<i32>>,
     order: Vec<i32>,
     next: usize,
     window_began: Instant,
@@ -30,6 +33,7 @@ impl Spread {
         let seed = xxh3_64_with_seed(boot.as_bytes(), shard as u64);
         Self {
             seed,
+            available: Arc::default(),
             order: Vec::new(),
             next: 0,
             window_began: now,
@@ -38,10 +42,11 @@ impl Spread {
         }
     }
 
-    /// The partition for a group of `bytes`, of the topic's `partitions`.
-    pub(crate) fn choose(&mut self, partitions: i32, bytes: usize, now: Instant) -> i32 {
-        if self.order.len() != usize::try_from(partitions).unwrap_or(0) {
-            self.order = ranked(self.seed, partitions);
+    /// The partition for a group of `bytes`, of those that are `available`.
+    pub(crate) fn choose(&mut self, available: &Arc<Vec<i32>>, bytes: usize, now: Instant) -> i32 {
+        if !Arc::ptr_eq(&self.available, available) {
+            self.available = Arc::clone(available);
+            self.order = ranked(self.seed, available);
         }
         let elapsed = now.saturating_duration_since(self.window_began);
         if elapsed >= WINDOW {
@@ -55,8 +60,8 @@ impl Spread {
     }
 }
 
-fn ranked(seed: u64, partitions: i32) -> Vec<i32> {
-    let mut order: Vec<i32> = (0..partitions).collect();
+fn ranked(seed: u64, available: &[i32]) -> Vec<i32> {
+    let mut order = available.to_vec();
     order.sort_by_key(|partition| std::cmp::Reverse(xxh3_64_with_seed(&partition.to_le_bytes(), seed)));
     order
 }
@@ -69,12 +74,16 @@ mod tests {
 
     /// The partitions used at a steady rate, after the first window.
     fn used(shard: usize, partitions: i32, bytes_per_second: usize) -> BTreeSet<i32> {
+        used_of(shard, &Arc::new((0..partitions).collect()), bytes_per_second)
+    }
+
+    fn used_of(shard: usize, available: &Arc<Vec<i32>>, bytes_per_second: usize) -> BTreeSet<i32> {
         let start = Instant::now();
         let mut spread = Spread::new(&Uuid::from_u128(5), shard, start);
         let mut used = BTreeSet::new();
         for tick in 0..1000u64 {
             let partition = spread.choose(
-                partitions,
+                available,
                 bytes_per_second / 100,
                 start + Duration::from_millis(tick * 10),
             );
@@ -91,6 +100,21 @@ mod tests {
         assert_eq!(used(0, 12, 12_000_000).len(), 3);
         assert_eq!(used(0, 2, 100_000_000).len(), 2);
         assert_eq!(used(0, 1, 100_000_000), BTreeSet::from([0]));
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_passed_over() {
+        for shard in 0..20 {
+            let [home] = used(shard, 6, 1000).into_iter().collect::<Vec<_>>()[..] else {
+                panic!("more than one")
+            };
+            let without = |gone: i32| Arc::new((0..6).filter(|one| *one != gone).collect());
+            assert!(!used_of(shard, &without(home), 1000).contains(&home));
+            assert_eq!(
+                used_of(shard, &without((home + 1) % 6), 1000),
+                BTreeSet::from([home])
+            );
+        }
     }
 
     #[test]
