@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
+use http::header::{CONNECTION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use penstock_dataplane_config::{IngestLimits, Protocol};
@@ -37,14 +37,8 @@ use super::native::Native;
 use super::request_log::{Entry, RequestLog};
 use super::route::{self, Route};
 use super::segment::{self, Segment};
-use super::{key, time};
+use super::{head as request_head, key, time};
 use crate::process::Shutdown;
-
-/// A header that names a request, so that its events get the same ids on every retry.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const IDEMPOTENCY_KEY_LIMIT: usize = 255;
-/// A client's name for itself; the rest is cut.
-const USER_AGENT_LIMIT: usize = 512;
 
 /// What a shard serves requests with. Nothing in it is shared with another shard but counters, the budget, and the
 /// Apps in force.
@@ -287,17 +281,17 @@ impl Handler {
         let headers = &head.headers;
         let received_at = time::now_ms();
         let source = if route.is_segment() { "segment" } else { "native" };
-        let client = client_members(&client_address(headers, peer), user_agent(headers));
+        let client = client_members(
+            &request_head::client_address(headers, peer),
+            request_head::user_agent(headers),
+        );
         let stamp = Stamp {
             app: app.id,
             head: &app.head,
             received_at,
             client: &client,
             source,
-            idempotency_key: headers
-                .get(IDEMPOTENCY_KEY)
-                .and_then(|value| value.to_str().ok())
-                .filter(|key| (1..=IDEMPOTENCY_KEY_LIMIT).contains(&key.len())),
+            idempotency_key: request_head::idempotency_key(headers),
             event_limit: usize::try_from(self.limits.event.get()).unwrap_or(usize::MAX),
             batch_limit: self.limits.batch as usize,
         };
@@ -324,7 +318,7 @@ impl Handler {
                 owner: app,
                 random,
             }
-            .batch(text, is_ndjson(headers), lines)?,
+            .batch(text, request_head::is_ndjson(headers), lines)?,
         }
         let events = lines.lines.len();
         if route.is_segment() {
@@ -434,41 +428,6 @@ struct Accepted {
     refusal: Option<super::quota::Refusal>,
 }
 
-fn is_ndjson(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim();
-    [
-        "application/x-ndjson",
-        "application/ndjson",
-        "application/jsonl",
-        "application/x-jsonlines",
-    ]
-    .iter()
-    .any(|known| kind.eq_ignore_ascii_case(known))
-}
-
-/// The first address a proxy tells, else the peer's. It is stored, never trusted.
-fn client_address(headers: &HeaderMap, peer: IpAddr) -> String {
-    let forwarded = headers
-        .get("x-forwarded-for")
-        .and_then(|value| value.to_str().ok());
-    let first = forwarded
-        .and_then(|list| list.split(',').next())
-        .and_then(|one| one.trim().parse::<IpAddr>().ok());
-    first.unwrap_or(peer).to_canonical().to_string()
-}
-
-fn user_agent(headers: &HeaderMap) -> &str {
-    let text = headers
-        .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    text.get(..USER_AGENT_LIMIT).unwrap_or(text)
-}
-
 fn random_id(random: &mut StdRng) -> Uuid {
     let mut bytes = [0u8; 16];
     random.fill_bytes(&mut bytes);
@@ -479,25 +438,6 @@ fn random_id(random: &mut StdRng) -> Uuid {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_address_is_the_first_that_a_proxy_tells() {
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        for (forwarded, expected) in [
-            (None, "10.0.0.1"),
-            (Some("203.0.113.7"), "203.0.113.7"),
-            (Some("203.0.113.7, 10.0.0.9"), "203.0.113.7"),
-            (Some("2001:db8::1"), "2001:db8::1"),
-            (Some("::ffff:203.0.113.7"), "203.0.113.7"),
-            (Some("\"x"), "10.0.0.1"),
-        ] {
-            let mut headers = HeaderMap::new();
-            if let Some(value) = forwarded {
-                headers.insert("x-forwarded-for", HeaderValue::from_static(value));
-            }
-            assert_eq!(client_address(&headers, peer), expected, "{forwarded:?}");
-        }
-    }
-
     #[tokio::test]
     async fn a_panic_is_an_internal_error() {
         assert_eq!(
@@ -505,19 +445,6 @@ mod tests {
             Err(Code::Internal.into())
         );
         assert_eq!(caught(async { Ok(7) }).await, Ok(7));
-    }
-
-    #[test]
-    fn ndjson_is_told_by_its_content_type() {
-        for (kind, expected) in [
-            ("application/x-ndjson", true),
-            ("application/JSONL; charset=utf-8", true),
-            ("application/json", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-            assert_eq!(is_ndjson(&headers), expected, "{kind}");
-        }
     }
 
     #[test]

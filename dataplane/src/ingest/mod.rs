@@ -18,6 +18,7 @@ mod connection;
 mod flaw;
 mod group;
 mod handler;
+mod head;
 mod health;
 mod identity;
 mod json;
