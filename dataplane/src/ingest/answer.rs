@@ -222,15 +222,14 @@ impl Refusal {
     pub(crate) fn answer(&self, route: &Route<'_>) -> Answer {
         let (status, code, text) = self.code.parts();
         let mut body = Vec::with_capacity(96 + self.details.len());
-        let (open, name) = if route.is_segment() {
-            (&b"{\"success\":false,\"code\":\""[..], &b"\",\"message\":\""[..])
+        let parts = if route.is_segment() {
+            ["{\"success\":false,\"code\":\"", code, "\",\"message\":\"", text]
         } else {
-            (&b"{\"status\":\"error\",\"code\":\""[..], &b"\",\"error\":\""[..])
+            ["{\"status\":\"error\",\"error\":\"", text, "\",\"code\":\"", code]
         };
-        body.extend_from_slice(open);
-        body.extend_from_slice(code.as_bytes());
-        body.extend_from_slice(name);
-        body.extend_from_slice(text.as_bytes());
+        parts
+            .iter()
+            .for_each(|part| body.extend_from_slice(part.as_bytes()));
         body.extend_from_slice(b"\",\"details\":");
         if self.details.is_empty() {
             body.extend_from_slice(b"null");

@@ -10,6 +10,7 @@ pub(crate) enum Flaw {
     InvalidJson,
     MissingField,
     InvalidType,
+    TooShort,
     TooLong,
     InvalidTime,
     DuplicateMember,
@@ -20,10 +21,11 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::InvalidJson,
         Self::MissingField,
         Self::InvalidType,
+        Self::TooShort,
         Self::TooLong,
         Self::InvalidTime,
         Self::DuplicateMember,
@@ -38,6 +40,7 @@ impl Flaw {
             Self::InvalidJson => "invalid_json",
             Self::MissingField => "missing_field",
             Self::InvalidType => "invalid_type",
+            Self::TooShort => "too_short",
             Self::TooLong => "too_long",
             Self::InvalidTime => "invalid_time",
             Self::DuplicateMember => "duplicate_member",

@@ -199,7 +199,7 @@ pub(crate) struct Draft<'a> {
 }
 
 /// Event types are short, for they are a column of few distinct values.
-pub(crate) const EVENT_TYPE_LIMIT: usize = 100;
+const EVENT_TYPE_LIMIT: usize = 100;
 /// Every other string.
 pub(crate) const TEXT_LIMIT: usize = 1000;
 
@@ -239,6 +239,17 @@ fn too_long(name: &'static str, limit: usize) -> Found {
         flaw: Flaw::TooLong,
         field: name.into(),
         detail: format!("longer than {limit} bytes").into(),
+    }
+}
+
+/// What an event is called: a string that must be there, and not be empty.
+pub(crate) fn event_type<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Raw<'a>, Found> {
+    match text(name, raw, EVENT_TYPE_LIMIT)? {
+        Some(raw) => Ok(raw),
+        None if raw.is_some_and(|raw| raw.kind == Kind::String) => {
+            Err(Found::new(Flaw::TooShort, name, "must not be empty"))
+        }
+        None => Err(Found::new(Flaw::MissingField, name, "is required")),
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, EVENT_TYPE_LIMIT, Lines, Stamp, TEXT_LIMIT};
+use super::line::{self, Draft, Lines, Stamp, TEXT_LIMIT};
 use super::members::{self, Taken};
 use super::text::{each_member, push_json_string, push_raw};
 
@@ -217,9 +217,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         index: u32,
         lines: &mut Lines,
     ) -> Result<(), Found> {
-        let Some(event_type) = line::text("event_type", fields.event_type, EVENT_TYPE_LIMIT)? else {
-            return Err(Found::new(Flaw::MissingField, "event_type", "is required"));
-        };
+        let event_type = line::event_type("event_type", fields.event_type)?;
         if let Some(app_id) = line::text("app_id", fields.app_id, TEXT_LIMIT)?
             && !app_id.decoded().is_some_and(|id| self.owner.is(&id))
         {

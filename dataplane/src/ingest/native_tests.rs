@@ -104,7 +104,7 @@ fn each_flaw_is_named_with_its_field() {
     for (body, code, field) in [
         ("{}".to_owned(), "missing_field", "event_type"),
         (r#"{"event_type":null}"#.into(), "missing_field", "event_type"),
-        (r#"{"event_type":""}"#.into(), "missing_field", "event_type"),
+        (r#"{"event_type":""}"#.into(), "too_short", "event_type"),
         (r#"{"event_type":7}"#.into(), "invalid_type", "event_type"),
         (r#"{"event_type":"\ud800"}"#.into(), "invalid_type", "event_type"),
         (format!(r#"{{"event_type":"{long}"}}"#), "too_long", "event_type"),

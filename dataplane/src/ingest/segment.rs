@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, EVENT_TYPE_LIMIT, Lines, Stamp, TEXT_LIMIT};
+use super::line::{self, Draft, Lines, Stamp, TEXT_LIMIT};
 use super::members::{self, Taken};
 use super::native::{Refused, push_member};
 use super::text::each_member;
@@ -197,11 +197,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
         };
         let mut draft = Draft::default();
         let event = match call {
-            Call::Track => line::text("event", fields.event, EVENT_TYPE_LIMIT)?.ok_or(Found::new(
-                Flaw::MissingField,
-                "event",
-                "is required",
-            ))?,
+            Call::Track => line::event_type("event", fields.event)?,
             other => Raw {
                 text: other.quoted(),
                 kind: Kind::String,

@@ -181,7 +181,7 @@ fn the_good_events_of_a_batch_are_stored_and_the_bad_ones_listed() {
     let ingest = Ingest::start();
     let body = r#"{"events":[{"event_type":"a"},{"event_type":""},{"event_type":"c","user_id":7},{"event_type":"d"}]}"#;
     let expected = json!({"status": "accepted", "accepted": 2, "rejected": [
-        {"index": 1, "code": "missing_field", "field": "event_type", "detail": "is required"},
+        {"index": 1, "code": "too_short", "field": "event_type", "detail": "must not be empty"},
         {"index": 2, "code": "invalid_type", "field": "user_id", "detail": "must be a string"},
     ]});
     for (headers, body) in [
