@@ -12,6 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
+use rdkafka::producer::FutureProducer;
 
 use super::super::error::ProvisionError;
 use super::failure;
@@ -23,12 +24,46 @@ pub(super) const ANSWER: Duration = Duration::from_secs(4);
 const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(20);
 
-/// Two clients of one cluster: librdkafka administers through the one and reads through the other.
+/// The clients of one cluster: librdkafka administers, reads and writes through one each.
 pub(super) struct Clients {
     pub admin: AdminClient<DefaultClientContext>,
     /// Asks for metadata too. A producer that asks about a missing topic makes some brokers create it; a consumer
     /// says that it must not.
     pub reader: BaseConsumer,
+    /// Made when something is written for the first time.
+    producer: Mutex<Option<FutureProducer>>,
+}
+
+impl Clients {
+    /// For the ownership registry.
+    pub(super) fn producer(&self, bootstrap: &str) -> Result<FutureProducer, KafkaError> {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = producer.as_ref() {
+            return Ok(made.clone());
+        }
+        let made: FutureProducer = client_config(bootstrap)
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            .set("message.timeout.ms", ANSWER.as_millis().to_string())
+            .create()?;
+        *producer = Some(made.clone());
+        Ok(made)
+    }
+}
+
+fn client_config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("client.id", "penstock-operator")
+        .set(
+            "socket.connection.setup.timeout.ms",
+            ANSWER.as_millis().to_string(),
+        )
+        .set("reconnect.backoff.max.ms", "1000")
+        // An operator that speaks now and then finds half-open connections otherwise only by a timeout.
+        .set("socket.keepalive.enable", "true");
+    config
 }
 
 /// One cluster.
@@ -42,14 +77,7 @@ pub(super) struct Connection {
 
 impl Connection {
     fn open(bootstrap: &str, registry: Arc<tokio::sync::Mutex<Known>>) -> Result<Self, ProvisionError> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", bootstrap)
-            .set("client.id", "penstock-operator")
-            .set("socket.connection.setup.timeout.ms", "4000")
-            .set("reconnect.backoff.max.ms", "1000")
-            // An operator that speaks now and then finds half-open connections otherwise only by a timeout.
-            .set("socket.keepalive.enable", "true");
+        let mut config = client_config(bootstrap);
         let refused = |error: KafkaError| failure::unavailable(bootstrap, error.to_string());
         let admin = config.create().map_err(refused)?;
         let reader = config
@@ -65,12 +93,16 @@ impl Connection {
             .map_err(refused)?;
         Ok(Self {
             bootstrap: bootstrap.into(),
-            clients: Some(Arc::new(Clients { admin, reader })),
+            clients: Some(Arc::new(Clients {
+                admin,
+                reader,
+                producer: Mutex::default(),
+            })),
             registry,
         })
     }
 
-    fn clients(&self) -> Arc<Clients> {
+    pub(super) fn clients(&self) -> Arc<Clients> {
         Arc::clone(
             self.clients
                 .as_ref()

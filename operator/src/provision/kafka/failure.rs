@@ -71,6 +71,15 @@ fn passes(code: RDKafkaErrorCode) -> bool {
             | E::NotEnoughReplicasAfterAppend
             | E::ThrottlingQuotaExceeded
             | E::ReassignmentInProgress
+            // A broker that has not heard yet what another one knows.
+            | E::UnknownTopicOrPartition
+            | E::UnknownTopic
+            | E::UnknownPartition
+            | E::OffsetNotAvailable
+            | E::FencedLeaderEpoch
+            | E::UnknownLeaderEpoch
+            | E::EligibleLeadersNotAvailable
+            | E::KafkaStorageError
     )
 }
 
@@ -86,6 +95,7 @@ mod tests {
             (RDKafkaErrorCode::AllBrokersDown, Reason::KafkaUnavailable),
             (RDKafkaErrorCode::OperationTimedOut, Reason::KafkaUnavailable),
             (RDKafkaErrorCode::NotController, Reason::KafkaUnavailable),
+            (RDKafkaErrorCode::OffsetNotAvailable, Reason::KafkaUnavailable),
             (RDKafkaErrorCode::InvalidReplicationFactor, Reason::KafkaRejected),
             (RDKafkaErrorCode::TopicAuthorizationFailed, Reason::KafkaRejected),
             (RDKafkaErrorCode::PolicyViolation, Reason::KafkaRejected),

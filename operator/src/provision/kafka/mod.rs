@@ -139,6 +139,8 @@ async fn ensure(
             let changed = change::apply(connection, spec, observed, changes).await?;
             match verdict {
                 Verdict::Adopt => Outcome::Adopted,
+                // An earlier try made it and could not yet say so.
+                _ if entry.pending => Outcome::Created,
                 _ if changed.is_empty() => Outcome::Unchanged,
                 _ => Outcome::Updated(changed),
             }

@@ -6,7 +6,7 @@ use rdkafka::admin::{ConfigSource, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::super::error::{ProvisionError, Service};
+use super::super::error::ProvisionError;
 use super::connection::{ANSWER, Connection, options};
 use super::failure;
 use super::plan::ObservedTopic;
@@ -90,13 +90,11 @@ pub(super) async fn topic(
         None => Vec::new(),
     };
     if settings.is_empty() {
-        // librdkafka's Rust binding drops the error of a single resource; a topic always has settings.
-        return Err(ProvisionError::Rejected {
-            service: Service::Kafka,
-            detail: format!(
-                "settings of topic {name}: none can be read (permission DescribeConfigs on the topic?)"
-            ),
-        });
+        // A topic always has settings. librdkafka's Rust binding drops the error of a single resource, so it is not
+        // known why there are none: the broker that was asked may not have heard of the topic yet.
+        return Err(ProvisionError::NotYet(format!(
+            "settings of topic {name} cannot be read yet (if this stays, the operator may not DescribeConfigs there)"
+        )));
     }
     let mut observed = ObservedTopic {
         partitions: shape.partitions,

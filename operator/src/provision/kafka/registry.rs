@@ -7,16 +7,15 @@
 //! the losing record visible to others long enough for that.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::FutureRecord;
 use rdkafka::util::Timeout;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::super::error::ProvisionError;
@@ -210,20 +209,10 @@ async fn append(connection: &Connection, topic: &str, entry: Option<&Entry>) -> 
         }
         None => None,
     };
-    // Writes are rare: a producer is not kept for them.
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", &connection.bootstrap)
-        .set("client.id", "penstock-operator")
-        .set("acks", "all")
-        .set("linger.ms", "0")
-        .set("message.timeout.ms", ANSWER.as_millis().to_string())
-        .set(
-            "socket.connection.setup.timeout.ms",
-            ANSWER.as_millis().to_string(),
-        )
-        .create()
+    let producer = connection
+        .clients()
+        .producer(&connection.bootstrap)
         .map_err(failed)?;
-    let producer = Arc::new(producer);
     let mut record = FutureRecord::<str, [u8]>::to(TOPIC)
         .partition(PARTITION)
         .key(topic);
@@ -231,8 +220,6 @@ async fn append(connection: &Connection, topic: &str, entry: Option<&Entry>) -> 
         record = record.payload(value);
     }
     let sent = producer.send(record, Timeout::After(Duration::ZERO)).await;
-    // Dropping one waits for its threads.
-    tokio::task::spawn_blocking(move || drop(producer));
     sent.map(|_| ()).map_err(|(error, _)| failed(error))
 }
 
