@@ -148,7 +148,7 @@ fn words(page: &mut String) {
         let _ = writeln!(page, "| `{condition}` | {} |", cell(condition.meaning()));
     }
     page.push_str(
-        "\n## Reasons\n\nThe reason of a condition, of an event and of the metric `penstock_reconcile_errors_total`.\n\n\
+        "\n## Reasons\n\nThe reason of a condition, of an event and of the metric `penstock_operator_reconcile_failures_total`.\n\n\
          | reason | meaning |\n|---|---|\n",
     );
     for reason in Reason::ALL {
