@@ -239,6 +239,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Forgets what was sent about objects of these names: they are gone with their owner.
+    pub fn forget(&self, namespace: &str, names: &[String]) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.retain(|(_, in_namespace, name), _| in_namespace != namespace || !names.contains(name));
+    }
+
     /// Merges a patch into an object: for metadata that belongs to nobody's apply.
     pub async fn merge<K: Writable>(
         &self,

@@ -15,9 +15,14 @@ use crate::metrics::Metrics;
 use crate::provision::{ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
 
 /// How often each address is asked.
-const EVERY: Duration = Duration::from_secs(5);
-/// How long an answer may take before it counts as none.
-const PATIENCE: Duration = Duration::from_secs(6);
+const EVERY: Duration = Duration::from_secs(4);
+/// How long an answer may take before it counts as none. Below [`EVERY`], so that one silent address does not delay
+/// the next question to the others.
+const PATIENCE: Duration = Duration::from_millis(3500);
+const _: () = assert!(PATIENCE.as_millis() < EVERY.as_millis());
+/// A refusal that comes faster than this is believed at once. Silence may be a busy machine, and is believed the second
+/// time: at the latest 4 + 4 + 3.5 s after an address went away.
+const QUICK: Duration = Duration::from_secs(1);
 /// An address that no reconcile has asked about for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(1800);
 
@@ -51,7 +56,26 @@ pub enum Health {
 struct Watched {
     backend: Backend,
     health: Health,
+    /// Failures in a row.
+    failed: u32,
     wanted: Instant,
+}
+
+impl Watched {
+    /// Takes an answer in; whether the address is now up that was down, or the other way round.
+    fn take(&mut self, answer: Health, took: Duration) -> bool {
+        let down = matches!(answer, Health::Down(_));
+        self.failed = if down { self.failed + 1 } else { 0 };
+        if down && self.failed < 2 && took >= QUICK {
+            return false;
+        }
+        let was_down = matches!(self.health, Health::Down(_));
+        // The words of a failure change from time to time; the first ones stay until it is over.
+        if was_down != down || self.health == Health::Unknown {
+            self.health = answer;
+        }
+        was_down != down
+    }
 }
 
 type Known = HashMap<(Service, String), Watched>;
@@ -99,6 +123,7 @@ impl Monitor {
         let watched = known.entry(backend.key()).or_insert_with(|| Watched {
             backend: backend.clone(),
             health: Health::Unknown,
+            failed: 0,
             wanted: Instant::now(),
         });
         watched.wanted = Instant::now();
@@ -126,28 +151,22 @@ impl Monitor {
         };
         let mut asked: FuturesUnordered<_> = backends.iter().map(|backend| self.ask(backend)).collect();
         let mut changed = false;
-        while let Some((key, health)) = asked.next().await {
+        while let Some((key, answer, took)) = asked.next().await {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(watched) = known.get_mut(&key) {
-                let (was, is) = (
-                    matches!(watched.health, Health::Down(_)),
-                    matches!(health, Health::Down(_)),
-                );
-                if was != is {
-                    tracing::info!(service = %key.0, address = key.1, reachable = !is, "reachability changed");
-                    changed = true;
-                }
-                // The words of a failure change from time to time; the first ones stay until it is over.
-                if was != is || watched.health == Health::Unknown {
-                    watched.health = health;
-                }
+            let Some(watched) = known.get_mut(&key) else {
+                continue;
+            };
+            let reachable = !matches!(answer, Health::Down(_));
+            if watched.take(answer, took) {
+                tracing::info!(service = %key.0, address = key.1, reachable, "reachability changed");
+                changed = true;
             }
         }
         self.count();
         changed
     }
 
-    async fn ask(&self, backend: &Backend) -> ((Service, String), Health) {
+    async fn ask(&self, backend: &Backend) -> ((Service, String), Health, Duration) {
         let (service, address) = backend.key();
         let answer = match backend {
             Backend::Kafka(bootstrap) => self.services.topics.ping(bootstrap),
@@ -161,16 +180,16 @@ impl Monitor {
             Err(_) => Health::Down(ProvisionError::Unavailable {
                 service,
                 address: address.clone(),
-                detail: format!("no answer within {} s", PATIENCE.as_secs()),
+                detail: format!("no answer within {} ms", PATIENCE.as_millis()),
             }),
         };
         let failed = match &health {
             Health::Down(error) => Some(error.reason()),
             _ => None,
         };
-        self.metrics
-            .called(name(service), "ping", failed, began.elapsed());
-        ((service, address), health)
+        let took = began.elapsed();
+        self.metrics.called(name(service), "ping", failed, took);
+        ((service, address), health, took)
     }
 
     fn count(&self) {
@@ -191,5 +210,43 @@ pub const fn name(service: Service) -> &'static str {
         Service::Kafka => "kafka",
         Service::ClickHouse => "clickhouse",
         Service::Redis => "redis",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched() -> Watched {
+        Watched {
+            backend: Backend::Kafka("k:9092".into()),
+            health: Health::Unknown,
+            failed: 0,
+            wanted: Instant::now(),
+        }
+    }
+
+    fn down(detail: &str) -> Health {
+        Health::Down(ProvisionError::Unavailable {
+            service: Service::Kafka,
+            address: "k:9092".into(),
+            detail: detail.into(),
+        })
+    }
+
+    #[test]
+    fn a_refusal_is_believed_at_once_and_silence_the_second_time() {
+        let (fast, slow) = (Duration::from_millis(5), PATIENCE);
+        let mut address = watched();
+        assert!(!address.take(Health::Up, fast), "up from the start is no news");
+        assert!(address.take(down("refused"), fast));
+        assert!(address.take(Health::Up, fast));
+        assert!(!address.take(down("silent"), slow));
+        assert_eq!(address.health, Health::Up, "one slow answer is no outage");
+        assert!(!address.take(Health::Up, fast));
+        assert!(!address.take(down("silent"), slow), "the count starts again");
+        assert!(address.take(down("silent"), slow));
+        assert!(!address.take(down("other words"), slow));
+        assert_eq!(address.health, down("silent"), "the first words stay");
     }
 }

@@ -16,6 +16,7 @@ mod apply;
 mod apps;
 mod build;
 mod delete;
+mod dereference;
 mod external;
 mod rollout;
 #[cfg(test)]
@@ -29,27 +30,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use penstock_crds::pipeline::{DeletionPolicy, ReplicaStatus};
 use penstock_crds::{IngestionPipeline, Reason};
 
 use self::apply::Gates;
-use self::apps::Bound;
 use self::build::Role;
 use self::delete::Progress;
+pub use self::dereference::claimant;
+use self::dereference::{Dereferenced, dereference};
 use self::external::{External, Memories, Wanted};
 use self::rollout::{Gate, Live, Part};
 use self::status::Observation;
-use self::target::{Claimant, Invalid, Target, gives_way_to, invalid};
-use self::validate::{Credentials, Validated, validate};
-use super::app;
+use self::target::{Invalid, Target, invalid};
+use self::validate::{Credentials, Validated};
 use super::cache::{Caches, Guard};
 use super::context::{Shared, about};
 use super::subject::Subject;
 use crate::api::{ApiError, Writer};
 use crate::backoff::Backoff;
-use crate::settings::CredentialFiles;
 
 const CONTROLLER: &str = "pipeline";
 /// A look without a cause: drift outside Kubernetes is found within this time.
@@ -86,6 +85,13 @@ impl Context {
 
     /// A pipeline is gone.
     pub fn forget(&self, subject: &Subject) {
+        let name = &subject.name;
+        let names = [
+            Role::Ingest.object(name),
+            Role::Consume.object(name),
+            build::apps_name(name),
+        ];
+        self.writer.forget(&subject.namespace, &names);
         self.memories.forget(&subject.uid);
         self.backoff.forget(&subject.path());
         self.touched
@@ -96,17 +102,6 @@ impl Context {
             .metrics
             .count("IngestionPipeline", subject.path(), None);
     }
-}
-
-/// A pipeline as a claimant, if its spec leads anywhere.
-pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claimant> {
-    let subject = Subject::of(pipeline);
-    let target = Target::of(pipeline, &subject, &shared.cluster, &shared.settings).ok()?;
-    Some(Claimant {
-        since: pipeline.creation_timestamp().map(|t| t.0),
-        subject,
-        target,
-    })
 }
 
 /// Looks at one pipeline and makes it so.
@@ -186,102 +181,6 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
         return Action::requeue(about(Duration::from_secs(2)));
     }
     conclude(pipeline, subject, found, context).await
-}
-
-enum Dereferenced {
-    /// All that is needed, and what is named but missing.
-    Whole(Box<Validated>, Option<Credentials>, Option<Invalid>),
-    Waiting,
-}
-
-/// Reads what the pipeline refers to, and validates the whole.
-async fn dereference(
-    pipeline: &IngestionPipeline,
-    subject: &Subject,
-    context: &Context,
-) -> Result<Dereferenced, Invalid> {
-    let Shared {
-        settings,
-        cluster,
-        keys,
-        ..
-    } = &context.shared;
-    let target = Target::of(pipeline, subject, cluster, settings)?;
-    let us = Claimant {
-        subject: subject.clone(),
-        since: pipeline.creation_timestamp().map(|t| t.0),
-        target: target.clone(),
-    };
-    let others: Vec<Claimant> = context
-        .caches
-        .pipelines
-        .state()
-        .iter()
-        .filter_map(|other| claimant(other.0.as_ref().ok()?, &context.shared))
-        .collect();
-    if let Some((winner, what)) = gives_way_to(&us, &others) {
-        let message = format!("{what} is used by the older pipeline {winner}");
-        return Err(invalid(Reason::ResourceConflict, message));
-    }
-    let mut bound = Vec::new();
-    for guard in context.caches.apps_in(&subject.namespace) {
-        let Ok(app) = &guard.0 else { continue };
-        if app.metadata.deletion_timestamp.is_some()
-            || !pipeline.spec.apps.selects(&app.name_any(), app.labels())
-        {
-            continue;
-        }
-        let of = Subject::of(app);
-        let Some(keys) = keys.get(&of.namespace, &of.name, &of.uid) else {
-            return Ok(Dereferenced::Waiting);
-        };
-        bound.push(Bound {
-            id: app::effective_id(cluster, &of, app),
-            app: app.clone(),
-            keys,
-        });
-    }
-    let missing: Vec<&str> = pipeline
-        .spec
-        .apps
-        .names
-        .iter()
-        .flatten()
-        .map(String::as_str)
-        .filter(|name| !bound.iter().any(|b| b.app.name_any() == *name))
-        .collect();
-    let incomplete = (!missing.is_empty()).then(|| {
-        let message = format!(
-            "apps.names: there is no App {} in this namespace",
-            missing.join(", ")
-        );
-        invalid(Reason::AppNotFound, message)
-    });
-    let credentials = match (&settings.clickhouse_consumer, target.installation_clickhouse) {
-        (Some(files), true) => Some(read_credentials(files).await?),
-        _ => None,
-    };
-    let validated = validate(pipeline, subject, target, bound, credentials.is_some(), settings)?;
-    Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
-}
-
-/// The user that consumers log in as. Read each time: a rotated password reaches pods by itself.
-async fn read_credentials(files: &CredentialFiles) -> Result<Credentials, Invalid> {
-    let read = async |path: &std::path::Path| {
-        tokio::fs::read_to_string(path)
-            .await
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .map_err(|error| {
-                let message = format!(
-                    "the installation's ClickHouse credentials for consumers cannot be read: {error}"
-                );
-                invalid(Reason::NotConfigured, message)
-            })
-    };
-    Ok(Credentials {
-        username: read(&files.username).await?,
-        password: read(&files.password).await?,
-    })
 }
 
 fn live(role: Role, subject: &Subject, context: &Context) -> Live {

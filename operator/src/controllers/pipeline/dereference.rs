@@ -1,0 +1,121 @@
+//! Reading what a pipeline refers to: Apps and their keys, other claimants, credentials. Nothing is written here.
+
+use kube::ResourceExt;
+use penstock_crds::{IngestionPipeline, Reason};
+
+use super::Context;
+use super::apps::Bound;
+use super::target::{Claimant, Invalid, Target, gives_way_to, invalid};
+use super::validate::{Credentials, Validated, validate};
+use crate::controllers::app;
+use crate::controllers::context::Shared;
+use crate::controllers::subject::Subject;
+use crate::settings::CredentialFiles;
+
+/// A pipeline as a claimant, if its spec leads anywhere.
+pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claimant> {
+    let subject = Subject::of(pipeline);
+    let target = Target::of(pipeline, &subject, &shared.cluster, &shared.settings).ok()?;
+    Some(Claimant {
+        since: pipeline.creation_timestamp().map(|t| t.0),
+        subject,
+        target,
+    })
+}
+
+/// What was read.
+pub(super) enum Dereferenced {
+    /// All that is needed, and what is named but missing.
+    Whole(Box<Validated>, Option<Credentials>, Option<Invalid>),
+    Waiting,
+}
+
+/// Reads what the pipeline refers to, and validates the whole.
+pub(super) async fn dereference(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    context: &Context,
+) -> Result<Dereferenced, Invalid> {
+    let Shared {
+        settings,
+        cluster,
+        keys,
+        ..
+    } = &context.shared;
+    let target = Target::of(pipeline, subject, cluster, settings)?;
+    let us = Claimant {
+        subject: subject.clone(),
+        since: pipeline.creation_timestamp().map(|t| t.0),
+        target: target.clone(),
+    };
+    let others: Vec<Claimant> = context
+        .caches
+        .pipelines
+        .state()
+        .iter()
+        .filter_map(|other| claimant(other.0.as_ref().ok()?, &context.shared))
+        .collect();
+    if let Some((winner, what)) = gives_way_to(&us, &others) {
+        let message = format!("{what} is used by the older pipeline {winner}");
+        return Err(invalid(Reason::ResourceConflict, message));
+    }
+    let mut bound = Vec::new();
+    for guard in context.caches.apps_in(&subject.namespace) {
+        let Ok(app) = &guard.0 else { continue };
+        if app.metadata.deletion_timestamp.is_some()
+            || !pipeline.spec.apps.selects(&app.name_any(), app.labels())
+        {
+            continue;
+        }
+        let of = Subject::of(app);
+        let Some(keys) = keys.get(&of.namespace, &of.name, &of.uid) else {
+            return Ok(Dereferenced::Waiting);
+        };
+        bound.push(Bound {
+            id: app::effective_id(cluster, &of, app),
+            app: app.clone(),
+            keys,
+        });
+    }
+    let missing: Vec<&str> = pipeline
+        .spec
+        .apps
+        .names
+        .iter()
+        .flatten()
+        .map(String::as_str)
+        .filter(|name| !bound.iter().any(|b| b.app.name_any() == *name))
+        .collect();
+    let incomplete = (!missing.is_empty()).then(|| {
+        let message = format!(
+            "apps.names: there is no App {} in this namespace",
+            missing.join(", ")
+        );
+        invalid(Reason::AppNotFound, message)
+    });
+    let credentials = match (&settings.clickhouse_consumer, target.installation_clickhouse) {
+        (Some(files), true) => Some(read_credentials(files).await?),
+        _ => None,
+    };
+    let validated = validate(pipeline, subject, target, bound, credentials.is_some(), settings)?;
+    Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
+}
+
+/// The user that consumers log in as. Read each time: a rotated password reaches pods by itself.
+async fn read_credentials(files: &CredentialFiles) -> Result<Credentials, Invalid> {
+    let read = async |path: &std::path::Path| {
+        tokio::fs::read_to_string(path)
+            .await
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| {
+                let message = format!(
+                    "the installation's ClickHouse credentials for consumers cannot be read: {error}"
+                );
+                invalid(Reason::NotConfigured, message)
+            })
+    };
+    Ok(Credentials {
+        username: read(&files.username).await?,
+        password: read(&files.password).await?,
+    })
+}
