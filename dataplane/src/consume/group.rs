@@ -21,8 +21,9 @@ use super::fence::Fence;
 use super::wake::Waker;
 use crate::process::Dependency;
 
-/// How long a member may be silent before the group gives its partitions away.
-pub(super) const SESSION_MS: u64 = 45_000;
+/// How long a member may be silent before the group gives its partitions away: what a consumer that was killed
+/// costs in freshness. Its heartbeats do not depend on the driver, so a busy process keeps its session.
+pub(super) const SESSION_MS: u64 = 15_000;
 /// How long a rebalance may take; an INSERT must be shorter.
 const MAX_POLL_MS: u64 = 300_000;
 /// What librdkafka may read ahead, over all partitions.

@@ -56,6 +56,8 @@ pub struct Partition {
     high: i64,
     /// Batches that begin below this were perhaps stored before: the table is asked.
     verify_below: i64,
+    /// An offset that came although it is not the next one.
+    gap: Option<i64>,
     /// The digest that the record at `next` must have; the group's offset lies behind it.
     probe: Option<Digest>,
     reform: Option<Intent>,
@@ -82,6 +84,7 @@ impl Partition {
             low: 0,
             high: 0,
             verify_below: 0,
+            gap: None,
             probe: None,
             reform: None,
             forming: None,
@@ -119,6 +122,14 @@ impl Partition {
         if !self.wants_records() || offset < self.next {
             return false;
         }
+        if offset > self.next && self.gap != Some(offset) {
+            // Perhaps a read from before the last seek. If the log really has nothing in between, the same record
+            // comes again.
+            self.gap = Some(offset);
+            self.fetch(self.next);
+            return false;
+        }
+        self.gap = None;
         let Some(tail) = self.probe.take() else {
             return true;
         };

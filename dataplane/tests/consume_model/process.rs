@@ -44,7 +44,7 @@ impl Seen {
             Event::Asked(Some(Held::Some(_))) => self.some_held += 1,
             Event::Inserted(InsertOutcome::Stale) => self.stale += 1,
             Event::Inserted(InsertOutcome::Refused { .. } | InsertOutcome::RefusedRow { .. }) => {
-                self.split += 1
+                self.split += 1;
             }
             _ => {}
         }
@@ -69,6 +69,8 @@ pub(crate) struct Run {
     pub(crate) epoch: Epoch,
     /// Where the next record is read; `None` until the machine said so.
     pub(crate) position: Option<i64>,
+    /// A record was delivered out of turn; the same does not happen again at once.
+    pub(crate) skipped: bool,
     pub(crate) forming: Vec<Line>,
     pub(crate) flight: Vec<Line>,
     pub(crate) missing: Vec<Position>,
@@ -87,6 +89,7 @@ impl Run {
             machine: Partition::assigned(limits()),
             epoch,
             position: None,
+            skipped: false,
             forming: Vec::new(),
             flight: Vec::new(),
             missing: Vec::new(),

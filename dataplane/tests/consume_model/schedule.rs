@@ -169,7 +169,7 @@ impl Schedule {
 
     fn deliver(&mut self, process: usize) {
         let partition = self.random.below(PARTITIONS as usize) as i32;
-        let again = self.random.chance(10);
+        let (again, skipped) = (self.random.chance(10), self.random.chance(5));
         let log = &self.broker.logs[partition as usize];
         let now = at(self.now_ms);
         let process = &mut self.processes[process];
@@ -189,7 +189,9 @@ impl Schedule {
         if !run.machine.wants_records() {
             return;
         }
-        let offset = if again { position - 1 } else { position };
+        let skipped = skipped && !run.skipped;
+        run.skipped = skipped || (run.skipped && again);
+        let offset = position + i64::from(skipped) - i64::from(again);
         let Some(record) = log.records.get(&offset) else {
             return;
         };

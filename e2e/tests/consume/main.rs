@@ -3,6 +3,7 @@
 //!
 //! Run on an instance with Kafka and ClickHouse: `./e2e/kit exec -- cargo test -p penstock-e2e --test consume`.
 
+mod catch_up;
 mod consumer;
 mod delivery;
 mod events;

@@ -1,18 +1,18 @@
 //! A topic, its dead letters and an event table of a test's own, and questions about them.
 
 use std::path::PathBuf;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::Instance;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::events;
@@ -41,7 +41,25 @@ pub(crate) struct Pipeline {
     pub(crate) run: u64,
     partitions: i32,
     runtime: tokio::runtime::Runtime,
-    producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    producer: ThreadedProducer<Deliveries>,
+}
+
+/// Counts what Kafka did not take: `flush` alone does not tell.
+#[derive(Default)]
+struct Deliveries {
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = delivery {
+            *self.failed.lock().expect("not poisoned") = Some(error.clone());
+        }
+    }
 }
 
 /// A dead letter: its headers and its value.
@@ -66,7 +84,7 @@ impl Pipeline {
             .set("enable.idempotence", "true")
             .set("compression.type", "lz4")
             .set("linger.ms", "5")
-            .create()
+            .create_with_context(Deliveries::default())
             .expect("a producer");
         let pipeline = Self {
             topic: database.clone(),
@@ -188,6 +206,8 @@ impl Pipeline {
         self.producer
             .flush(Duration::from_secs(60))
             .expect("everything is produced");
+        let failed = self.producer.context().failed.lock().expect("not poisoned");
+        assert!(failed.is_none(), "{failed:?}");
     }
 
     /// Rows and distinct events.
