@@ -13,22 +13,6 @@ use nix::unistd::Pid;
 
 use super::pipeline::Pipeline;
 
-/// The program, built beside this test in the same profile.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's path");
-    let folder = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("target/<profile>");
-    let program = folder.join("penstock-dataplane");
-    assert!(
-        program.exists(),
-        "build {} first: cargo build -p penstock-dataplane",
-        program.display()
-    );
-    program
-}
-
 pub(crate) struct Consumer {
     child: Child,
     admin: u16,
@@ -67,15 +51,20 @@ impl Consumer {
         std::fs::write(&config, yaml).expect("written");
         let log = folder.join(format!("consume-{number}.log"));
         let out = File::create(&log).expect("a log");
-        let child = Command::new(program())
-            .args(["consume", "--config"])
-            .arg(&config)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().expect("the log again"))
-            .stderr(out)
-            .spawn()
-            .expect("the consumer starts");
+        let child = Command::new(
+            pipeline
+                .kit
+                .repository()
+                .join("target/release/penstock-dataplane"),
+        )
+        .args(["consume", "--config"])
+        .arg(&config)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().expect("the log again"))
+        .stderr(out)
+        .spawn()
+        .expect("the consumer starts");
         Self { child, admin, log }
     }
 
