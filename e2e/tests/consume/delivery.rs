@@ -36,8 +36,7 @@ fn a_consumer_killed_again_and_again_stores_each_event_once() {
     let events = 60_000;
     std::thread::scope(|scope| {
         let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(12)));
-        let mut kills = 0;
-        for pause in pauses() {
+        for (kills, pause) in pauses().enumerate() {
             if producing.is_finished() && kills >= 5 {
                 break;
             }
@@ -52,7 +51,6 @@ fn a_consumer_killed_again_and_again_stores_each_event_once() {
             }
             std::thread::sleep(pause);
             consumer.kill();
-            kills += 1;
         }
         producing.join().expect("produced");
     });
