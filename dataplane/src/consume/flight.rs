@@ -8,6 +8,9 @@ use super::intent::{Digest, Intent};
 use super::position::{Part, Position, Span};
 use super::protocol::Held;
 
+/// How long acknowledged rows may stay out of sight before they are sent again.
+const UNSEEN_FOR: Duration = Duration::from_secs(3);
+
 /// What is under way, or failed and is to be done again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -15,6 +18,8 @@ pub(super) enum Step {
     DeadLettering,
     Asking,
     Inserting,
+    /// The INSERT was acknowledged, but perhaps only because its token was known.
+    Confirming,
     /// The one row that ClickHouse refuses goes to the dead letters.
     DeadLetteringRow(Position),
     Completing,
@@ -37,6 +42,12 @@ pub(super) struct Flight {
     /// Somebody may have stored rows of the part under another token, or long ago.
     ask: bool,
     answer: Option<(Moment, Held)>,
+    /// The token was perhaps used before, by an INSERT that nobody knows the outcome of. A server that dies between
+    /// writing down the token and storing the rows knows the one without the other.
+    doubt: bool,
+    attempt: u32,
+    /// Since when rows that were acknowledged have not been seen.
+    unseen_since: Option<Moment>,
     /// When the commit of the intent in force was begun.
     pub(super) intent_at: Moment,
     /// When the part was first sent.
@@ -58,6 +69,9 @@ impl Flight {
             dead_lettered: false,
             ask,
             answer: None,
+            doubt: ask,
+            attempt: 1,
+            unseen_since: None,
             intent_at: Moment::from_start(Duration::ZERO),
             first_try: None,
         }
@@ -69,6 +83,7 @@ impl Flight {
         let mut flight = Self::new(forming, true);
         let whole = intent.span.whole();
         flight.part = intent.part;
+        flight.attempt = intent.attempt;
         flight.dead_lettered = intent.part != whole;
         if intent.part.to < whole.to {
             flight.todo.push(Part {
@@ -84,6 +99,7 @@ impl Flight {
             span: self.span,
             digest: self.digest,
             part: self.part,
+            attempt: self.attempt,
         }
     }
 
@@ -106,6 +122,30 @@ impl Flight {
 
     pub(super) fn answered(&mut self, held: Held, now: Moment) {
         self.answer = Some((now, held));
+    }
+
+    /// The outcome of an INSERT is unknown.
+    pub(super) fn doubt(&mut self) {
+        self.doubt = true;
+    }
+
+    /// Whether an acknowledgement has to be confirmed by the table.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubt
+    }
+
+    /// Rows that were acknowledged are not there. True once that has lasted: then they are sent under another
+    /// token. An INSERT that is still under way has written down its token moments before its rows appear.
+    pub(super) fn unseen(&mut self, held: Held, now: Moment) -> bool {
+        let since = *self.unseen_since.get_or_insert(now);
+        if now.since(since) < UNSEEN_FOR {
+            return false;
+        }
+        self.turn_to(self.part);
+        self.attempt += 1;
+        self.doubt = false;
+        self.answer = Some((now, held));
+        true
     }
 
     /// The digest of what the table lacks, where it holds some.
@@ -135,9 +175,14 @@ impl Flight {
     }
 
     fn turn_to(&mut self, part: Part) {
+        if part != self.part {
+            self.attempt = 1;
+        }
         self.part = part;
         self.ask = true;
         self.answer = None;
         self.first_try = None;
+        self.doubt = true;
+        self.unseen_since = None;
     }
 }

@@ -4,6 +4,7 @@
 //! offset = first   {"v":1,"last":1234,"xxh3":"0f…32 hex…"}                                  open: the whole span
 //! offset = first   {"v":1,"last":1234,"xxh3":"0f…","from":[1200,7],"to":[1210,3]}           open: one part; what lies
 //!                                                                                           before it is done
+//!                  …,"try":2}                                                               under another token
 //! offset = last+1  {"v":1,"after":"0f…"}                                                    done; the digest of the
 //!                                                                                           record at `last`
 //! ```
@@ -107,6 +108,8 @@ pub struct Intent {
     pub digest: Digest,
     /// What is being stored now; everything of the span before it is done, everything behind it is not.
     pub part: Part,
+    /// 1, or more after the server turned out to know a token without its rows.
+    pub attempt: u32,
 }
 
 /// What a committed offset means.
@@ -139,6 +142,8 @@ struct Wire {
     from: Option<(i64, u32)>,
     #[serde(default)]
     to: Option<(i64, u32)>,
+    #[serde(default, rename = "try")]
+    attempt: Option<u32>,
 }
 
 impl Mark {
@@ -166,7 +171,12 @@ impl Mark {
         };
         let sound =
             span.first <= span.last && whole.from <= part.from && part.from <= part.to && part.to <= whole.to;
-        sound.then_some(Self::Open(Intent { span, digest, part }))
+        sound.then_some(Self::Open(Intent {
+            span,
+            digest,
+            part,
+            attempt: wire.attempt.unwrap_or(1),
+        }))
     }
 }
 
@@ -194,6 +204,9 @@ impl Intent {
                 from.offset, from.row, to.offset, to.row
             );
         }
+        if self.attempt > 1 {
+            let _ = write!(text, r#","try":{}"#, self.attempt);
+        }
         text.push('}');
         text
     }
@@ -204,6 +217,9 @@ impl Intent {
         if !self.is_whole() {
             let Part { from, to } = self.part;
             let _ = write!(token, "/{}.{}-{}.{}", from.offset, from.row, to.offset, to.row);
+        }
+        if self.attempt > 1 {
+            let _ = write!(token, "#{}", self.attempt);
         }
         token
     }
@@ -235,6 +251,7 @@ mod tests {
                 span,
                 digest: digest_of(&[(1, b"a")]),
                 part,
+                attempt: if part == span.whole() { 1 } else { u32::MAX },
             };
             let text = intent.encode();
             assert!(text.len() < 4096 / 8, "{text}");
@@ -278,6 +295,7 @@ mod tests {
                 span,
                 digest: digest_of(records),
                 part: span.whole(),
+                attempt: 1,
             }
             .token("t", 0)
         };
@@ -295,6 +313,7 @@ mod tests {
             span,
             digest: digest_of(&[(0, b"a")]),
             part: span.whole(),
+            attempt: 1,
         };
         let (first, second) = span.whole().split(Position::new(1, 0));
         let tokens: Vec<_> = [whole.part, first, second]
@@ -302,5 +321,7 @@ mod tests {
             .map(|part| Intent { part, ..whole }.token("t", 0))
             .collect();
         assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2] && tokens[0] != tokens[2]);
+        let again = Intent { attempt: 2, ..whole }.token("t", 0);
+        assert_eq!(again, format!("{}#2", tokens[0]));
     }
 }

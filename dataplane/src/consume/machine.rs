@@ -12,6 +12,8 @@
 //!   that completes a batch may be the one that opens the next.
 //! - An INSERT is repeated blindly, with the same token and bytes, for at most [`Limits::blind`]; after that, and
 //!   for whatever the log held when the partition was assigned, the table is asked first what it holds.
+//! - An INSERT that is acknowledged after one of unknown outcome is confirmed by asking: the server may know the token
+//!   without the rows. What is not there is sent under another token.
 //! - An INSERT is sent only while its intent is younger than the session timeout: nobody else owns the partition.
 //! - Nothing is committed over an offset that somebody else left: the topic may have been deleted and made anew while
 //!   it was read, and Kafka forgets the group's offset with it.
@@ -263,11 +265,16 @@ impl Partition {
             }
             Event::Asked(Some(held)) => {
                 self.failures = 0;
-                flight.answered(held, now);
                 if held == Held::All {
                     self.part_done(now);
-                } else {
+                } else if flight.step != Step::Confirming {
+                    flight.answered(held, now);
                     self.proceed(now);
+                } else if flight.unseen(held, now) {
+                    self.actions.push(Action::Report(Report::TokenWithoutRows));
+                    self.commit_intent(now);
+                } else {
+                    self.wait(now);
                 }
             }
             Event::Inserted(outcome) => self.inserted(outcome, now),
@@ -527,9 +534,16 @@ impl Partition {
         match outcome {
             InsertOutcome::Stored => {
                 self.failures = 0;
-                self.part_done(now);
+                if flight.is_doubtful() {
+                    self.confirm();
+                } else {
+                    self.part_done(now);
+                }
             }
-            InsertOutcome::Retry => self.wait(now),
+            InsertOutcome::Retry => {
+                flight.doubt();
+                self.wait(now);
+            }
             InsertOutcome::Stale => self.commit_intent(now),
             InsertOutcome::Refused { middle } => {
                 flight.split(middle);
@@ -539,6 +553,14 @@ impl Partition {
                 flight.begin(Step::DeadLetteringRow(at));
                 self.actions.push(Action::DeadLetterRow { at });
             }
+        }
+    }
+
+    /// Asks the table for rows that it says it has.
+    fn confirm(&mut self) {
+        if let Some(flight) = self.flight.as_mut() {
+            flight.begin(Step::Confirming);
+            self.actions.push(Action::Ask { part: flight.part });
         }
     }
 
@@ -573,6 +595,7 @@ impl Partition {
         match flight.step {
             Step::Intending => self.commit_intent(now),
             Step::Completing => self.part_done(now),
+            Step::Confirming => self.confirm(),
             Step::DeadLetteringRow(at) => self.inserted(InsertOutcome::RefusedRow { at }, now),
             Step::DeadLettering | Step::Asking | Step::Inserting => self.proceed(now),
         }

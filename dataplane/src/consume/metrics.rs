@@ -65,6 +65,7 @@ pub(super) struct ConsumeMetrics {
     pub(super) questions: Counter,
     /// Rows that the table turned out to hold already.
     pub(super) rows_held: Counter,
+    pub(super) tokens_without_rows: Counter,
 }
 
 impl ConsumeMetrics {
@@ -93,6 +94,7 @@ impl ConsumeMetrics {
             commit_retries: Counter::default(),
             questions: Counter::default(),
             rows_held: Counter::default(),
+            tokens_without_rows: Counter::default(),
         };
         for class in Class::ALL {
             let _ = made.retries.get_or_create(&ByClass { class: class.name() });
@@ -181,6 +183,11 @@ impl ConsumeMetrics {
                 "questions",
                 "Times the table was asked what it holds",
                 m.questions,
+            );
+            consume.register(
+                "tokens_without_rows",
+                "Batches sent again because ClickHouse knew their token without their rows",
+                m.tokens_without_rows,
             );
             consume.register(
                 "rows_held",

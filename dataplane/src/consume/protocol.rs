@@ -152,6 +152,8 @@ pub enum Report {
     OtherLog { committed: i64, high: i64 },
     /// The group's offset changed under this owner; the partition is looked at anew.
     Moved,
+    /// ClickHouse acknowledged rows that it does not hold; they are sent under another token.
+    TokenWithoutRows,
     /// The metadata could not be read; the table is asked about everything up to the log's end.
     UnknownMetadata(String),
 }

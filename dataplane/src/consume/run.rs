@@ -309,6 +309,13 @@ impl Run {
                     "the group's offset changed under this owner; looking at the partition anew"
                 );
             }
+            Report::TokenWithoutRows => {
+                jobs.metrics.tokens_without_rows.inc();
+                tracing::warn!(
+                    partition,
+                    "ClickHouse knows the token of rows that it does not hold; sending them under another"
+                );
+            }
             Report::UnknownMetadata(detail) => {
                 tracing::error!(
                     partition,

@@ -23,6 +23,7 @@ pub(crate) struct Seen {
     pub(crate) stale: u32,
     pub(crate) repeated: u32,
     pub(crate) moved: u32,
+    pub(crate) rowless: u32,
 }
 
 impl Seen {
@@ -36,6 +37,7 @@ impl Seen {
         self.stale += other.stale;
         self.repeated += other.repeated;
         self.moved += other.moved;
+        self.rowless += other.rowless;
     }
 
     fn count(&mut self, event: &Event) {
@@ -123,6 +125,7 @@ impl Run {
                     Report::DataLost { .. } => self.seen.data_lost += 1,
                     Report::OtherLog { .. } => self.seen.other_log += 1,
                     Report::Moved => self.seen.moved += 1,
+                    Report::TokenWithoutRows => self.seen.rowless += 1,
                     Report::UnknownMetadata(_) => unreachable!("all metadata here is ours"),
                 },
                 job => self.jobs.push(job),

@@ -379,10 +379,16 @@ impl Schedule {
         let expired = self.now_ms - request.sent_ms > REQUEST_LIFE_MS;
         let lost = expired || (self.faults.unknown && self.random.chance(15));
         if !lost {
+            let dies = self.faults.unknown && self.random.chance(5);
             self.table
-                .apply(&request, self.now_ms, self.faults.token_memory_ms);
+                .apply(&request, self.now_ms, self.faults.token_memory_ms, dies);
             if let Some(client) = request.client {
-                self.answer(client, InsertOutcome::Stored);
+                let outcome = if dies {
+                    InsertOutcome::Retry
+                } else {
+                    InsertOutcome::Stored
+                };
+                self.answer(client, outcome);
             }
         } else if let Some(client) = request.client {
             self.answer(client, InsertOutcome::Retry);

@@ -92,7 +92,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn apply(&mut self, request: &Request, now_ms: u64, memory_ms: u64) {
+    /// `dies`: the server is killed after it wrote down the token and before it stored the rows.
+    pub(crate) fn apply(&mut self, request: &Request, now_ms: u64, memory_ms: u64, dies: bool) {
         let known = self
             .tokens
             .get(&request.token)
@@ -102,6 +103,9 @@ impl Table {
             return;
         }
         self.tokens.insert(request.token.clone(), now_ms);
+        if dies {
+            return;
+        }
         for (position, event) in &request.lines {
             self.rows
                 .entry((request.partition, *position))
