@@ -105,7 +105,7 @@ pub fn run(instance: &Instance, progress: &Progress) -> Result<String> {
     progress.step("rows in ClickHouse", None, || stored(instance, &table, &visitor))?;
     let rows = instance.clickhouse(&format!(
         "SELECT event_timestamp, event_name, user_id, properties, library FROM {table} WHERE device_id = '{visitor}' \
-         ORDER BY event_timestamp, event_id LIMIT {EVENTS} FORMAT PrettyCompactMonoBlock"
+         ORDER BY JSONExtractInt(properties, 'step') LIMIT {EVENTS} FORMAT PrettyCompactMonoBlock"
     ))?;
     let resources = instance.kubectl_output(&["get", "apps,ingestionpipelines", "-n", NAMESPACE])?;
     Ok(format!(
