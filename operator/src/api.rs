@@ -24,6 +24,9 @@ use crate::metrics::Metrics;
 pub enum ApiError {
     #[error("this operator no longer leads")]
     NotLeading,
+    /// Nothing more can be made there, and nothing needs to be.
+    #[error("the namespace of {what} is being deleted")]
+    Terminating { what: String },
     #[error("the API server refused {what}: {message}")]
     Rejected { what: String, message: String },
     #[error("{what} has changed meanwhile")]
@@ -39,6 +42,7 @@ impl ApiError {
         match error {
             kube::Error::Api(status) => match status.code {
                 409 => Self::Conflict { what },
+                403 if terminating(status) => Self::Terminating { what },
                 400 | 403 | 404 | 405 | 413 | 415 | 422 => Self::Rejected {
                     what,
                     message: status.message.clone(),
@@ -62,6 +66,7 @@ impl ApiError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NotLeading => Reason::LeadershipLost,
+            Self::Terminating { .. } => Reason::Deleting,
             Self::Rejected { .. } => Reason::ApiRejected,
             Self::Conflict { .. } | Self::Unavailable { .. } => Reason::ApiUnavailable,
         }
@@ -71,6 +76,29 @@ impl ApiError {
     pub const fn passes(&self) -> bool {
         !matches!(self, Self::Rejected { .. })
     }
+}
+
+/// Whether a refusal is due to the end of the namespace.
+fn terminating(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What tells one state of an object from another. A resourceVersion also moves with the status, which is not ours; where
+/// the API server counts generations of the spec, those and the metadata tell what matters.
+pub fn stamp(object: &impl Resource) -> String {
+    let meta = object.meta();
+    let Some(generation) = meta.generation else {
+        return meta.resource_version.clone().unwrap_or_default();
+    };
+    let mut hasher = DefaultHasher::new();
+    (&meta.uid, &meta.labels, &meta.annotations).hash(&mut hasher);
+    for owner in meta.owner_references.iter().flatten() {
+        (&owner.uid, owner.controller).hash(&mut hasher);
+    }
+    format!("{generation}-{:016x}", hasher.finish())
 }
 
 /// The namespaced kinds that the operator writes.
@@ -101,7 +129,7 @@ struct Sent {
 pub struct Written {
     /// Whether it changed anything.
     pub changed: bool,
-    /// The object's resourceVersion now.
+    /// The object's [`stamp`] now.
     pub version: String,
 }
 
@@ -157,7 +185,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the object so. `live`: the resourceVersion that the cache holds, if it holds the object.
+    /// Makes the object so. `live`: the [`stamp`] of what the cache holds, if it holds the object.
     pub async fn apply<K: Writable>(&self, object: &K, live: Option<&str>) -> Result<Written, ApiError> {
         let key = key(object);
         let json = serde_json::to_value(object).map_err(|error| ApiError::Rejected {
@@ -186,8 +214,8 @@ impl Writer {
             .patch(&key.2, &parameters, &Patch::Apply(&json))
             .await
             .map_err(|error| ApiError::from(label::<K>(&key.1, &key.2), &error))?;
-        let version = stored.resource_version().unwrap_or_default();
-        // The answer's version equals the cached one when nothing changed.
+        let version = stamp(&stored);
+        // The answer equals what is cached when nothing changed.
         let changed = Some(version.as_str()) != live;
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(
             key,
@@ -308,5 +336,55 @@ fn kind_label<K: Writable>() -> &'static str {
         "PodDisruptionBudget" => "PodDisruptionBudget",
         "Pod" => "Pod",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::core::Status;
+    use kube::core::response::{StatusCause, StatusDetails};
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let from = |status: Status| ApiError::from("Secret a/b", &kube::Error::Api(status.boxed()));
+        let status = |code| Status::failure("no", "Reason").with_code(code);
+        for (code, reason, passes) in [
+            (403, Reason::ApiRejected, false),
+            (422, Reason::ApiRejected, false),
+            (409, Reason::ApiUnavailable, true),
+            (429, Reason::ApiUnavailable, true),
+            (500, Reason::ApiUnavailable, true),
+        ] {
+            let error = from(status(code));
+            assert_eq!((error.reason(), error.passes()), (reason, passes), "{code}");
+        }
+        let cause = StatusCause {
+            reason: "NamespaceTerminating".into(),
+            message: String::new(),
+            field: String::new(),
+        };
+        let details = StatusDetails {
+            causes: vec![cause],
+            ..serde_json::from_str("{}").unwrap()
+        };
+        assert_eq!(from(status(403).with_details(details)).reason(), Reason::Deleting);
+    }
+
+    #[test]
+    fn a_status_is_no_change_but_a_label_is() {
+        let deployment = |yaml: &str| serde_yaml::from_str::<Deployment>(yaml).unwrap();
+        let one = deployment("metadata: {resourceVersion: '1', generation: 3, labels: {a: b}}");
+        let two = deployment("metadata: {resourceVersion: '2', generation: 3, labels: {a: b}}");
+        let other = deployment("metadata: {resourceVersion: '3', generation: 3, labels: {a: c}}");
+        let newer = deployment("metadata: {resourceVersion: '4', generation: 4, labels: {a: b}}");
+        assert_eq!(stamp(&one), stamp(&two));
+        assert_ne!(stamp(&one), stamp(&other));
+        assert_ne!(stamp(&one), stamp(&newer));
+        let map: ConfigMap = serde_yaml::from_str("metadata: {resourceVersion: '7'}").unwrap();
+        assert_eq!(stamp(&map), "7");
     }
 }

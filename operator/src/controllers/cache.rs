@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use super::app::plan::{KEY_NAME, SecretMeta};
 use super::labels;
 use super::subject;
+use crate::api::stamp;
 use crate::metrics::Metrics;
 
 /// A custom resource, or why it cannot be read.
@@ -93,6 +94,7 @@ impl Debug for Caches {
 /// An object as a cache holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
+    /// Its [`stamp`].
     pub version: String,
     pub uid: String,
     /// Uid of what controls it.
@@ -105,7 +107,7 @@ impl Held {
     pub fn of(object: &impl Resource) -> Self {
         let references = object.meta().owner_references.iter().flatten();
         Self {
-            version: object.resource_version().unwrap_or_default(),
+            version: stamp(object),
             uid: object.uid().unwrap_or_default(),
             controller: references
                 .into_iter()

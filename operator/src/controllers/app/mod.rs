@@ -213,7 +213,9 @@ async fn look(app: &App, subject: &Subject, context: &Context) -> Action {
     };
     let status = status::status(app, subject, &observation);
     let failing = status::failing(&status);
-    if let Some((reason, message)) = &failing {
+    if let Some((reason, message)) = &failing
+        && !matches!(reason, Reason::Pending | Reason::Deleting)
+    {
         metrics.failed(CONTROLLER, *reason);
         if app.status.as_ref().and_then(status::failing).as_ref() != failing.as_ref() {
             events.warning(app, *reason, "Reconcile", message.clone()).await;

@@ -378,11 +378,11 @@ async fn say(
     let failing = status::failing(&status);
     let before = pipeline.status.as_ref().and_then(status::failing);
     if let Some((reason, message)) = &failing {
-        if !matches!(reason, Reason::RollingOut | Reason::Pending) {
+        if !matches!(reason, Reason::RollingOut | Reason::Pending | Reason::Deleting) {
             metrics.failed(CONTROLLER, *reason);
         }
         if before.as_ref().map(|(r, _)| r) != Some(reason)
-            && !matches!(reason, Reason::RollingOut | Reason::Pending)
+            && !matches!(reason, Reason::RollingOut | Reason::Pending | Reason::Deleting)
         {
             events
                 .warning(pipeline, *reason, "Reconcile", message.clone())
