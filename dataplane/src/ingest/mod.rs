@@ -59,6 +59,8 @@ use self::request_log::RequestLog;
 use crate::process::{Needed, Process, RoleError};
 
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How long the port stays closed for the sake of the quotas.
+const FIRST_EXCHANGE: Duration = Duration::from_secs(1);
 
 /// Runs the role until the shutdown is complete.
 pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError> {
@@ -91,6 +93,10 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         pod: boot,
         metrics: metrics.clone(),
     };
+
+    // What the other pods have admitted today is known before the first request, if Redis answers in time.
+    let mut exchange = sync.start();
+    let _ = tokio::time::timeout(FIRST_EXCHANGE, exchange.turn()).await;
 
     let health = Arc::new(Health::new(count));
     let outcomes: Vec<_> = (0..count).map(|_| Arc::new(Outcomes::default())).collect();
@@ -142,7 +148,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
                 tokio::time::sleep(GAUGES_EVERY).await;
             }
         };
-        tokio::join!(reload.run(), sync.run(), gauges)
+        tokio::join!(reload.run(), exchange.run(), gauges)
     };
     tokio::select! {
         outcome = finished(shards) => outcome,

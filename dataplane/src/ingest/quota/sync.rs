@@ -11,7 +11,7 @@
 //! Without Redis a pod refills its own bucket with limit/replicas.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,8 @@ const LEASE_EVERY: Duration = Duration::from_millis(100);
 const USAGE_EVERY: Duration = Duration::from_secs(1);
 /// A pod's holdings are forgotten after 5 s, so even an idle one is renewed before.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Without a word from Redis for so long a pod goes on alone.
+const HEARD_WITHIN: Duration = Duration::from_millis(1500);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// Yesterday's usage stays readable for a while.
 const USAGE_KEPT_SECONDS: i64 = 3 * 86_400;
@@ -45,69 +47,137 @@ pub(crate) struct Sync {
     pub(crate) metrics: IngestMetrics,
 }
 
-/// What the loop remembers of the clock.
+/// The exchange, turn after turn.
+pub(crate) struct Exchange {
+    sync: Sync,
+    script: Script,
+    connection: Option<MultiplexedConnection>,
+    tried: Option<Instant>,
+    turn: Turn,
+    heard: Arc<Heard>,
+}
+
+/// What is remembered of the clock.
 #[derive(Debug)]
 struct Turn {
-    /// When local buckets were last filled or leased.
-    refilled: Instant,
+    /// When the last one began.
+    began: Instant,
     renewed: Instant,
     used: Option<Instant>,
     day: String,
 }
 
+/// When Redis last did what it was asked for.
+#[derive(Debug)]
+struct Heard {
+    started: Instant,
+    /// Milliseconds after `started`, plus one; 0 for never.
+    at: AtomicU64,
+}
+
+impl Heard {
+    fn now(&self) {
+        self.at
+            .store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    fn recently(&self) -> bool {
+        let at = self.at.load(Relaxed);
+        at > 0 && at + HEARD_WITHIN.as_millis() as u64 > self.started.elapsed().as_millis() as u64
+    }
+}
+
+impl Exchange {
+    /// Takes turns until dropped. Beside them this pod's own share flows whenever Redis is not heard of, for a Redis
+    /// that hangs must not hold the events.
+    pub(crate) async fn run(mut self) {
+        let (heard, apps) = (Arc::clone(&self.heard), Arc::clone(&self.sync.apps));
+        let share = async move {
+            let (mut ticks, mut before) = (every(LEASE_EVERY), Instant::now());
+            loop {
+                ticks.tick().await;
+                let elapsed = before.elapsed();
+                before = Instant::now();
+                if !heard.recently() {
+                    apps.load().each(|app| refill_alone(&app.quota, elapsed));
+                }
+            }
+        };
+        let exchange = async {
+            let mut ticks = every(LEASE_EVERY);
+            loop {
+                ticks.tick().await;
+                self.turn().await;
+            }
+        };
+        tokio::join!(share, exchange);
+    }
+
+    /// One turn: what is due, if Redis is there.
+    pub(crate) async fn turn(&mut self) {
+        let sync = &self.sync;
+        let apps = sync.apps.load_full();
+        sync.turn_the_day(&apps, &mut self.turn);
+        let elapsed = self.turn.began.elapsed();
+        self.turn.began = Instant::now();
+        let Some((target, dependency)) = &sync.redis else {
+            return;
+        };
+        if self.connection.is_none() && self.tried.is_none_or(|at| at.elapsed() >= RECONNECT_AFTER) {
+            match connect(target).await {
+                Ok(made) => self.connection = Some(made),
+                Err(error) => dependency.lost(error.to_string()),
+            }
+            self.tried = Some(Instant::now());
+        }
+        let Some(open) = self.connection.as_mut() else {
+            return;
+        };
+        match sync
+            .exchange(open, &self.script, target, &apps, elapsed, &mut self.turn)
+            .await
+        {
+            Ok(true) => {
+                self.heard.now();
+                sync.metrics.quota_syncs.inc();
+                dependency.found();
+            }
+            Ok(false) => {}
+            Err(error) => {
+                sync.metrics.quota_sync_failures.inc();
+                dependency.lost(error.to_string());
+                self.connection = None;
+            }
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
 impl Sync {
-    /// Runs until dropped.
-    pub(crate) async fn run(self) {
-        let script = Script::new(LEASE);
-        let mut connection: Option<MultiplexedConnection> = None;
-        let mut tried: Option<Instant> = None;
+    pub(crate) fn start(self) -> Exchange {
         let now = Instant::now();
-        let mut turn = Turn {
-            refilled: now,
+        let turn = Turn {
+            began: now,
             renewed: now,
             used: None,
             day: day_name(now_ms()),
         };
-        let mut ticks = tokio::time::interval(LEASE_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let apps = self.apps.load_full();
-            self.turn_the_day(&apps, &mut turn);
-            if let Some((target, dependency)) = &self.redis
-                && connection.is_none()
-                && tried.is_none_or(|at| at.elapsed() >= RECONNECT_AFTER)
-            {
-                tried = Some(Instant::now());
-                match connect(target).await {
-                    Ok(made) => {
-                        connection = Some(made);
-                        dependency.found();
-                    }
-                    Err(error) => dependency.lost(error.to_string()),
-                }
-            }
-            let elapsed = turn.refilled.elapsed();
-            turn.refilled = Instant::now();
-            let (Some(open), Some((target, dependency))) = (connection.as_mut(), &self.redis) else {
-                apps.each(|app| refill_alone(&app.quota, elapsed));
-                continue;
-            };
-            match self
-                .exchange(open, &script, target, &apps, elapsed, &mut turn)
-                .await
-            {
-                Ok(true) => {
-                    self.metrics.quota_syncs.inc();
-                    dependency.found();
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    self.metrics.quota_sync_failures.inc();
-                    dependency.lost(error.to_string());
-                    connection = None;
-                }
-            }
+        let heard = Arc::new(Heard {
+            started: now,
+            at: AtomicU64::new(0),
+        });
+        Exchange {
+            sync: self,
+            script: Script::new(LEASE),
+            connection: None,
+            tried: None,
+            turn,
+            heard,
         }
     }
 

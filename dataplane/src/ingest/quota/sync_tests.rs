@@ -55,3 +55,16 @@ fn alone_a_pod_refills_with_its_share() {
     refill_alone(&quota, Duration::from_millis(100));
     assert_eq!(quota.tokens.load(Relaxed), 9000, "a lease from before is kept");
 }
+
+#[test]
+fn redis_is_heard_of_until_it_has_been_silent_for_long() {
+    let mut heard = Heard {
+        started: Instant::now() - Duration::from_secs(60),
+        at: AtomicU64::new(0),
+    };
+    assert!(!heard.recently(), "never");
+    heard.now();
+    assert!(heard.recently());
+    heard.started -= Duration::from_secs(2);
+    assert!(!heard.recently());
+}
