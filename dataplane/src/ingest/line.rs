@@ -149,21 +149,29 @@ impl Lines {
         out.extend_from_slice(b",\"source\":\"");
         out.extend_from_slice(stamp.source.as_bytes());
         out.push(b'"');
-        for (name, raw) in draft.texts.iter().flatten() {
-            member(out, name);
-            push_raw(out, raw);
+        for (name, raw) in [
+            (&b",\"event_type\":"[..], draft.event_type),
+            (b",\"user_id\":", draft.user_id),
+            (b",\"device_id\":", draft.device_id),
+            (b",\"session_id\":", draft.session_id),
+            (b",\"platform\":", draft.platform),
+            (b",\"os_version\":", draft.os_version),
+            (b",\"app_version\":", draft.app_version),
+            (b",\"attribution\":", draft.attribution),
+            (b",\"event_data\":", draft.event_data),
+            (b",\"context\":", draft.context),
+        ] {
+            let Some(raw) = raw else { continue };
+            out.extend_from_slice(name);
+            if raw.kind == Kind::Number {
+                push_json_string(out, raw.text);
+            } else {
+                push_raw(out, &raw);
+            }
         }
-        for (name, number) in draft.numbers_as_text.iter().flatten() {
-            member(out, name);
-            push_json_string(out, number);
-        }
-        for (name, raw) in draft.objects.iter().flatten() {
-            member(out, name);
-            push_raw(out, raw);
-        }
-        if !draft.context.is_empty() {
-            member(out, "context");
-            out.extend_from_slice(&draft.context);
+        if !draft.merged_context.is_empty() {
+            out.extend_from_slice(b",\"context\":");
+            out.extend_from_slice(&draft.merged_context);
         }
         out.extend_from_slice(b"}\n");
         self.ahead += u32::from(times.ahead);
@@ -178,23 +186,23 @@ impl Lines {
 /// Larger events are cut before they become dead letters, or no broker would take them.
 const LARGEST_LETTER: usize = 900_000;
 
-fn member(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
 /// The client's part of a line, borrowed from the body.
 #[derive(Debug, Default)]
 pub(crate) struct Draft<'a> {
-    /// Strings, as written.
-    pub(crate) texts: [Option<(&'static str, Raw<'a>)>; 7],
-    /// Numbers where a string belongs, from protocols that allow them.
-    pub(crate) numbers_as_text: [Option<(&'static str, &'a str)>; 2],
-    /// Objects, as written.
-    pub(crate) objects: [Option<(&'static str, Raw<'a>)>; 3],
+    // Strings as written; a number, from protocols that allow one, is written as a string.
+    pub(crate) event_type: Option<Raw<'a>>,
+    pub(crate) user_id: Option<Raw<'a>>,
+    pub(crate) device_id: Option<Raw<'a>>,
+    pub(crate) session_id: Option<Raw<'a>>,
+    pub(crate) platform: Option<Raw<'a>>,
+    pub(crate) os_version: Option<Raw<'a>>,
+    pub(crate) app_version: Option<Raw<'a>>,
+    // Objects as written.
+    pub(crate) attribution: Option<Raw<'a>>,
+    pub(crate) event_data: Option<Raw<'a>>,
+    pub(crate) context: Option<Raw<'a>>,
     /// `context` where the protocol made it of several parts; empty where it did not.
-    pub(crate) context: Vec<u8>,
+    pub(crate) merged_context: Vec<u8>,
     pub(crate) library: String,
 }
 

@@ -223,18 +223,22 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         {
             return Err(Found::new(Flaw::AppMismatch, "app_id", "is not the key's App"));
         }
-        let mut draft = Draft::default();
-        draft.texts[0] = Some(("event_type", event_type));
-        for (slot, (name, raw)) in draft.texts[1..].iter_mut().zip(fields.texts()) {
-            *slot = line::text(name, raw, TEXT_LIMIT)?.map(|raw| (name, raw));
-        }
-        draft.objects[0] = line::object("attribution", fields.attribution)?.map(|raw| ("attribution", raw));
-        draft.objects[1] = line::object("event_data", fields.event_data)?.map(|raw| ("event_data", raw));
-        let context = line::object("context", fields.context)?;
-        if unknown.is_empty() {
-            draft.objects[2] = context.map(|raw| ("context", raw));
-        } else {
-            lines.dropped += merge_context(&mut draft.context, context, unknown);
+        let text = |name, raw| line::text(name, raw, TEXT_LIMIT);
+        let mut draft = Draft {
+            event_type: Some(event_type),
+            user_id: text("user_id", fields.user_id)?,
+            device_id: text("device_id", fields.device_id)?,
+            session_id: text("session_id", fields.session_id)?,
+            platform: text("platform", fields.platform)?,
+            os_version: text("os_version", fields.os_version)?,
+            app_version: text("app_version", fields.app_version)?,
+            attribution: line::object("attribution", fields.attribution)?,
+            event_data: line::object("event_data", fields.event_data)?,
+            context: line::object("context", fields.context)?,
+            ..Draft::default()
+        };
+        if !unknown.is_empty() {
+            lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
         }
         let event_id = line::text("event_id", fields.event_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
         let at = line::client_time("timestamp", fields.timestamp)?;
@@ -282,17 +286,6 @@ impl<'a> Fields<'a> {
         };
         *field = Some(value);
         Taken::As(bit)
-    }
-
-    fn texts(&self) -> [(&'static str, Option<Raw<'a>>); 6] {
-        [
-            ("user_id", self.user_id),
-            ("device_id", self.device_id),
-            ("session_id", self.session_id),
-            ("platform", self.platform),
-            ("os_version", self.os_version),
-            ("app_version", self.app_version),
-        ]
     }
 }
 

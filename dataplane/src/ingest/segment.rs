@@ -205,28 +205,19 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
                 escapes: false,
             },
         };
-        draft.texts[0] = Some(("event_type", event));
-        for (slot, (name, raw)) in [("user_id", fields.user_id), ("device_id", fields.anonymous_id)]
-            .into_iter()
-            .enumerate()
-        {
-            match raw {
-                Some(raw) if raw.kind == Kind::Number && raw.text.len() <= TEXT_LIMIT => {
-                    draft.numbers_as_text[slot] = Some((name, raw.text));
-                }
-                raw => draft.texts[slot + 1] = line::text(name, raw, TEXT_LIMIT)?.map(|raw| (name, raw)),
-            }
-        }
+        draft.event_type = Some(event);
+        draft.user_id = identifier("userId", fields.user_id)?;
+        draft.device_id = identifier("anonymousId", fields.anonymous_id)?;
         let data = match call {
             Call::Identify | Call::Group => line::object("traits", fields.traits)?,
             _ => line::object("properties", fields.properties)?,
         };
-        draft.objects[0] = data.map(|raw| ("event_data", raw));
+        draft.event_data = data;
         let context = line::object("context", fields.context)?;
         if let Some(context) = &context {
             from_context(context, &mut draft);
         }
-        beyond_columns(&mut draft.context, call, fields, unknown, context.as_ref());
+        beyond_columns(&mut draft.merged_context, call, fields, unknown, context.as_ref());
         let message_id =
             line::text("messageId", fields.message_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
         let at = line::client_time("timestamp", fields.timestamp)?;
@@ -272,6 +263,14 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Who did it: a string, or a number, which some SDKs send.
+fn identifier<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Option<Raw<'a>>, Found> {
+    match raw {
+        Some(number) if number.kind == Kind::Number && number.text.len() <= TEXT_LIMIT => Ok(raw),
+        _ => line::text(name, raw, TEXT_LIMIT),
+    }
+}
+
 /// Columns that the protocol keeps inside `context`. What has an unfit type stays in the context only.
 fn from_context<'a>(context: &Raw<'a>, draft: &mut Draft<'a>) {
     let short = |raw: Raw<'a>| line::text("context", Some(raw), TEXT_LIMIT).ok().flatten();
@@ -290,17 +289,17 @@ fn from_context<'a>(context: &Raw<'a>, draft: &mut Draft<'a>) {
             }
         }
         "os" => each_member(&value, |name, value| match name {
-            "name" => draft.texts[3] = short(value).map(|raw| ("platform", raw)),
-            "version" => draft.texts[4] = short(value).map(|raw| ("os_version", raw)),
+            "name" => draft.platform = short(value),
+            "version" => draft.os_version = short(value),
             _ => {}
         }),
         "app" => each_member(&value, |name, value| {
             if name == "version" {
-                draft.texts[5] = short(value).map(|raw| ("app_version", raw));
+                draft.app_version = short(value);
             }
         }),
-        "sessionId" => draft.texts[6] = short(value).map(|raw| ("session_id", raw)),
-        "campaign" if value.kind == Kind::Object => draft.objects[1] = Some(("attribution", value)),
+        "sessionId" => draft.session_id = short(value),
+        "campaign" if value.kind == Kind::Object => draft.attribution = Some(value),
         _ => {}
     });
 }

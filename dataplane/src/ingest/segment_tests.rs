@@ -108,7 +108,7 @@ fn a_bad_event_of_a_batch_becomes_a_dead_letter() {
         (
             r#"{"type":"track","event":"a","userId":{}}"#,
             "Malformed",
-            "user_id",
+            "userId",
         ),
         (
             r#"{"type":"track","event":"a","timestamp":"2001-01-01T00:00:00Z"}"#,
