@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+mod capacity;
 mod cgroup;
 pub mod cli;
 pub mod clickhouse;

@@ -1,10 +1,11 @@
-//! Whether this machine can run what is asked: tools, rights, memory, disk. Everything missing is named at once, with
+//! Whether this machine can run what is asked: tools and rights here, room in `capacity`. Everything missing is named at once, with
 //! the line that installs it; Debian's own packages are installed right away when we are root on Debian.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::capacity;
 use crate::component::Group;
 use crate::containerd;
 use crate::error::{Error, Result};
@@ -141,14 +142,6 @@ const TOOLS: &[Tool] = &[
 const CNI_DEBIAN: &str = "containernetworking-plugins";
 const CNI_ELSEWHERE: &str = "install the CNI plugins into /opt/cni/bin";
 
-/// What a Go build needs besides the results, and a cold Rust build.
-const DISK_TO_BUILD_GB: u64 = 12;
-const DISK_TO_RUN_GB: u64 = 3;
-const MEMORY_FIRST_GB: u64 = 3;
-/// Beside another instance that runs.
-const MEMORY_SECOND_GB: u64 = 6;
-const MEMORY_SERVICES_GB: u64 = 1;
-
 /// Something that is not there, and what puts it there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Missing {
@@ -193,8 +186,8 @@ pub(crate) fn check(
         return Err(report(&missing, is_debian()));
     }
     check_versions(groups, to_build)?;
-    check_disk(instance, !to_build.is_empty())?;
-    check_memory(instance, groups)
+    capacity::disk(instance, !to_build.is_empty())?;
+    capacity::memory(instance, groups)
 }
 
 fn is_needed(tool: &Tool, groups: &[Group], to_build: &[Group]) -> bool {
@@ -356,87 +349,6 @@ fn first_version(text: &str) -> Option<(u32, u32)> {
     ))
 }
 
-fn check_disk(instance: &Instance, to_build: bool) -> Result<()> {
-    let needed = if to_build {
-        DISK_TO_BUILD_GB
-    } else {
-        DISK_TO_RUN_GB
-    };
-    for folder in [instance.cache().root(), instance.state_dir()] {
-        let Some(existing) = folder.ancestors().find(|path| path.exists()) else {
-            continue;
-        };
-        let Ok(stat) = nix::sys::statvfs::statvfs(existing) else {
-            continue;
-        };
-        let free = stat.blocks_available() * stat.fragment_size() / 1_000_000_000;
-        if free < needed {
-            return Err(Error::new(format!(
-                "{} has {free} GB free; {needed} GB are needed",
-                existing.display()
-            ))
-            .next("make room, or set PENSTOCK_CACHE and PENSTOCK_STATE to folders on another disk"));
-        }
-    }
-    Ok(())
-}
-
-fn check_memory(instance: &Instance, groups: &[Group]) -> Result<()> {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let Some(available) = available_gb(&text) else {
-        return Ok(());
-    };
-    // What runs already has its memory.
-    let components = instance.components()?;
-    if components
-        .iter()
-        .any(|component| instance.process(*component).is_some())
-    {
-        return Ok(());
-    }
-    let others = others_running(instance);
-    let needed = match (groups.contains(&Group::Kubernetes), others.is_empty()) {
-        (false, _) => MEMORY_SERVICES_GB,
-        (true, true) => MEMORY_FIRST_GB,
-        (true, false) => MEMORY_SECOND_GB,
-    };
-    if available >= needed as f64 {
-        return Ok(());
-    }
-    let (beside, next) = match others.first() {
-        Some(other) => (
-            format!(" beside the running instance `{other}`"),
-            format!("`./e2e/kit --instance {other} down`"),
-        ),
-        None => (String::new(), "end what uses the memory".to_owned()),
-    };
-    Err(Error::new(format!(
-        "{available:.1} GB of memory are free; a cluster{beside} needs {needed} GB"
-    ))
-    .next(format!("{next}, then run the same command again")))
-}
-
-fn others_running(instance: &Instance) -> Vec<String> {
-    let Some(Ok(entries)) = instance.state_dir().parent().map(fs::read_dir) else {
-        return Vec::new();
-    };
-    let names = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| name != instance.name())
-        .filter(|name| Instance::named(name).is_ok_and(|other| !other.cgroup_processes().is_empty()))
-        .collect()
-}
-
-fn available_gb(meminfo: &str) -> Option<f64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024.0 / 1e9)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -502,11 +414,5 @@ mod tests {
             assert_eq!(first_version(text), Some(version), "{text}");
         }
         assert_eq!(first_version("none"), None);
-    }
-
-    #[test]
-    fn memory_is_what_is_available_not_what_is_free() {
-        let text = "MemTotal: 24000000 kB\nMemFree: 1 kB\nMemAvailable:   6000000 kB\n";
-        assert!((available_gb(text).unwrap() - 6.144).abs() < 0.001);
     }
 }
