@@ -125,7 +125,8 @@ impl Lines {
         });
     }
 
-    /// Writes one line. The members in `draft` have been checked.
+    /// Writes one line. The members in `draft` have been checked; what may still be wrong is that the line has become
+    /// larger than a record.
     pub(crate) fn push(
         &mut self,
         stamp: &Stamp<'_>,
@@ -133,7 +134,8 @@ impl Lines {
         identity: Identity,
         times: time::Times,
         draft: &Draft<'_>,
-    ) {
+    ) -> Result<(), Found> {
+        let start = self.bytes.len();
         let out = &mut self.bytes;
         out.extend_from_slice(stamp.head);
         let mut id = [0u8; uuid::fmt::Hyphenated::LENGTH];
@@ -174,15 +176,22 @@ impl Lines {
             out.extend_from_slice(&draft.merged_context);
         }
         out.extend_from_slice(b"}\n");
+        if out.len() - start > LARGEST_LINE {
+            out.truncate(start);
+            return Err(Found::new(Flaw::EventTooLarge, "", "larger than a record may be"));
+        }
         self.ahead += u32::from(times.ahead);
         self.last_id = identity.id;
         self.lines.push(Line {
             end: self.bytes.len(),
             index,
         });
+        Ok(())
     }
 }
 
+/// Brokers refuse records over 1 MB, and no retry would help.
+const LARGEST_LINE: usize = 950_000;
 /// Larger events are cut before they become dead letters, or no broker would take them.
 const LARGEST_LETTER: usize = 900_000;
 

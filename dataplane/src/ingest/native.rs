@@ -243,8 +243,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         let event_id = line::text("event_id", fields.event_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
         let at = line::client_time("timestamp", fields.timestamp)?;
         let (identity, times) = line::place(self.stamp, event_id.as_deref(), at, index, &mut self.random)?;
-        lines.push(self.stamp, index, identity, times, &draft);
-        Ok(())
+        lines.push(self.stamp, index, identity, times, &draft)
     }
 }
 

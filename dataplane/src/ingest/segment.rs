@@ -222,8 +222,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             line::text("messageId", fields.message_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
         let at = line::client_time("timestamp", fields.timestamp)?;
         let (identity, times) = line::place(self.stamp, message_id.as_deref(), at, index, &mut self.random)?;
-        lines.push(self.stamp, index, identity, times, &draft);
-        Ok(())
+        lines.push(self.stamp, index, identity, times, &draft)
     }
 }
 

@@ -6,19 +6,23 @@ use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
 
-fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
-    let head = head_of(&Uuid::from_u128(7));
-    let client = client_members("", "");
-    let stamp = Stamp {
+fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
+    Stamp {
         app: Uuid::from_u128(7),
-        head: &head,
+        head,
         received_at: NOW,
-        client: &client,
+        client,
         source: "segment",
         idempotency_key: None,
         event_limit: 2000,
         batch_limit: 5,
-    };
+    }
+}
+
+fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
+    let head = head_of(&Uuid::from_u128(7));
+    let client = client_members("", "");
+    let stamp = stamp(&head, &client);
     let mut lines = Lines::default();
     let mut segment = Segment {
         stamp: &stamp,
@@ -210,4 +214,27 @@ proptest! {
             prop_assert_eq!(stored(&lines).len(), lines.lines.len());
         }
     }
+}
+
+#[test]
+fn a_line_that_no_record_could_hold_becomes_a_dead_letter() {
+    // The campaign is kept twice, as attribution and in the context.
+    let campaign = "y".repeat(500_000);
+    let body = format!(
+        r#"{{"batch":[{{"type":"track","event":"a","context":{{"campaign":{{"x":"{campaign}"}}}}}},{{"type":"page"}}]}}"#
+    );
+    let (head, client) = (head_of(&Uuid::from_u128(7)), client_members("", ""));
+    let stamp = Stamp {
+        event_limit: 600_000,
+        ..stamp(&head, &client)
+    };
+    let mut lines = Lines::default();
+    let read = Segment {
+        stamp: &stamp,
+        random: || Uuid::from_u128(9),
+    }
+    .batch(&body, &mut lines);
+    assert_eq!((read, lines.lines.len()), (Ok(()), 1));
+    assert_eq!((lines.letters.len(), lines.letters[0].reason), (1, "TooLarge"));
+    assert_eq!(stored(&lines)[0]["event_type"], "page");
 }
