@@ -27,7 +27,7 @@ use super::run::{Read, Run};
 use crate::process::Shutdown;
 
 /// Bytes of rows, forming and in flight, of all partitions.
-pub(super) const MEMORY: usize = 96 << 20;
+pub(super) const MEMORY: usize = 72 << 20;
 /// One batch; two of them, one forming while one is in flight, are two thirds of the memory.
 const LARGEST_BATCH: usize = MEMORY / 3;
 /// How long the group waits for an INSERT in flight before its intent is left to the next owner.

@@ -27,7 +27,7 @@ pub(super) const SESSION_MS: u64 = 15_000;
 /// How long a rebalance may take; an INSERT must be shorter.
 const MAX_POLL_MS: u64 = 300_000;
 /// What librdkafka may read ahead, over all partitions.
-const READ_AHEAD_KB: u32 = 16 * 1024;
+const READ_AHEAD_KB: u32 = 8 * 1024;
 
 pub(super) type Group = BaseConsumer<GroupContext>;
 

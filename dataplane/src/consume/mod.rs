@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! group ──► run ──► record ──► line, scan        one partition: records become rows
-//! driver    │  └──► native                       rows become columns
+//! driver    │  └──► native, column               rows become columns
 //!           │
 //!           └─────► machine ──► flight, forming  what is done when: intent, ask, insert, completion
 //!                     │ intent, position, protocol, fence, clock
@@ -17,6 +17,7 @@
 
 pub mod clickhouse;
 pub mod clock;
+mod column;
 pub mod dead_letters;
 mod driver;
 pub mod failure;

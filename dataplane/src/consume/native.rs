@@ -11,6 +11,7 @@
 
 use penstock_dataplane_config::table::{ColumnKind, inserted_columns};
 
+use super::column::{Column, Place, push_varint};
 use super::line::{Line, Text};
 use super::position::Position;
 use super::scan::unescape;
@@ -51,7 +52,7 @@ pub struct RowId {
 /// Rows of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Block {
-    columns: [Vec<u8>; COLUMNS],
+    columns: [Column; COLUMNS],
     rows: u32,
     bytes: usize,
     received: Option<(i64, i64)>,
@@ -61,7 +62,7 @@ pub struct Block {
 /// Where a block stood, to go back to.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
-    lengths: [usize; COLUMNS],
+    places: [Place; COLUMNS],
     rows: u32,
     bytes: usize,
     received: Option<(i64, i64)>,
@@ -126,7 +127,7 @@ impl Block {
     }
 
     fn fixed<const N: usize>(&mut self, column: usize, bytes: [u8; N]) {
-        self.columns[column].extend_from_slice(&bytes);
+        self.columns[column].push_fixed(&bytes);
         self.bytes += N;
     }
 
@@ -139,11 +140,7 @@ impl Block {
     }
 
     fn string(&mut self, column: usize, value: &[u8]) {
-        let out = &mut self.columns[column];
-        let before = out.len();
-        varint(out, value.len());
-        out.extend_from_slice(value);
-        self.bytes += out.len() - before;
+        self.bytes += self.columns[column].push_string(value);
     }
 
     fn text(&mut self, column: usize, text: Text<'_>) {
@@ -160,7 +157,7 @@ impl Block {
 
     pub fn mark(&self) -> Mark {
         Mark {
-            lengths: std::array::from_fn(|column| self.columns[column].len()),
+            places: std::array::from_fn(|column| self.columns[column].place()),
             rows: self.rows,
             bytes: self.bytes,
             received: self.received,
@@ -169,24 +166,21 @@ impl Block {
 
     /// Forgets the rows added since `mark`.
     pub fn go_back(&mut self, mark: Mark) {
-        for (column, length) in self.columns.iter_mut().zip(mark.lengths) {
-            column.truncate(length);
+        for (column, place) in self.columns.iter_mut().zip(mark.places) {
+            column.go_back(place);
         }
         (self.rows, self.bytes, self.received) = (mark.rows, mark.bytes, mark.received);
     }
 
     /// The identity of each row, in order.
     pub fn row_ids(&self) -> impl Iterator<Item = RowId> {
-        let ids = self.columns[EVENT_ID].as_chunks::<16>().0;
-        let offsets = self.columns[SRC_OFFSET].as_chunks::<8>().0;
-        let rows = self.columns[SRC_ROW].as_chunks::<4>().0;
-        ids.iter()
-            .zip(offsets)
-            .zip(rows)
-            .map(|((id, offset), row)| RowId {
-                position: Position::new(i64::from_le_bytes(*offset), u32::from_le_bytes(*row)),
-                event_id: read_uuid(id),
-            })
+        let ids = fixed::<16>(&self.columns[EVENT_ID]);
+        let offsets = fixed::<8>(&self.columns[SRC_OFFSET]);
+        let rows = fixed::<4>(&self.columns[SRC_ROW]);
+        ids.zip(offsets).zip(rows).map(|((id, offset), row)| RowId {
+            position: Position::new(i64::from_le_bytes(*offset), u32::from_le_bytes(*row)),
+            event_id: read_uuid(id),
+        })
     }
 
     /// The rows for which `keep` says so, by their number.
@@ -194,18 +188,21 @@ impl Block {
         let mut kept = Self::new();
         let kinds = inserted_columns().map(|column| column.kind);
         for ((column, out), kind) in self.columns.iter().zip(&mut kept.columns).zip(kinds) {
-            let mut rest = column.as_slice();
-            for keep in keep {
-                let (value, tail) = rest.split_at(value_length(kind, rest));
-                if *keep {
-                    out.extend_from_slice(value);
+            let mut keep = keep.iter();
+            for piece in column.pieces() {
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    let (value, tail) = rest.split_at(value_length(kind, rest));
+                    if keep.next() == Some(&true) {
+                        out.push_fixed(value);
+                        kept.bytes += value.len();
+                    }
+                    rest = tail;
                 }
-                rest = tail;
             }
-            kept.bytes += out.len();
         }
         kept.rows = keep.iter().filter(|keep| **keep).count() as u32;
-        let received = kept.columns[RECEIVED_AT].as_chunks::<8>().0.to_vec();
+        let received: Vec<[u8; 8]> = fixed::<8>(&kept.columns[RECEIVED_AT]).copied().collect();
         for at in received {
             kept.see_received(i64::from_le_bytes(at));
         }
@@ -216,22 +213,28 @@ impl Block {
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let mut pieces = Vec::with_capacity(2 * COLUMNS);
         let mut head = Vec::with_capacity(64);
-        varint(&mut head, COLUMNS);
-        varint(&mut head, self.rows as usize);
+        push_varint(&mut head, COLUMNS);
+        push_varint(&mut head, self.rows as usize);
         for (index, column) in inserted_columns().enumerate() {
             for text in [column.name, wire_type(column.kind)] {
-                varint(&mut head, text.len());
+                push_varint(&mut head, text.len());
                 head.extend_from_slice(text.as_bytes());
             }
             pieces.push(Piece::Head(std::mem::take(&mut head)));
-            pieces.push(Piece::Column(index));
+            let count = self.columns[index].count();
+            pieces.extend((0..count).map(|piece| Piece::Values(index, piece)));
         }
         pieces
     }
 
-    /// The values of a column.
-    pub(super) fn column(&self, index: usize) -> &[u8] {
-        &self.columns[index]
+    /// A piece of a column's values.
+    pub(super) fn values(&self, column: usize, piece: usize) -> &[u8] {
+        self.columns[column].piece(piece)
+    }
+
+    #[cfg(test)]
+    fn column(&self, index: usize) -> Vec<u8> {
+        self.columns[index].bytes()
     }
 }
 
@@ -239,8 +242,8 @@ impl Block {
 #[derive(Debug)]
 pub(super) enum Piece {
     Head(Vec<u8>),
-    /// A column's values, by its place.
-    Column(usize),
+    /// Values, by the places of the column and of the piece in it.
+    Values(usize, usize),
 }
 
 fn wire_type(kind: ColumnKind) -> &'static str {
@@ -271,12 +274,9 @@ fn value_length(kind: ColumnKind, rest: &[u8]) -> usize {
     }
 }
 
-fn varint(out: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+/// The values of a column of fixed width.
+fn fixed<const N: usize>(column: &Column) -> impl Iterator<Item = &[u8; N]> {
+    column.pieces().flat_map(|piece| piece.as_chunks::<N>().0)
 }
 
 /// Reads a UUID as ClickHouse writes it.

@@ -1,6 +1,6 @@
 //! Request bodies: a short text, or a block that is sent from where it lies.
 //!
-//! A block's body is handed over a megabyte at a time, and before each piece the sender is asked whether it may go
+//! A block's body is handed over piece by piece, and before each the sender is asked whether it may go
 //! on. When it may not, the body ends early, the request with it, and ClickHouse inserts nothing.
 
 use std::fmt;
@@ -13,9 +13,6 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::native::{Block, Piece};
 
-/// The largest stretch that goes out unasked.
-const STRETCH: usize = 1 << 20;
-
 /// Whether the batch may still be sent.
 pub type StillAllowed = Box<dyn Fn() -> bool + Send + Sync>;
 
@@ -23,8 +20,6 @@ pub type StillAllowed = Box<dyn Fn() -> bool + Send + Sync>;
 pub struct Upload {
     block: Arc<Block>,
     pieces: std::vec::IntoIter<Piece>,
-    /// The column being sent and how much of it went out.
-    column: Option<(usize, usize)>,
     left: u64,
     length: u64,
     allowed: StillAllowed,
@@ -47,7 +42,6 @@ impl Upload {
         Self {
             block: Arc::default(),
             pieces: vec![Piece::Head(text.into_bytes())].into_iter(),
-            column: None,
             left: length,
             length,
             allowed: Box::new(|| true),
@@ -60,13 +54,12 @@ impl Upload {
             .iter()
             .map(|piece| match piece {
                 Piece::Head(bytes) => bytes.len(),
-                Piece::Column(index) => block.column(*index).len(),
+                Piece::Values(column, piece) => block.values(*column, *piece).len(),
             })
             .sum::<usize>() as u64;
         Self {
             block,
             pieces: pieces.into_iter(),
-            column: None,
             left: length,
             length,
             allowed,
@@ -79,22 +72,17 @@ impl Upload {
 
     fn next_stretch(&mut self) -> Option<Stretch> {
         loop {
-            if let Some((column, from)) = self.column {
-                let to = self.block.column(column).len().min(from + STRETCH);
-                self.column = (from < to).then_some((column, to));
-                if from < to {
-                    let block = Arc::clone(&self.block);
-                    return Some(Stretch::Column {
-                        block,
-                        column,
-                        from,
-                        to,
-                    });
-                }
-            }
-            match self.pieces.next()? {
-                Piece::Head(bytes) => return Some(Stretch::Head(bytes.into())),
-                Piece::Column(column) => self.column = Some((column, 0)),
+            let stretch = match self.pieces.next()? {
+                Piece::Head(bytes) => Stretch::Head(bytes.into()),
+                Piece::Values(column, piece) => Stretch::Values {
+                    block: Arc::clone(&self.block),
+                    column,
+                    piece,
+                    sent: 0,
+                },
+            };
+            if stretch.has_remaining() {
+                return Some(stretch);
             }
         }
     }
@@ -130,11 +118,11 @@ impl Body for Upload {
 /// Bytes on their way, without a copy.
 pub enum Stretch {
     Head(Bytes),
-    Column {
+    Values {
         block: Arc<Block>,
         column: usize,
-        from: usize,
-        to: usize,
+        piece: usize,
+        sent: usize,
     },
 }
 
@@ -146,31 +134,26 @@ impl fmt::Debug for Stretch {
 
 impl Buf for Stretch {
     fn remaining(&self) -> usize {
-        match self {
-            Self::Head(bytes) => bytes.len(),
-            Self::Column { from, to, .. } => to - from,
-        }
+        self.chunk().len()
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
             Self::Head(bytes) => bytes,
-            Self::Column {
+            Self::Values {
                 block,
                 column,
-                from,
-                to,
-            } => &block.column(*column)[*from..*to],
+                piece,
+                sent,
+            } => &block.values(*column, *piece)[*sent..],
         }
     }
 
     fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining(), "cannot advance past the end");
         match self {
             Self::Head(bytes) => bytes.advance(count),
-            Self::Column { from, to, .. } => {
-                assert!(count <= *to - *from, "cannot advance past the end");
-                *from += count;
-            }
+            Self::Values { sent, .. } => *sent += count,
         }
     }
 }
@@ -185,27 +168,31 @@ mod tests {
     use super::super::position::Position;
     use super::*;
 
-    fn block(data: usize) -> Arc<Block> {
+    /// Rows with that many bytes of data each.
+    fn block(rows: u32, data: usize) -> Arc<Block> {
         let text = format!(
             r#"{{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e","event_data":{{"x":"{}"}}}}"#,
             "x".repeat(data)
         );
         let mut block = Block::new();
-        block.push(0, Position::new(0, 0), &parse(text.as_bytes()).unwrap());
+        for row in 0..rows {
+            block.push(0, Position::new(0, row), &parse(text.as_bytes()).unwrap());
+        }
         Arc::new(block)
     }
 
     #[tokio::test]
     async fn the_body_is_as_long_as_it_says() {
-        for data in [0, 100, STRETCH - 1, STRETCH, 3 * STRETCH + 7] {
-            let upload = Upload::block(block(data), Box::new(|| true));
+        for (rows, data) in [(1, 0), (1, 100), (1, 3_000_000), (20_000, 10), (300, 3000)] {
+            let upload = Upload::block(block(rows, data), Box::new(|| true));
             let length = upload.length();
             assert_eq!(upload.size_hint().exact(), Some(length));
             let body = upload.collect().await.unwrap().to_bytes();
             assert_eq!(body.len() as u64, length);
+            assert_eq!(body[0], 22, "columns");
             assert!(
-                body.starts_with(b"\x16\x01\x08event_id\x04UUID"),
-                "22 columns, one row"
+                rows > 1 || body[1..].starts_with(b"\x01\x08event_id\x04UUID"),
+                "one row"
             );
         }
     }
@@ -214,12 +201,9 @@ mod tests {
     async fn it_breaks_off_when_it_may_not_go_on() {
         let allowed = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&allowed);
-        let mut upload = Upload::block(
-            block(3 * STRETCH),
-            Box::new(move || asked.load(Ordering::Relaxed)),
-        );
+        let mut upload = Upload::block(block(20_000, 10), Box::new(move || asked.load(Ordering::Relaxed)));
         let mut sent = 0;
-        while sent < STRETCH {
+        while sent < 1_000_000 {
             sent += upload
                 .frame()
                 .await

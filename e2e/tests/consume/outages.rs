@@ -84,7 +84,7 @@ fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
     proxy.set(Mode::Pass);
     pipeline.expect_rows(400_000, PATIENCE);
     let (_, peak) = consumer.usage();
-    assert!(peak < 170_000_000, "{} MB at most", peak / 1_000_000);
+    assert!(peak < 150_000_000, "{} MB at most", peak / 1_000_000);
     assert!(consumer.log().contains("dependency lost") && consumer.log().contains("dependency found"));
 }
 
