@@ -32,25 +32,25 @@ fn examples(page: &str) -> Vec<(String, String)> {
 
 /// Whether `text` is `pattern`, where `…` is anything on the same line.
 fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
-        return false;
+    let Some((first, rest)) = pattern.split_once('…') else {
+        return pattern == text;
     };
-    let mut last = None;
-    for part in parts {
-        last = Some(part);
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
+    let (middle, last) = rest.rsplit_once('…').unwrap_or(("", rest));
+    let between = text.strip_prefix(first).and_then(|text| text.strip_suffix(last));
+    let Some(mut between) = between else { return false };
+    for part in middle.split('…') {
+        match between.find(part) {
+            Some(at) => between = &between[at + part.len()..],
             None => return false,
         }
     }
-    // A pattern that ends in `…` leaves anything over.
-    rest.is_empty() || last == Some("")
+    true
 }
 
 #[test]
 fn patterns_match_what_they_should() {
     assert!(matches("a…b…d", "axxbyyd") && matches("a…", "abc") && matches("a", "a"));
+    assert!(matches("{…}", "{{}}") && matches("a…b…c…d", "abcbcd"));
     assert!(!matches("a…c", "ab") && !matches("a", "ab") && !matches("b…", "ab"));
 }
 

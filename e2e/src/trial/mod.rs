@@ -109,10 +109,23 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Waits until the pipeline is ready; what it says of itself is in the error.
+    /// Waits until the pipeline is ready, and until the node's proxy has heard of it, which takes a moment more.
     pub fn ready(&self) -> Result<()> {
-        self.condition("Ready", "True", Duration::from_secs(120))
-            .map(drop)
+        self.condition("Ready", "True", Duration::from_secs(120))?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let health = format!("{}/health", self.url());
+        while !self
+            .kit
+            .inside_with_names(|| Ok(crate::probe::http_ok(&health)))?
+        {
+            if Instant::now() > deadline {
+                return Err(Error::new(format!(
+                    "the pipeline is ready, but {health} does not answer"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// Waits until a condition of the pipeline has a status, and gives back its reason and how long that took.
