@@ -112,7 +112,7 @@ fn a_topic_that_is_missing_is_named_until_it_is_there() -> Result<()> {
 #[test]
 fn pods_share_the_limit_per_second() -> Result<()> {
     const RATE: u64 = 3000;
-    const BURST: u64 = 1000;
+    const BURST: u64 = 2000;
     const WARM_UP: Duration = Duration::from_secs(3);
     const MEASURED: Duration = Duration::from_secs(12);
     let _turn = my_turn();
@@ -160,7 +160,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
         admitted <= limit + BURST + RATE / 10,
         "more than the limit and the burst"
     );
-    assert!(admitted >= limit * 94 / 100, "less than the limit");
+    assert!(admitted >= limit * 92 / 100, "less than the limit");
     Ok(())
 }
 
