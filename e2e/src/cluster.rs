@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::component::Component;
+use crate::controlplane::NO_DISCOVERY_CACHE;
 use crate::error::{Context, Error, Result};
 use crate::file;
 use crate::image;
@@ -151,6 +152,7 @@ impl Instance {
     pub fn helm(&self) -> Command {
         let mut command = Command::new(self.cache().helm().join("helm"));
         command.env("KUBECONFIG", self.kubeconfig());
+        command.env(NO_DISCOVERY_CACHE.0, NO_DISCOVERY_CACHE.1);
         for (variable, folder) in [
             ("HELM_CACHE_HOME", "cache"),
             ("HELM_CONFIG_HOME", "config"),

@@ -134,14 +134,17 @@ pub(crate) fn scheduler_is_ready() -> bool {
     probe::accepts((LOCALHOST, SCHEDULER_PORT))
 }
 
+/// kubectl and helm keep what kinds there are for hours, under the server's address. All instances have the same address,
+/// and tests add and remove kinds; asking again takes as long as reading a file.
+pub(crate) const NO_DISCOVERY_CACHE: (&str, &str) = ("KUBECACHEDIR", "/dev/null");
+
 impl Instance {
     /// kubectl with the administrator's rights. It reaches the API server only from inside the instance's network:
     /// see [`Instance::enter`] and [`Instance::kubectl_output`].
     pub fn kubectl(&self) -> Command {
         let mut command = Command::new(self.cache().kubernetes().join("kubectl"));
         command.env("KUBECONFIG", self.kubeconfig());
-        // Its discovery cache, which it would keep in HOME for servers that do not outlive the instance.
-        command.env("KUBECACHEDIR", self.run_dir().join("kubectl"));
+        command.env(NO_DISCOVERY_CACHE.0, NO_DISCOVERY_CACHE.1);
         command
     }
 

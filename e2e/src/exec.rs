@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::component::Group;
+use crate::controlplane::NO_DISCOVERY_CACHE;
 use crate::environment::variables;
 use crate::error::{Context, Error, Result};
 use crate::file;
@@ -30,7 +31,8 @@ impl Instance {
         command
             .args(arguments)
             .envs(variables)
-            .env("PENSTOCK_INSTANCE", self.name());
+            .env("PENSTOCK_INSTANCE", self.name())
+            .env(NO_DISCOVERY_CACHE.0, NO_DISCOVERY_CACHE.1);
         let mut path = OsString::from(self.cache().kubernetes());
         path.push(":");
         path.push(self.cache().helm());
