@@ -55,11 +55,7 @@ pub(crate) fn memory(instance: &Instance, groups: &[Group]) -> Result<()> {
         return Ok(());
     }
     let others = others_running(instance);
-    let needed = match (groups.contains(&Group::Kubernetes), others.is_empty()) {
-        (false, _) => MEMORY_SERVICES_GB,
-        (true, true) => MEMORY_FIRST_GB,
-        (true, false) => MEMORY_SECOND_GB,
-    };
+    let needed = memory_needed_gb(groups, !others.is_empty());
     if available >= needed as f64 {
         return Ok(());
     }
@@ -74,6 +70,14 @@ pub(crate) fn memory(instance: &Instance, groups: &[Group]) -> Result<()> {
         "{available:.1} GB of memory are free; a cluster{beside} needs {needed} GB"
     ))
     .next(format!("{next}, then run the same command again")))
+}
+
+fn memory_needed_gb(groups: &[Group], beside_another: bool) -> u64 {
+    match (groups.contains(&Group::Kubernetes), beside_another) {
+        (false, _) => MEMORY_SERVICES_GB,
+        (true, false) => MEMORY_FIRST_GB,
+        (true, true) => MEMORY_SECOND_GB,
+    }
 }
 
 fn others_running(instance: &Instance) -> Vec<String> {
@@ -100,6 +104,13 @@ fn available_gb(meminfo: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_cluster_wants_room_beside_the_first() {
+        assert_eq!(memory_needed_gb(&Group::ALL, false), 3);
+        assert_eq!(memory_needed_gb(&Group::ALL, true), 6);
+        assert_eq!(memory_needed_gb(&[Group::Kafka, Group::Redis], true), 1);
+    }
 
     #[test]
     fn memory_is_what_is_available_not_what_is_free() {
