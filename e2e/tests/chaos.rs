@@ -16,8 +16,15 @@ fn every_acknowledged_event_is_stored_once_whatever_is_killed() -> Result<()> {
     let trial = Trial::start(&kit, "chaos", SPEC)?;
     let traffic = trial.traffic(APP)?;
     let sent = std::thread::scope(|scope| {
-        let sending =
-            scope.spawn(|| traffic.send(50_000, 20, 4, Duration::from_millis(50), Duration::from_secs(240)));
+        let sending = scope.spawn(|| {
+            traffic.send(
+                50_000,
+                20,
+                4,
+                Duration::from_millis(100),
+                Duration::from_secs(240),
+            )
+        });
         let mut kills = 0;
         while !sending.is_finished() {
             std::thread::sleep(Duration::from_secs(4));
