@@ -56,14 +56,12 @@ pub fn run(instance: &Instance, progress: &Progress) -> Result<String> {
     let folder = instance.repository().join("examples/quickstart");
     progress.step("apply", None, || {
         instance.inside(|| {
-            for path in [folder.join("namespace.yaml"), folder.clone()] {
-                crate::run::run(
-                    instance
-                        .kubectl()
-                        .args(["apply", "--server-side", "-f"])
-                        .arg(path),
-                )?;
-            }
+            crate::run::run(
+                instance
+                    .kubectl()
+                    .args(["apply", "--server-side", "-f"])
+                    .arg(&folder),
+            )?;
             Ok(Outcome::done(format!(
                 "App `{APP}` and IngestionPipeline `{PIPELINE}` in namespace {NAMESPACE}"
             )))
