@@ -236,6 +236,13 @@ pub(crate) fn cargo(
     })
 }
 
+impl Instance {
+    /// A program of this workspace as it ships; `kit up` builds it.
+    pub fn program(&self, name: &str) -> PathBuf {
+        release_folder(self).join(name)
+    }
+}
+
 fn release_folder(instance: &Instance) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     instance.repository().join(target).join("release")

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
@@ -220,18 +222,7 @@ fn database(pipeline: &Value) -> String {
 
 /// Secrets hold standard base64.
 pub(crate) fn decode_base64(text: &str) -> Option<String> {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::new();
-    let (mut word, mut bits) = (0u32, 0);
-    for letter in text.trim_end_matches('=').bytes() {
-        let value = LETTERS.iter().position(|l| *l == letter)?;
-        word = word << 6 | u32::try_from(value).ok()?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((word >> bits & 0xff) as u8);
-        }
-    }
+    let bytes = STANDARD.decode(text).ok()?;
     String::from_utf8(bytes).ok()
 }
 

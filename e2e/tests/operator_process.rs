@@ -153,7 +153,7 @@ fn binary(kit: &Instance) -> PathBuf {
         .and_then(|test| Some(test.parent()?.parent()?.join("penstock-operator")));
     match beside {
         Some(path) if path.exists() => path,
-        _ => kit.repository().join("target/release/penstock-operator"),
+        _ => kit.program("penstock-operator"),
     }
 }
 

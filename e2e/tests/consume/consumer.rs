@@ -51,20 +51,15 @@ impl Consumer {
         std::fs::write(&config, yaml).expect("written");
         let log = folder.join(format!("consume-{number}.log"));
         let out = File::create(&log).expect("a log");
-        let child = Command::new(
-            pipeline
-                .kit
-                .repository()
-                .join("target/release/penstock-dataplane"),
-        )
-        .args(["consume", "--config"])
-        .arg(&config)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().expect("the log again"))
-        .stderr(out)
-        .spawn()
-        .expect("the consumer starts");
+        let child = Command::new(pipeline.kit.program("penstock-dataplane"))
+            .args(["consume", "--config"])
+            .arg(&config)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("the log again"))
+            .stderr(out)
+            .spawn()
+            .expect("the consumer starts");
         Self { child, admin, log }
     }
 

@@ -99,7 +99,7 @@ impl Setup {
             self.apps_file().display(),
         );
         std::fs::write(&config, text).unwrap();
-        let binary = self.kit.repository().join("target/release/penstock-dataplane");
+        let binary = self.kit.program("penstock-dataplane");
         let mut command = Command::new(&binary);
         command
             .arg("ingest")
