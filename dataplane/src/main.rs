@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use penstock_dataplane::process::{Process, RoleError, logs, panics};
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long the end waits for blocking calls.
+const BLOCKING_CALLS: Duration = Duration::from_secs(1);
+
 /// Loads the role's configuration, then prints it or runs the role on `runtime`.
 fn start<C, R, F>(
     arguments: &Arguments,
@@ -104,11 +108,14 @@ where
         "starting"
     );
     let process = Process::new();
-    let outcome = runtime.enable_all().build()?.block_on(async {
+    let runtime = runtime.enable_all().build()?;
+    let outcome = runtime.block_on(async {
         let (admin, role) = role(config, process.clone());
         let admin: SocketAddr = admin.parse()?;
         process.run(admin, role).await
     });
+    // A blocking call that hangs must not hold the process: what it was for has been given up.
+    runtime.shutdown_timeout(BLOCKING_CALLS);
     if outcome.is_ok() {
         tracing::info!(role = arguments.role.name(), "stopped");
     }

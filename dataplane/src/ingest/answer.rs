@@ -170,7 +170,7 @@ impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Json(fault) => fault.into(),
-            Refused::TooManyEvents => Code::TooManyEvents.into(),
+            Refused::TooManyEvents(limit) => Self::over(Code::TooManyEvents, limit as u64),
             Refused::NoEvents => Code::NoEvents.into(),
             Refused::AppMismatch => Code::AppMismatch.into(),
         }

@@ -112,7 +112,7 @@ impl Connections {
             called: Notify::new(),
         });
         self.open.borrow_mut().push(Rc::clone(&watch));
-        handler.metrics.connections.inc();
+        handler.parts.metrics.connections.inc();
         let _open = Open {
             connections: self,
             watch: Rc::clone(&watch),
@@ -168,7 +168,7 @@ impl Drop for Open<'_> {
         if let Some(index) = open.iter().position(|watch| Rc::ptr_eq(watch, &self.watch)) {
             open.swap_remove(index);
         }
-        self.handler.metrics.connections.dec();
+        self.handler.parts.metrics.connections.dec();
     }
 }
 

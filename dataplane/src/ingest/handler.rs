@@ -40,34 +40,17 @@ use super::segment::{self, Segment};
 use super::{head as request_head, key, time};
 use crate::process::Shutdown;
 
-/// What a shard serves requests with. Nothing in it is shared with another shard but counters, the budget, and the
-/// Apps in force.
+/// Answers a shard's requests.
 #[derive(Debug)]
 pub(crate) struct Handler {
-    pub(crate) apps: Arc<ArcSwap<Apps>>,
-    pub(crate) groups: Rc<Groups>,
-    pub(crate) health: Arc<Health>,
-    pub(crate) budget: Budget,
-    pub(crate) limits: IngestLimits,
-    pub(crate) protocols: Vec<Protocol>,
-    pub(crate) metrics: IngestMetrics,
-    pub(crate) log: RequestLog,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) parts: Parts,
     scratch: RefCell<Lines>,
     random: RefCell<StdRng>,
     http: RefCell<Vec<Option<(Counter, Histogram)>>>,
 }
 
-/// What is known of a request when it is answered.
-#[derive(Debug, Default)]
-struct Seen {
-    app: Option<Arc<App>>,
-    code: &'static str,
-    events: u32,
-    bytes: usize,
-}
-
-/// The parts that differ from shard to shard are given; the rest a handler makes itself.
+/// What a shard serves requests with. Nothing in it is shared with another shard but counters, the budget, and the
+/// Apps in force.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) apps: Arc<ArcSwap<Apps>>,
@@ -81,29 +64,19 @@ pub(crate) struct Parts {
     pub(crate) shutdown: Shutdown,
 }
 
+/// What is known of a request when it is answered.
+#[derive(Debug, Default)]
+struct Seen {
+    app: Option<Arc<App>>,
+    code: &'static str,
+    events: u32,
+    bytes: usize,
+}
+
 impl Handler {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts {
-            apps,
-            groups,
-            health,
-            budget,
-            limits,
-            protocols,
-            metrics,
-            log,
-            shutdown,
-        } = parts;
         Self {
-            apps,
-            groups,
-            health,
-            budget,
-            limits,
-            protocols,
-            metrics,
-            log,
-            shutdown,
+            parts,
             scratch: RefCell::default(),
             random: RefCell::new(StdRng::from_os_rng()),
             http: RefCell::new(vec![None; Route::COUNT * METHODS.len() * STATUSES.len()]),
@@ -114,7 +87,7 @@ impl Handler {
     pub(crate) async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
         let began = Instant::now();
         let (head, incoming) = request.into_parts();
-        let route = route::of(head.uri.path(), &self.protocols);
+        let route = route::of(head.uri.path(), &self.parts.protocols);
         let mut seen = Seen::default();
         let serving = self.serve(&head, incoming, &route, peer, began, &mut seen);
         let outcome = caught(serving).await;
@@ -125,7 +98,7 @@ impl Handler {
         if head.headers.contains_key(ORIGIN) {
             answer::allow_any_origin(&mut answer);
         }
-        if self.shutdown.is_begun() {
+        if self.parts.shutdown.is_begun() {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -172,11 +145,11 @@ impl Handler {
                 return Err(refusal);
             }
         };
-        let deadline = began + self.limits.request_timeout.get();
-        let limit = usize::try_from(self.limits.body.get()).unwrap_or(usize::MAX);
+        let deadline = began + self.parts.limits.request_timeout.get();
+        let limit = usize::try_from(self.parts.limits.body.get()).unwrap_or(usize::MAX);
         seen.app = known;
         let Body { bytes, permit } =
-            body::read(&head.headers, incoming, &self.budget, limit, deadline).await?;
+            body::read(&head.headers, incoming, &self.parts.budget, limit, deadline).await?;
         seen.bytes = bytes.len();
         let text = simdutf8::compat::from_utf8(&bytes).map_err(|error| Fault {
             offset: error.valid_up_to(),
@@ -187,7 +160,7 @@ impl Handler {
             // Segment's Python SDK has its key in the body and nowhere else.
             None => {
                 let key = segment::write_key(text).ok_or(Code::MissingKey)?;
-                let app = self.apps.load().writer(&key, time::now_ms())?;
+                let app = self.parts.apps.load().writer(&key, time::now_ms())?;
                 seen.app = Some(Arc::clone(&app));
                 app
             }
@@ -196,8 +169,11 @@ impl Handler {
         lines.clear();
         let accepted = self.accept(head, route, peer, text, &app, &mut lines);
         seen.events = lines.seen;
-        self.metrics.ahead.inc_by(u64::from(lines.ahead));
-        self.metrics.dropped_members.inc_by(u64::from(lines.dropped));
+        self.parts.metrics.ahead.inc_by(u64::from(lines.ahead));
+        self.parts
+            .metrics
+            .dropped_members
+            .inc_by(u64::from(lines.dropped));
         let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(refusal) => {
@@ -212,9 +188,9 @@ impl Handler {
             bytes,
             refusal,
         } = accepted;
-        let settled = self.groups.append(&lines, events, permit);
-        let letters =
-            (!lines.letters.is_empty()).then(|| self.groups.quarantine(&app.id.to_string(), &lines.letters));
+        let settled = self.parts.groups.append(&lines, events, permit);
+        let letters = (!lines.letters.is_empty())
+            .then(|| self.parts.groups.quarantine(&app.id.to_string(), &lines.letters));
         let rejected = std::mem::take(&mut lines.rejected);
         let quarantined: Vec<Flaw> = lines.letters.iter().map(|letter| letter.flaw).collect();
         let last_id = lines.last_id;
@@ -227,7 +203,7 @@ impl Handler {
         if let Some(letters) = letters {
             stored &= letters.await;
         }
-        self.metrics.seconds.observe(began.elapsed().as_secs_f64());
+        self.parts.metrics.seconds.observe(began.elapsed().as_secs_f64());
         rejected.iter().for_each(|one| {
             app.metrics.rejected(one.found.flaw).inc();
         });
@@ -257,11 +233,11 @@ impl Handler {
         route: &Route<'_>,
     ) -> Result<Option<Arc<App>>, Refusal> {
         let app = match key::of_head(&head.headers, head.uri.query()) {
-            Some(key) => Some(self.apps.load().writer(&key, time::now_ms())?),
+            Some(key) => Some(self.parts.apps.load().writer(&key, time::now_ms())?),
             None if route.is_segment() => None,
             None => return Err(Code::MissingKey.into()),
         };
-        if !self.health.is_open() {
+        if !self.parts.health.is_open() {
             return Err(Code::NotStored.into());
         }
         Ok(app)
@@ -282,7 +258,7 @@ impl Handler {
         let received_at = time::now_ms();
         let source = if route.is_segment() { "segment" } else { "native" };
         let client = client_members(
-            &request_head::client_address(headers, peer),
+            &peer.to_canonical().to_string(),
             request_head::user_agent(headers),
         );
         let stamp = Stamp {
@@ -292,8 +268,8 @@ impl Handler {
             client: &client,
             source,
             idempotency_key: request_head::idempotency_key(headers),
-            event_limit: usize::try_from(self.limits.event.get()).unwrap_or(usize::MAX),
-            batch_limit: self.limits.batch as usize,
+            event_limit: usize::try_from(self.parts.limits.event.get()).unwrap_or(usize::MAX),
+            batch_limit: self.parts.limits.batch as usize,
         };
         let random = || random_id(&mut self.random.borrow_mut());
         match route {
@@ -363,7 +339,7 @@ impl Handler {
     }
 
     fn settings(&self, key: &str, headers: &HeaderMap) -> Result<Answer, Refusal> {
-        self.apps.load().writer(key, time::now_ms())?;
+        self.parts.apps.load().writer(key, time::now_ms())?;
         let host = headers
             .get(HOST)
             .and_then(|host| host.to_str().ok())
@@ -385,13 +361,13 @@ impl Handler {
                     route: route.name(),
                     status: u32::from(status),
                 };
-                self.metrics.http(&labels)
+                self.parts.metrics.http(&labels)
             });
             counter.inc();
             histogram.observe(duration.as_secs_f64());
         }
-        if self.log.wants(status, duration) {
-            self.log.write(Entry {
+        if self.parts.log.wants(status, duration) {
+            self.parts.log.write(Entry {
                 method: METHODS[method_index],
                 route: route.name(),
                 status,

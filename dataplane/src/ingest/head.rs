@@ -1,7 +1,5 @@
 //! What a request's head says beside its key. Pure.
 
-use std::net::IpAddr;
-
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 
@@ -33,17 +31,6 @@ pub(crate) fn is_ndjson(headers: &HeaderMap) -> bool {
     .any(|known| kind.eq_ignore_ascii_case(known))
 }
 
-/// The first address a proxy tells, else the peer's. It is stored, never trusted.
-pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr) -> String {
-    let forwarded = headers
-        .get("x-forwarded-for")
-        .and_then(|value| value.to_str().ok());
-    let first = forwarded
-        .and_then(|list| list.split(',').next())
-        .and_then(|one| one.trim().parse::<IpAddr>().ok());
-    first.unwrap_or(peer).to_canonical().to_string()
-}
-
 /// The client's name for itself; the rest is cut.
 pub(crate) fn user_agent(headers: &HeaderMap) -> &str {
     let text = headers
@@ -58,25 +45,6 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-
-    #[test]
-    fn the_address_is_the_first_that_a_proxy_tells() {
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        for (forwarded, expected) in [
-            (None, "10.0.0.1"),
-            (Some("203.0.113.7"), "203.0.113.7"),
-            (Some("203.0.113.7, 10.0.0.9"), "203.0.113.7"),
-            (Some("2001:db8::1"), "2001:db8::1"),
-            (Some("::ffff:203.0.113.7"), "203.0.113.7"),
-            (Some("\"x"), "10.0.0.1"),
-        ] {
-            let mut headers = HeaderMap::new();
-            if let Some(value) = forwarded {
-                headers.insert("x-forwarded-for", HeaderValue::from_static(value));
-            }
-            assert_eq!(client_address(&headers, peer), expected, "{forwarded:?}");
-        }
-    }
 
     #[test]
     fn ndjson_is_told_by_its_content_type() {

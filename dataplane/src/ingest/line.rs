@@ -125,16 +125,20 @@ impl Lines {
         });
     }
 
-    /// Writes one line. The members in `draft` have been checked; what may still be wrong is that the line has become
-    /// larger than a record.
+    /// Writes one line. The members in `draft` have been checked; what may still be wrong is the client's id or time,
+    /// or that the line has become larger than a record.
     pub(crate) fn push(
         &mut self,
         stamp: &Stamp<'_>,
         index: u32,
-        identity: Identity,
-        times: time::Times,
+        given: Given<'_>,
         draft: &Draft<'_>,
+        random: impl FnOnce() -> Uuid,
     ) -> Result<(), Found> {
+        let (name, id) = given.id;
+        let id = text(name, id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
+        let (name, at) = given.time;
+        let (identity, times) = place(stamp, id.as_deref(), client_time(name, at)?, index, random)?;
         let start = self.bytes.len();
         let out = &mut self.bytes;
         out.extend_from_slice(stamp.head);
@@ -188,6 +192,13 @@ impl Lines {
         });
         Ok(())
     }
+}
+
+/// The client's id and time of an event, each with the member's name in its protocol.
+#[derive(Debug)]
+pub(crate) struct Given<'a> {
+    pub(crate) id: (&'static str, Option<Raw<'a>>),
+    pub(crate) time: (&'static str, Option<Raw<'a>>),
 }
 
 /// Brokers refuse records over 1 MB, and no retry would help.
@@ -251,6 +262,15 @@ pub(crate) fn text<'a>(
     }
 }
 
+/// An event larger than this App's limit, if it is.
+pub(crate) fn too_large(event: &str, limit: usize) -> Option<Found> {
+    (event.len() > limit).then(|| Found {
+        flaw: Flaw::EventTooLarge,
+        field: "".into(),
+        detail: format!("{} bytes, over {limit}", event.len()).into(),
+    })
+}
+
 fn too_long(name: &'static str, limit: usize) -> Found {
     Found {
         flaw: Flaw::TooLong,
@@ -282,7 +302,7 @@ pub(crate) fn object<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Opt
 }
 
 /// The client's time, if it gave one.
-pub(crate) fn client_time(name: &'static str, raw: Option<Raw<'_>>) -> Result<Option<i64>, Found> {
+fn client_time(name: &'static str, raw: Option<Raw<'_>>) -> Result<Option<i64>, Found> {
     let Some(raw) = raw else { return Ok(None) };
     let (at, detail) = match raw.kind {
         Kind::Null => return Ok(None),
@@ -307,7 +327,7 @@ pub(crate) fn client_time(name: &'static str, raw: Option<Raw<'_>>) -> Result<Op
 }
 
 /// Identity and times of an event: the rules that its id and its clock share.
-pub(crate) fn place(
+fn place(
     stamp: &Stamp<'_>,
     client_id: Option<&str>,
     client_time: Option<i64>,

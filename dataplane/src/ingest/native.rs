@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, Lines, Stamp, TEXT_LIMIT};
+use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
 use super::members::{self, Taken};
 use super::text::{each_member, push_json_string, push_raw};
 
@@ -15,7 +15,8 @@ use super::text::{each_member, push_json_string, push_raw};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     Json(Fault),
-    TooManyEvents,
+    /// More than this.
+    TooManyEvents(usize),
     NoEvents,
     AppMismatch,
 }
@@ -119,7 +120,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         let (mut first, mut unknown) = (true, Vec::new());
         while scanner.array_next(&mut first)? {
             if lines.seen as usize >= self.stamp.batch_limit {
-                return Err(Refused::TooManyEvents);
+                return Err(Refused::TooManyEvents(self.stamp.batch_limit));
             }
             self.event(scanner, &mut unknown, lines)?;
         }
@@ -136,7 +137,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
                 continue;
             }
             if lines.seen as usize >= self.stamp.batch_limit {
-                return Err(Refused::TooManyEvents);
+                return Err(Refused::TooManyEvents(self.stamp.batch_limit));
             }
             // What the line has left behind when it turns out to be no JSON.
             let before = (
@@ -191,13 +192,8 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         let mut fields = Fields::default();
         let found = members::read(scanner, unknown, |name, value| fields.take(name, value))?;
         let original = scanner.since(start);
-        let outcome = match found {
+        let outcome = match found.or_else(|| line::too_large(original, self.stamp.event_limit)) {
             Some(found) => Err(found),
-            None if original.len() > self.stamp.event_limit => Err(Found {
-                flaw: Flaw::EventTooLarge,
-                field: "".into(),
-                detail: format!("{} bytes, over {}", original.len(), self.stamp.event_limit).into(),
-            }),
             None => self.checked(&fields, unknown, index, lines),
         };
         if let Err(found) = outcome {
@@ -240,10 +236,11 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         if !unknown.is_empty() {
             lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
         }
-        let event_id = line::text("event_id", fields.event_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
-        let at = line::client_time("timestamp", fields.timestamp)?;
-        let (identity, times) = line::place(self.stamp, event_id.as_deref(), at, index, &mut self.random)?;
-        lines.push(self.stamp, index, identity, times, &draft)
+        let given = Given {
+            id: ("event_id", fields.event_id),
+            time: ("timestamp", fields.timestamp),
+        };
+        lines.push(self.stamp, index, given, &draft, &mut self.random)
     }
 }
 

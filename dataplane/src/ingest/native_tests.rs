@@ -235,9 +235,9 @@ fn whole_requests_are_refused_where_nothing_can_be_told_apart() {
         (r#"{"events":[]}"#, Err(Refused::NoEvents)),
         ("{}", Err(Refused::NoEvents)),
         ("[]", Err(Refused::NoEvents)),
-        ("[1,2,3,4,5,6]", Err(Refused::TooManyEvents)),
+        ("[1,2,3,4,5,6]", Err(Refused::TooManyEvents(5))),
         ("1\n2\n3\n4\n5\n6", fault(0, "`{`")),
-        ("{}\n{}\n{}\n{}\n{}\n{}", Err(Refused::TooManyEvents)),
+        ("{}\n{}\n{}\n{}\n{}\n{}", Err(Refused::TooManyEvents(5))),
         (
             r#"{"app_id":"other","events":[{"event_type":"a"}]}"#,
             Err(Refused::AppMismatch),

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, Lines, Stamp, TEXT_LIMIT};
+use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
 use super::members::{self, Taken};
 use super::native::{Refused, push_member};
 use super::text::each_member;
@@ -132,7 +132,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             let mut first = true;
             while scanner.array_next(&mut first)? {
                 if lines.seen as usize >= self.stamp.batch_limit {
-                    return Err(Refused::TooManyEvents);
+                    return Err(Refused::TooManyEvents(self.stamp.batch_limit));
                 }
                 let index = lines.next();
                 if let Err((original, found)) = self.event(&mut scanner, &mut unknown, None, index, lines)? {
@@ -167,13 +167,8 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
         let mut fields = Fields::default();
         let found = members::read(scanner, unknown, |name, value| fields.take(name, value))?;
         let original = scanner.since(start);
-        let outcome = match found {
+        let outcome = match found.or_else(|| line::too_large(original, self.stamp.event_limit)) {
             Some(found) => Err(found),
-            None if original.len() > self.stamp.event_limit => Err(Found {
-                flaw: Flaw::EventTooLarge,
-                field: "".into(),
-                detail: format!("{} bytes, over {}", original.len(), self.stamp.event_limit).into(),
-            }),
             None => self.checked(&fields, unknown, call, index, lines),
         };
         Ok(outcome.map_err(|found| (original, found)))
@@ -218,11 +213,11 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             from_context(context, &mut draft);
         }
         beyond_columns(&mut draft.merged_context, call, fields, unknown, context.as_ref());
-        let message_id =
-            line::text("messageId", fields.message_id, TEXT_LIMIT)?.and_then(|raw| raw.decoded());
-        let at = line::client_time("timestamp", fields.timestamp)?;
-        let (identity, times) = line::place(self.stamp, message_id.as_deref(), at, index, &mut self.random)?;
-        lines.push(self.stamp, index, identity, times, &draft)
+        let given = Given {
+            id: ("messageId", fields.message_id),
+            time: ("timestamp", fields.timestamp),
+        };
+        lines.push(self.stamp, index, given, &draft, &mut self.random)
     }
 }
 

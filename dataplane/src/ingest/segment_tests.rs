@@ -154,7 +154,7 @@ fn whole_requests_are_refused_where_they_must_be() {
     for (body, expected) in [
         (r#"{"batch":[]}"#, Refused::NoEvents),
         ("{}", Refused::NoEvents),
-        (r#"{"batch":[1,2,3,4,5,6]}"#, Refused::TooManyEvents),
+        (r#"{"batch":[1,2,3,4,5,6]}"#, Refused::TooManyEvents(5)),
         (
             r#"{"batch":{}}"#,
             Refused::Json(Fault {

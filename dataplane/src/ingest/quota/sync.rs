@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures::future::join_all;
 use penstock_dataplane_config::{Quota as Limits, RedisTarget};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, Script};
@@ -33,6 +34,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Without a word from Redis for so long a pod goes on alone.
 const HEARD_WITHIN: Duration = Duration::from_millis(1500);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// Apps that Redis is asked about at once, over one connection.
+const IN_FLIGHT: usize = 256;
 /// Yesterday's usage stays readable for a while.
 const USAGE_KEPT_SECONDS: i64 = 3 * 86_400;
 const LEASE: &str = include_str!("lease.lua");
@@ -130,7 +133,7 @@ impl Exchange {
             }
             self.tried = Some(Instant::now());
         }
-        let Some(open) = self.connection.as_mut() else {
+        let Some(open) = self.connection.as_ref() else {
             return;
         };
         match sync
@@ -203,7 +206,7 @@ impl Sync {
     /// Leases and usage that are due; false when nothing was.
     async fn exchange(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &MultiplexedConnection,
         script: &Script,
         target: &RedisTarget,
         apps: &Apps,
@@ -215,19 +218,27 @@ impl Sync {
         if renew {
             turn.renewed = Instant::now();
         }
-        for app in apps.list() {
-            let want = wanted(&app.quota, elapsed);
-            // An App without a rate is asked about too, at the slower pace: the operator may have set one.
-            if want != 0 || renew {
+        for some in apps.list().chunks(IN_FLIGHT) {
+            let leases = some.iter().filter_map(|app| {
+                let want = wanted(&app.quota, elapsed);
+                // An App without a rate is asked about too, at the slower pace: the operator may have set one.
+                (want != 0 || renew).then(|| self.lease(connection.clone(), script, target, app, want))
+            });
+            for done in join_all(leases).await {
                 any = true;
-                self.lease(connection, script, target, app, want).await?;
+                done?;
             }
         }
         if turn.used.is_none_or(|at| at.elapsed() >= USAGE_EVERY) {
             turn.used = Some(Instant::now());
-            for app in apps.list() {
-                any = true;
-                self.usage(connection, target, app, &turn.day).await?;
+            for some in apps.list().chunks(IN_FLIGHT) {
+                let usages = some
+                    .iter()
+                    .map(|app| self.usage(connection.clone(), target, app, &turn.day));
+                for done in join_all(usages).await {
+                    any = true;
+                    done?;
+                }
             }
         }
         Ok(any)
@@ -235,7 +246,7 @@ impl Sync {
 
     async fn lease(
         &self,
-        connection: &mut MultiplexedConnection,
+        mut connection: MultiplexedConnection,
         script: &Script,
         target: &RedisTarget,
         app: &App,
@@ -259,7 +270,7 @@ impl Sync {
             .arg(text(own.burst))
             .arg(text(own.events_per_day))
             .arg(text(own.bytes_per_day))
-            .invoke_async(connection)
+            .invoke_async(&mut connection)
             .await;
         match answer {
             Ok(values) => {
@@ -291,7 +302,7 @@ impl Sync {
 
     async fn usage(
         &self,
-        connection: &mut MultiplexedConnection,
+        mut connection: MultiplexedConnection,
         target: &RedisTarget,
         app: &App,
         day: &str,
@@ -313,7 +324,7 @@ impl Sync {
             pipe.hset(&key, format!("{mine}:bytes"), bytes).ignore();
             pipe.expire(&key, USAGE_KEPT_SECONDS).ignore();
         }
-        let (fields,): (Vec<(String, u64)>,) = pipe.hgetall(&key).query_async(connection).await?;
+        let (fields,): (Vec<(String, u64)>,) = pipe.hgetall(&key).query_async(&mut connection).await?;
         let sum = |kind: &str| {
             let elsewhere = fields
                 .iter()
