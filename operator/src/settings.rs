@@ -19,6 +19,9 @@ pub struct Args {
     /// When nodes pull that image.
     #[arg(long, env = "PENSTOCK_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     image_pull_policy: String,
+    /// Secrets to pull that image with, by their name in each pipeline's namespace, comma-separated.
+    #[arg(long, env = "PENSTOCK_IMAGE_PULL_SECRETS", default_value = "")]
+    image_pull_secrets: String,
     /// Kafka for pipelines that name none: `host:port`, comma-separated.
     #[arg(long, env = "PENSTOCK_KAFKA_BOOTSTRAP", default_value = "")]
     kafka_bootstrap: String,
@@ -78,6 +81,7 @@ pub struct CredentialFiles {
 pub struct Settings {
     pub image: String,
     pub image_pull_policy: String,
+    pub image_pull_secrets: Vec<String>,
     pub kafka_bootstrap: Option<String>,
     pub clickhouse_url: Option<String>,
     pub clickhouse_admin: Option<CredentialFiles>,
@@ -166,6 +170,7 @@ impl TryFrom<Args> for Settings {
             image: given(args.image)
                 .ok_or_else(|| refused("PENSTOCK_IMAGE", "the image of the data plane"))?,
             image_pull_policy: args.image_pull_policy,
+            image_pull_secrets: listed(&args.image_pull_secrets),
             kafka_bootstrap: given(args.kafka_bootstrap),
             clickhouse_url,
             clickhouse_admin: files(

@@ -26,13 +26,45 @@ pub(crate) struct Listed {
     pub problems: Vec<Invalid>,
 }
 
+/// Bound Apps that cannot be read. What the list in force says of them stays.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unreadable {
+    /// As entries are called: `namespace/name`.
+    pub names: BTreeSet<String>,
+    /// Of the list in force.
+    pub entries: Vec<AppEntry>,
+}
+
+impl Unreadable {
+    pub(crate) fn of(names: BTreeSet<String>, mut in_force: Vec<AppEntry>) -> Self {
+        in_force.retain(|entry| names.contains(&entry.name));
+        Self {
+            names,
+            entries: in_force,
+        }
+    }
+
+    fn problems(&self) -> impl Iterator<Item = Invalid> {
+        self.names.iter().map(|name| {
+            let kept = self.entries.iter().any(|entry| entry.name == *name);
+            let then = if kept {
+                "what was last read of it stays in force"
+            } else {
+                "nothing is known of it, so it is left out"
+            };
+            invalid(Reason::Malformed, format!("App {name} cannot be read; {then}"))
+        })
+    }
+}
+
 /// Makes the list. Where two Apps have the same id or the same key, the older one keeps it: a key must lead to one App.
-pub(crate) fn list(mut bound: Vec<Bound>, replicas: u32) -> Listed {
+pub(crate) fn list(mut bound: Vec<Bound>, unreadable: Unreadable, replicas: u32) -> Listed {
     bound.sort_by_key(|b| (b.app.creation_timestamp().map(|t| t.0), b.app.name_any()));
-    let mut problems = Vec::new();
-    let mut ids: BTreeMap<Uuid, String> = BTreeMap::new();
-    let mut digests: BTreeSet<String> = BTreeSet::new();
-    let mut apps = Vec::new();
+    let mut problems: Vec<Invalid> = unreadable.problems().collect();
+    let mut apps = unreadable.entries;
+    let mut ids: BTreeMap<Uuid, String> = apps.iter().map(|app| (app.id, app.name.clone())).collect();
+    let keys = apps.iter().flat_map(|app| &app.keys);
+    let mut digests: BTreeSet<String> = keys.map(|key| key.digest.clone()).collect();
     for Bound { app, id, keys } in bound {
         let name = app.name_any();
         if let Some(first) = ids.get(&id) {
@@ -144,7 +176,7 @@ mod tests {
             "{keys: [{name: k}], suspended: true}",
             &[("k", "psk_cccccccccccccccc")],
         );
-        let listed = list(vec![shop, blog], 3);
+        let listed = list(vec![shop, blog], Unreadable::default(), 3);
         assert_eq!(listed.problems, []);
         let names: Vec<_> = listed.file.apps.iter().map(|a| a.name.as_str()).collect();
         assert_eq!(names, ["growth/blog", "growth/shop"]);
@@ -154,6 +186,48 @@ mod tests {
         assert_eq!(shop.keys[1].scope, config::KeyScope::Read);
         assert_eq!(shop.quota.bytes_per_day, Some(1_000_000_000));
         assert_eq!(listed.file.replicas, 3);
+    }
+
+    #[test]
+    fn an_app_that_cannot_be_read_stays_as_it_was() {
+        let shop = bound(
+            "shop",
+            1,
+            1,
+            "{keys: [{name: k}]}",
+            &[("k", "psk_aaaaaaaaaaaaaaaa")],
+        );
+        let blog = bound(
+            "blog",
+            2,
+            2,
+            "{keys: [{name: k}]}",
+            &[("k", "psk_bbbbbbbbbbbbbbbb")],
+        );
+        let before = list(vec![shop, blog.clone()], Unreadable::default(), 1).file;
+        let names = ["growth/shop", "growth/never-read"].map(str::to_owned).into();
+        let listed = list(vec![blog], Unreadable::of(names, before.apps.clone()), 1);
+        assert_eq!(listed.file, before);
+        let messages: Vec<_> = listed.problems.iter().map(|p| p.message.as_str()).collect();
+        assert_eq!(
+            messages,
+            [
+                "App growth/never-read cannot be read; nothing is known of it, so it is left out",
+                "App growth/shop cannot be read; what was last read of it stays in force"
+            ]
+        );
+        // Its key is still its own.
+        let thief = bound(
+            "thief",
+            3,
+            3,
+            "{keys: [{name: k}]}",
+            &[("k", "psk_aaaaaaaaaaaaaaaa")],
+        );
+        let names = ["growth/shop"].map(str::to_owned).into();
+        let listed = list(vec![thief], Unreadable::of(names, before.apps), 1);
+        let keys: Vec<_> = listed.file.apps.iter().map(|app| app.keys.len()).collect();
+        assert_eq!(keys, [1, 0]);
     }
 
     #[test]
@@ -179,7 +253,7 @@ mod tests {
             "{keys: [{name: k}]}",
             &[("k", "psk_bbbbbbbbbbbbbbbb")],
         );
-        let listed = list(vec![same_id, same_key, old], 1);
+        let listed = list(vec![same_id, same_key, old], Unreadable::default(), 1);
         let reasons: Vec<_> = listed.problems.iter().map(|p| p.reason).collect();
         assert_eq!(reasons, [Reason::AppConflict, Reason::AppConflict]);
         let keys: Vec<_> = listed

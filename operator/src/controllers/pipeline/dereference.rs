@@ -1,12 +1,18 @@
 //! Reading what a pipeline refers to: Apps and their keys, other claimants, credentials. Nothing is written here.
 
-use kube::ResourceExt;
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Resource as _, ResourceExt};
 use penstock_crds::{IngestionPipeline, Reason};
+use penstock_dataplane_config::AppsFile;
 
 use super::Context;
-use super::apps::Bound;
+use super::apps::{Bound, Unreadable};
+use super::build::{APPS_FILE, apps_name};
 use super::target::{Claimant, Invalid, Target, gives_way_to, invalid};
 use super::validate::{Credentials, Validated, validate};
+use crate::api::ApiError;
 use crate::controllers::app;
 use crate::controllers::context::Shared;
 use crate::controllers::subject::Subject;
@@ -60,13 +66,17 @@ pub(super) async fn dereference(
         return Err(invalid(Reason::ResourceConflict, message));
     }
     let mut bound = Vec::new();
+    let mut unreadable = BTreeSet::new();
     for guard in context.caches.apps_in(&subject.namespace) {
-        let Ok(app) = &guard.0 else { continue };
-        if app.metadata.deletion_timestamp.is_some()
-            || !pipeline.spec.apps.selects(&app.name_any(), app.labels())
+        if guard.meta().deletion_timestamp.is_some()
+            || !pipeline.spec.apps.selects(&guard.name_any(), guard.labels())
         {
             continue;
         }
+        let Ok(app) = &guard.0 else {
+            unreadable.insert(Subject::of(&*guard).path());
+            continue;
+        };
         let of = Subject::of(app);
         let Some(keys) = keys.get(&of.namespace, &of.name, &of.uid) else {
             return Ok(Dereferenced::Waiting);
@@ -85,6 +95,7 @@ pub(super) async fn dereference(
         .flatten()
         .map(String::as_str)
         .filter(|name| !bound.iter().any(|b| b.app.name_any() == *name))
+        .filter(|name| !unreadable.contains(&format!("{}/{name}", subject.namespace)))
         .collect();
     let incomplete = (!missing.is_empty()).then(|| {
         let message = format!(
@@ -93,12 +104,50 @@ pub(super) async fn dereference(
         );
         invalid(Reason::AppNotFound, message)
     });
+    let unreadable = match in_force(unreadable, subject, context).await {
+        Ok(unreadable) => unreadable,
+        Err(error) => {
+            tracing::warn!(pipeline = subject.path(), %error, "the list of Apps in force cannot be read");
+            return Ok(Dereferenced::Waiting);
+        }
+    };
     let credentials = match (&settings.clickhouse_consumer, target.installation_clickhouse) {
         (Some(files), true) => Some(read_credentials(files).await?),
         _ => None,
     };
-    let validated = validate(pipeline, subject, target, bound, credentials.is_some(), settings)?;
+    let validated = validate(
+        pipeline,
+        subject,
+        target,
+        bound,
+        unreadable,
+        credentials.is_some(),
+        settings,
+    )?;
     Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
+}
+
+/// What pods have been told of Apps that cannot be read. Asked only where there are such.
+async fn in_force(
+    names: BTreeSet<String>,
+    subject: &Subject,
+    context: &Context,
+) -> Result<Unreadable, ApiError> {
+    if names.is_empty() {
+        return Ok(Unreadable::default());
+    }
+    let name = apps_name(&subject.name);
+    let found = context
+        .writer
+        .api::<ConfigMap>(&subject.namespace)
+        .get_opt(&name)
+        .await
+        .map_err(|error| ApiError::from(format!("ConfigMap {}/{name}", subject.namespace), &error))?;
+    let file: Option<AppsFile> = found.and_then(|map| serde_yaml::from_str(map.data?.get(APPS_FILE)?).ok());
+    Ok(Unreadable::of(
+        names,
+        file.map_or_else(Vec::new, |file| file.apps),
+    ))
 }
 
 /// The user that consumers log in as. Read each time: a rotated password reaches pods by itself.

@@ -5,7 +5,7 @@ use penstock_crds::{App, IngestionPipeline};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::apps::Bound;
+use super::apps::{Bound, Unreadable};
 use super::build::{build, secret};
 use super::target::Target;
 use super::validate::{Credentials, Validated, validate};
@@ -58,7 +58,16 @@ fn quickstart(image: &str) -> Validated {
     let settings = settings(image);
     let subject = Subject::of(&pipeline);
     let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
-    validate(&pipeline, &subject, target, vec![bound], true, &settings).unwrap()
+    validate(
+        &pipeline,
+        &subject,
+        target,
+        vec![bound],
+        Unreadable::default(),
+        true,
+        &settings,
+    )
+    .unwrap()
 }
 
 fn yaml(object: &impl Serialize) -> String {
@@ -136,4 +145,21 @@ fn no_key_and_no_password_leaves_its_secret() {
         password: "p4ss".into(),
     };
     assert!(!format!("{credentials:?}").contains("p4ss"));
+}
+
+#[test]
+fn pods_are_pulled_with_the_secrets_of_the_installation() {
+    let mut pipeline = quickstart("penstock.local/penstock:1");
+    pipeline.image_pull_secrets = vec!["pull".into(), "other".into()];
+    let objects = build(&pipeline, None);
+    for role in [objects.ingest, objects.consume] {
+        let pod = role.deployment.spec.unwrap().template.spec.unwrap();
+        let names: Vec<_> = pod
+            .image_pull_secrets
+            .unwrap()
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
+        assert_eq!(names, ["pull", "other"]);
+    }
 }

@@ -8,7 +8,8 @@ use penstock_dataplane_config::{
     IngestLimits, KafkaTarget, PipelineRef,
 };
 
-use super::apps::{Bound, Listed, list};
+use super::apps::{Bound, Listed, Unreadable, list};
+use super::build::APPS_FILE;
 use super::target::{Invalid, Target, invalid};
 use crate::controllers::subject::Subject;
 use crate::settings::Settings;
@@ -30,6 +31,7 @@ pub(crate) struct Validated {
     pub apps: Listed,
     pub image: String,
     pub image_pull_policy: String,
+    pub image_pull_secrets: Vec<String>,
 }
 
 /// One role of the data plane.
@@ -59,6 +61,7 @@ pub(crate) fn validate(
     subject: &Subject,
     target: Target,
     bound: Vec<Bound>,
+    unreadable: Unreadable,
     credentials: bool,
     settings: &Settings,
 ) -> Result<Validated, Invalid> {
@@ -80,7 +83,7 @@ pub(crate) fn validate(
         admin: "0.0.0.0:9090".into(),
         kafka: kafka.clone(),
         redis: target.redis.clone(),
-        apps_file: format!("{}/apps.yaml", paths::APPS).into(),
+        apps_file: format!("{}/{APPS_FILE}", paths::APPS).into(),
         protocols: spec.endpoint.protocols.iter().map(|p| protocol(*p)).collect(),
         limits: IngestLimits {
             body: limits.body,
@@ -119,6 +122,7 @@ pub(crate) fn validate(
     accepted("consume", &consume)?;
     let apps = list(
         bound,
+        unreadable,
         count("ingest.scaling.replicas", spec.ingest.scaling.replicas)?,
     );
     accepted("apps", &apps.file)?;
@@ -138,6 +142,7 @@ pub(crate) fn validate(
         apps,
         image: settings.image.clone(),
         image_pull_policy: settings.image_pull_policy.clone(),
+        image_pull_secrets: settings.image_pull_secrets.clone(),
     })
 }
 

@@ -64,6 +64,9 @@ pub(crate) struct Objects {
     pub consume: RoleObjects,
 }
 
+/// The list of Apps in its ConfigMap.
+pub(crate) const APPS_FILE: &str = "apps.yaml";
+
 /// Name of the ConfigMap that holds the list of Apps.
 pub(crate) fn apps_name(pipeline: &str) -> String {
     format!("{pipeline}-apps")
@@ -119,7 +122,7 @@ pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects 
             pipeline,
             "apps",
             apps_name(&pipeline.subject.name),
-            "apps.yaml",
+            APPS_FILE,
             apps,
         ),
         service: parts::service(pipeline),

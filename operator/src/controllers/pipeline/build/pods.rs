@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, LocalObjectReference,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -60,6 +60,7 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
     };
     let pod = PodSpec {
         service_account_name: Some(name),
+        image_pull_secrets: pull_secrets(&pipeline.image_pull_secrets),
         automount_service_account_token: Some(false),
         // A Service called `redis` would appear in the pod as REDIS_PORT.
         enable_service_links: Some(false),
@@ -113,6 +114,12 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
         metadata,
         ..Deployment::default()
     }
+}
+
+/// `None` for none, or every pod would differ from one made before there were any.
+fn pull_secrets(names: &[String]) -> Option<Vec<LocalObjectReference>> {
+    let reference = |name: &String| LocalObjectReference { name: name.clone() };
+    (!names.is_empty()).then(|| names.iter().map(reference).collect())
 }
 
 fn ports(role: Role) -> Vec<ContainerPort> {
