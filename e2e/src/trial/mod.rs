@@ -200,6 +200,24 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// What a person would look at after a failure, into the test's output.
+    fn tell(&self) {
+        let ours = "app.kubernetes.io/managed-by=penstock-operator";
+        for arguments in [
+            &["get", "apps,ingestionpipelines", "-o", "yaml"][..],
+            &["get", "pods", "-o", "wide"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+            &["logs", "-l", ours, "--prefix", "--tail=40"],
+        ] {
+            let text = self.kubectl(arguments).unwrap_or_else(|error| error.to_string());
+            eprintln!(
+                "==> kubectl -n {} {}\n{text}",
+                self.namespace,
+                arguments.join(" ")
+            );
+        }
+    }
+
     /// Every stored event id.
     pub fn stored(&self) -> Result<HashSet<String>> {
         let answer = self.kit.clickhouse(&format!(
@@ -248,15 +266,18 @@ impl<'a> Trial<'a> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        // A failed test keeps its namespace, so that a person can look at it; `kit down` removes it with the rest.
         if std::thread::panicking() {
-            return;
+            self.tell();
         }
-        let _ = self.kit.inside(|| {
+        // Deleted after a failure too: other tests need a cluster that holds nothing of it.
+        let deleted = self.kit.inside(|| {
             run(self
                 .kit
                 .kubectl()
                 .args(["delete", "namespace", &self.namespace, "--wait=false"]))
         });
+        if let Err(error) = deleted {
+            eprintln!("namespace {} is left: {error}", self.namespace);
+        }
     }
 }

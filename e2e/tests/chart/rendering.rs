@@ -28,7 +28,7 @@ const MATRIX: &[(&str, &str)] = &[
     ),
     (
         "everything",
-        "replicas: 3\nclusterId: c1\ndataplane: {image: {repository: registry.test/dataplane, tag: v2}}\n\
+        "replicas: 3\nclusterId: c1\ndataplane: {image: {repository: registry.test/dataplane, tag: v2}, imagePullSecrets: [pull, other]}\n\
          imagePullSecrets: [{name: pull}]\ntenancy: {topics: ['{namespace}.*', 'shared-*'], databases: ['{namespace}']}\n\
          log: {filter: 'info,penstock_operator=debug'}\nserviceAccount: {name: other, annotations: {a: b}}\n\
          service: {annotations: {a: b}}\nnetworkPolicy: {enabled: true, metricsFrom: [{podSelector: {}}]}\n\
