@@ -25,6 +25,7 @@ use crate::schema;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "App ID", type_ = "string", json_path = ".status.appId"),
+    printcolumn(name = "Events Today", type_ = "integer", json_path = ".status.usage.events"),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", priority = 1),
@@ -186,6 +187,9 @@ pub struct AppStatus {
     #[schemars(length(max = 256), inner(length(max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub bound_pipelines: Vec<String>,
+    /// What the App has used today, about a minute old. Absent while nothing was sent, or where no pipeline has a Redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
 }
 
 impl Default for AppStatus {
@@ -196,6 +200,7 @@ impl Default for AppStatus {
             conditions: Vec::new(),
             keys: Vec::new(),
             bound_pipelines: Vec::new(),
+            usage: None,
         }
     }
 }
@@ -213,4 +218,17 @@ pub struct KeyStatus {
     /// The Secret that holds the key.
     #[schemars(length(max = 253))]
     pub secret_name: String,
+}
+
+/// Accepted events of a UTC day, over all pipelines that accept the App.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageStatus {
+    /// The UTC day, for example `2026-11-21`.
+    #[schemars(length(max = 10))]
+    pub day: String,
+    /// Accepted events.
+    pub events: i64,
+    /// Their bytes, as quotas count them.
+    pub bytes: i64,
 }

@@ -44,6 +44,22 @@ fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
 struct Redis(redis::Client);
 
 impl RedisSide for Redis {
+    fn set<'a>(&'a self, key: &'a str, fields: &'a [(&'a str, u64)]) -> Side<'a, ()> {
+        Box::pin(async move {
+            let mut connection = self
+                .0
+                .get_multiplexed_async_connection()
+                .await
+                .expect("Redis answers");
+            let mut command = redis::cmd("HSET");
+            command.arg(key);
+            for (field, count) in fields {
+                command.arg(field).arg(count);
+            }
+            command.exec_async(&mut connection).await.expect("HSET");
+        })
+    }
+
     fn fields<'a>(&'a self, key: &'a str) -> Side<'a, Fields> {
         Box::pin(async move {
             let mut connection = self

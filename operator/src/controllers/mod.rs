@@ -71,6 +71,7 @@ pub async fn run(
             .clone()
             .run(move || triggers.all_pipelines(&caches))
     };
+    let usage = app::usage::run(shared.clone(), caches.clone());
     let work = {
         let caches = caches.clone();
         let config = || Config::default().concurrency(CONCURRENCY);
@@ -120,6 +121,7 @@ pub async fn run(
         () = work => {}
         () = watches => tracing::error!("a watch has ended for good"),
         () = monitor => {}
+        () = usage => {}
     }
 }
 
