@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use penstock_e2e::Result;
+use penstock_e2e::trial::Turn;
 use serde_json::Value;
 
-use super::{Chart, kit, succeeds, text};
+use super::{Chart, succeeds, text};
 
 #[test]
 fn lint_finds_nothing() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     for chart in ["charts/penstock", "charts/penstock-crds"] {
         succeeds(
             kit.helm()
@@ -24,7 +25,7 @@ fn lint_finds_nothing() -> Result<()> {
 
 #[test]
 fn bad_values_are_refused_with_their_path() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
@@ -75,7 +76,7 @@ fn bad_values_are_refused_with_their_path() -> Result<()> {
 /// The values file of the installation guide.
 #[test]
 fn the_guide_s_values_are_accepted() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let guide = fs::read_to_string(kit.repository().join("docs/install.md")).expect("the guide");
     let block = guide.split("```yaml\n").nth(1).expect("a block of values");
     let values = block
@@ -96,7 +97,7 @@ fn the_guide_s_values_are_accepted() -> Result<()> {
 /// Every value is in the table of the README, and nothing else is.
 #[test]
 fn the_readme_lists_the_values() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = kit.repository().join("charts/penstock");
     let values: Value =
         serde_yaml::from_str(&fs::read_to_string(chart.join("values.yaml")).expect("values")).expect("YAML");

@@ -1,11 +1,11 @@
 //! A topic, its dead letters and an event table of a test's own, and questions about them.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use penstock_dataplane_config::table::{EventTable, dedup_window};
-use penstock_e2e::Instance;
+use penstock_e2e::trial::Turn;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
@@ -17,23 +17,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::events;
 
-/// Tests that share ClickHouse read this; the one that kills it writes.
-static CLICKHOUSE: RwLock<()> = RwLock::new(());
-
-pub(crate) fn sharing_clickhouse() -> RwLockReadGuard<'static, ()> {
-    CLICKHOUSE
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-pub(crate) fn alone_with_clickhouse() -> RwLockWriteGuard<'static, ()> {
-    CLICKHOUSE
-        .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 pub(crate) struct Pipeline {
-    pub(crate) kit: Instance,
+    pub(crate) kit: Turn,
     pub(crate) topic: String,
     pub(crate) database: String,
     pub(crate) folder: tempfile::TempDir,
@@ -75,8 +60,15 @@ pub(crate) struct Letter {
 impl Pipeline {
     /// Must be called on the test's thread before it starts others: it enters the instance's network.
     pub(crate) fn new(name: &str, partitions: i32) -> Self {
-        let kit = Instance::from_environment("test").expect("an instance");
-        kit.enter().expect("the instance's network");
+        Self::on(Turn::beside_others().expect("an instance"), name, partitions)
+    }
+
+    /// For a test that takes a service away.
+    pub(crate) fn alone(name: &str, partitions: i32) -> Self {
+        Self::on(Turn::alone().expect("an instance"), name, partitions)
+    }
+
+    fn on(kit: Turn, name: &str, partitions: i32) -> Self {
         let run = u64::from_be_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("8 bytes"));
         let database = format!("consume_{name}_{:08x}", run as u32);
         let producer = ClientConfig::new()

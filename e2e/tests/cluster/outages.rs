@@ -2,22 +2,16 @@
 //!
 //! In a binary of its own, because no other test can run while Kafka or ClickHouse is down.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use penstock_e2e::trial::{APP, Trial};
-use penstock_e2e::{Component, Error, Instance, Result};
+use penstock_e2e::trial::{APP, Trial, Turn};
+use penstock_e2e::{Component, Error, Result};
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 1}}\n";
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn outage(name: &str, component: Component, condition: &str, reason: &str, accepted: bool) -> Result<()> {
-    let _turn = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
+    let kit = Turn::alone()?;
     let trial = Trial::start(&kit, name, SPEC)?;
     let traffic = trial.traffic(APP)?;
     let mut sent = traffic.send(200, 10, 1, Duration::ZERO, Duration::from_secs(30))?;

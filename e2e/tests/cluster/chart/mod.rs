@@ -13,16 +13,10 @@ mod values;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use penstock_e2e::{Instance, Result};
+use penstock_e2e::Instance;
 use serde_json::Value;
 
 const IMAGE: &str = "image: {repository: registry.test/penstock, tag: v1}\n";
-
-fn kit() -> Result<Instance> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter()?;
-    Ok(kit)
-}
 
 fn output(command: &mut Command, input: &str) -> Output {
     let mut child = command

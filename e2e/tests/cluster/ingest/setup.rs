@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use penstock_e2e::{Instance, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::Turn;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -18,17 +19,15 @@ const KEY: &str = "a-key-of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Setup {
-    pub(crate) kit: Instance,
+    pub(crate) kit: Turn,
     pub(crate) topic: String,
     app: Uuid,
     directory: TempDir,
 }
 
 impl Setup {
-    /// Steps into the instance's network; nothing is made yet.
-    pub(crate) fn new() -> Result<Self> {
-        let kit = Instance::from_environment("test")?;
-        kit.enter()?;
+    /// Nothing is made yet.
+    pub(crate) fn new(kit: Turn) -> Result<Self> {
         let app = Uuid::new_v4();
         Ok(Self {
             kit,

@@ -3,18 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_e2e::trial::{APP, PIPELINE, Trial};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn};
+use penstock_e2e::{Error, Result};
 use serde_json::Value;
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 1}}\n";
 const SOON: Duration = Duration::from_secs(30);
-
-fn kit() -> Result<Instance> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
-    Ok(kit)
-}
 
 /// Waits until a condition of any object has a status and a reason.
 fn says(
@@ -72,7 +66,7 @@ fn events(trial: &Trial<'_>, name: &str, reason: &str) -> Result<Vec<String>> {
 
 #[test]
 fn the_oldest_of_two_pipelines_keeps_a_topic() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "claims", SPEC)?;
     let topic = format!("{}.events", trial.namespace());
     std::thread::sleep(Duration::from_secs(1));
@@ -125,7 +119,7 @@ fn the_oldest_of_two_pipelines_keeps_a_topic() -> Result<()> {
 
 #[test]
 fn names_outside_the_namespaces_share_are_refused() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "tenancy")?;
     trial.apply(&trial.app(APP))?;
     for (name, spec, field) in [
@@ -153,7 +147,7 @@ fn names_outside_the_namespaces_share_are_refused() -> Result<()> {
 
 #[test]
 fn a_table_that_nobody_owns_is_adopted_only_with_leave() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "adopt")?;
     let database = trial.namespace().replace('-', "_");
     kit.clickhouse(&format!("CREATE DATABASE {database}"))?;
@@ -181,7 +175,7 @@ fn a_table_that_nobody_owns_is_adopted_only_with_leave() -> Result<()> {
 
 #[test]
 fn an_app_that_is_missing_is_waited_for() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "missing")?;
     trial.apply(&trial.app(APP))?;
     let names = trial
@@ -199,7 +193,7 @@ fn an_app_that_is_missing_is_waited_for() -> Result<()> {
 
 #[test]
 fn a_secret_that_is_missing_wrong_or_anothers_is_said_and_mended_by_making_it() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "secrets")?;
     let app = |spec: &str| trial.app(APP).replace("displayName: Trial", spec);
     trial.apply(&app(
@@ -239,7 +233,7 @@ fn a_secret_that_is_missing_wrong_or_anothers_is_said_and_mended_by_making_it() 
 
 #[test]
 fn a_generated_key_is_made_anew_when_lost_and_removed_when_unwanted() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "lost")?;
     trial.apply(&trial.app(APP))?;
     says(&trial, "papp", APP, "Ready", "True", "Available")?;
@@ -294,7 +288,7 @@ fn a_generated_key_is_made_anew_when_lost_and_removed_when_unwanted() -> Result<
 
 #[test]
 fn a_paused_pipeline_is_not_written_to_and_can_be_deleted() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "paused", SPEC)?;
     trial.kubectl(&["annotate", "ipl", PIPELINE, "penstock.dev/paused=true"])?;
     says(&trial, "ipl", PIPELINE, "Paused", "True", "PausedByAnnotation")?;
@@ -340,7 +334,7 @@ fn a_paused_pipeline_is_not_written_to_and_can_be_deleted() -> Result<()> {
 
 #[test]
 fn deletion_waits_for_a_broker_that_is_away_until_told_to_give_up() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "stuck")?;
     trial.apply(&trial.app(APP))?;
     trial.apply(&trial.pipeline(&format!(

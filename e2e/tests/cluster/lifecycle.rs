@@ -1,35 +1,15 @@
 //! What happens to a pipeline in its life: rolled, deleted, made again, given Apps and keys, cut off from what it needs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use penstock_e2e::trial::{APP, PIPELINE, Trial};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 2}}\n";
 
-fn kit() -> Result<Instance> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
-    Ok(kit)
-}
-
-/// Polls until it holds; the error names what was waited for.
-fn within(seconds: u64, what: &str, holds: impl Fn() -> Result<bool>) -> Result<Duration> {
-    let started = Instant::now();
-    loop {
-        if holds()? {
-            return Ok(started.elapsed());
-        }
-        if started.elapsed() > Duration::from_secs(seconds) {
-            return Err(Error::new(format!("not within {seconds} s: {what}")));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 #[test]
 fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "rolling", SPEC)?;
     let traffic = trial.traffic(APP)?;
     let sent = std::thread::scope(|scope| {
@@ -51,7 +31,7 @@ fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
 
 #[test]
 fn a_pipeline_that_is_made_again_goes_on_where_it_was() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "again", SPEC)?;
     let mut sent = trial
         .traffic(APP)?
@@ -73,7 +53,7 @@ fn a_pipeline_that_is_made_again_goes_on_where_it_was() -> Result<()> {
 
 #[test]
 fn deleting_with_delete_removes_topic_and_table_and_with_retain_neither() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     for (policy, stays) in [("Retain", true), ("Delete", false)] {
         let trial = Trial::start(&kit, "policy", &format!("{SPEC}  deletionPolicy: {policy}\n"))?;
         let sent = trial
@@ -105,7 +85,7 @@ fn deleting_with_delete_removes_topic_and_table_and_with_retain_neither() -> Res
 
 #[test]
 fn apps_and_keys_change_within_five_seconds_and_without_a_restart() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "keys", SPEC)?;
     let before = trial.pods("ingest")?;
     // A new App.
@@ -144,7 +124,7 @@ fn apps_and_keys_change_within_five_seconds_and_without_a_restart() -> Result<()
 
 #[test]
 fn a_dependency_that_is_away_is_a_condition_and_comes_back_by_itself() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let nowhere = "10.240.0.1:9";
     for (spec, condition, reason) in [
         (

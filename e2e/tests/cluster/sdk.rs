@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_e2e::trial::{APP, Trial};
+use penstock_e2e::trial::{APP, Trial, Turn};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
@@ -115,9 +115,8 @@ fn names_are_right(kit: &Instance, trial: &Trial<'_>, report: &Value, library: &
 
 #[test]
 fn analytics_node_as_it_ships() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
+    let kit = Turn::beside_others()?;
     let (node, _) = sdks(&kit)?;
-    kit.enter_with_names()?;
     let trial = Trial::start(&kit, "sdk-node", SPEC)?;
     let report = report(
         &trial,
@@ -132,9 +131,8 @@ fn analytics_node_as_it_ships() -> Result<()> {
 
 #[test]
 fn segment_analytics_python_as_it_ships() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
+    let kit = Turn::beside_others()?;
     let (_, python) = sdks(&kit)?;
-    kit.enter_with_names()?;
     let trial = Trial::start(&kit, "sdk-python", SPEC)?;
     let program = kit.repository().join("e2e/sdk/python/send.py");
     let report = report(
@@ -153,8 +151,7 @@ const SINGLE: u64 = 5_000;
 
 #[test]
 fn two_hundred_thousand_events_over_plain_http() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "http", SPEC)?;
     let traffic = trial.traffic(APP)?;
     let (url, key) = (trial.url(), trial.key(APP)?);

@@ -4,16 +4,10 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use penstock_e2e::trial::Trial;
+use penstock_e2e::trial::{Trial, Turn};
 use penstock_e2e::{Instance, Result};
 
 mod bad_resources;
-
-fn kit() -> Result<Instance> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
-    Ok(kit)
-}
 
 /// `kubectl` with YAML on its standard input; both outputs.
 fn kubectl(kit: &Instance, arguments: &[&str], yaml: &str) -> (bool, String) {
@@ -40,7 +34,7 @@ const CREATE: [&str; 5] = ["create", "--dry-run=server", "--validate=strict", "-
 
 #[test]
 fn bad_resources_are_refused_by_the_name_of_the_field() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let cases = bad_resources::all();
     assert!(cases.len() >= 60, "{} cases", cases.len());
     let mut wrong = Vec::new();
@@ -64,7 +58,7 @@ fn bad_resources_are_refused_by_the_name_of_the_field() -> Result<()> {
 
 #[test]
 fn changes_that_would_lose_something_are_refused() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "changes")?;
     let namespace = trial.namespace();
     // Paused: the operator makes nothing of them.
@@ -172,7 +166,7 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
 
 #[test]
 fn defaults_read_back_as_they_are_documented() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let read = |yaml: &str| -> serde_json::Value {
         let (accepted, said) = kubectl(
             &kit,
@@ -241,7 +235,7 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
 /// Every field set, each list at its longest: nothing is pruned and no rule is too dear.
 #[test]
 fn the_largest_resources_are_kept_whole() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     for (what, given) in bad_resources::largest() {
         let yaml = serde_json::to_string(&given).unwrap();
         let (accepted, said) = kubectl(
@@ -266,7 +260,7 @@ fn the_largest_resources_are_kept_whole() -> Result<()> {
 
 #[test]
 fn definitions_are_established_without_a_warning() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     for file in ["apps.penstock.dev.yaml", "ingestionpipelines.penstock.dev.yaml"] {
         let path = kit.repository().join("crds/yaml").join(file);
         let yaml = std::fs::read_to_string(path).unwrap();
@@ -302,7 +296,7 @@ fn definitions_are_established_without_a_warning() -> Result<()> {
 
 #[test]
 fn tables_show_what_a_person_asks_first() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "columns")?;
     // Paused: the operator makes nothing of them.
     for (kind, spec) in [("App", "{}"), ("IngestionPipeline", "{apps: {selector: {}}}")] {

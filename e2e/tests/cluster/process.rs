@@ -1,36 +1,29 @@
 //! The operator as a process: who leads, what it does before its definitions exist, with an object that it cannot read,
 //! and when it may see some namespaces only.
 //!
-//! In a binary of its own: while it runs, the installed operator is switched off and processes of the test take its
-//! place, one test after the other.
+//! Each test is alone: while it runs, the installed operator is switched off and processes of the test take its place.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use penstock_e2e::penstock::NAMESPACE;
-use penstock_e2e::trial::{APP, PIPELINE, Trial};
+use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// The cluster without its installed operator, which comes back when this is dropped.
 struct Cluster {
-    kit: Instance,
+    kit: Turn,
     image: String,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     fn take() -> Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let kit = Instance::from_environment("test")?;
-        kit.enter_with_names()?;
+        let kit = Turn::alone()?;
         let path = "{.spec.template.spec.containers[0].env[?(@.name==\"PENSTOCK_IMAGE\")].value}";
         let image = kit.kubectl_output(&[
             "-n",
@@ -49,11 +42,7 @@ impl Cluster {
             Ok(ending.trim().is_empty())
         })?;
         scale(&kit, 0)?;
-        Ok(Self {
-            kit,
-            image,
-            _turn: turn,
-        })
+        Ok(Self { kit, image })
     }
 
     /// Starts an operator whose Lease is in `lease`.
@@ -207,19 +196,6 @@ impl Drop for Operator {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
-    let started = Instant::now();
-    loop {
-        if holds()? {
-            return Ok(started.elapsed());
-        }
-        if started.elapsed() > Duration::from_secs(seconds) {
-            return Err(Error::new(format!("not within {seconds} s: {what}")));
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

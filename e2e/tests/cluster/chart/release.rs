@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use penstock_e2e::Result;
+use penstock_e2e::trial::Turn;
 use serde_json::Value;
 
-use super::{Namespace, kit, succeeds};
+use super::{Namespace, succeeds};
 
 /// Install, upgrade, switch the definitions off, uninstall: the definitions and the objects are there throughout. On a
 /// copy of the chart whose API group is another, because the real one is in use.
 #[test]
 fn definitions_and_objects_outlive_the_release() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let namespace = Namespace::new(&kit);
     let group = format!("{}.test", namespace.name);
     let folder = tempfile::tempdir().expect("a folder");
@@ -136,7 +137,7 @@ fn copy(from: &Path, to: &Path, change: &dyn Fn(String) -> String) {
 /// asked about those.
 #[test]
 fn the_operator_was_refused_nothing() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let log = fs::read_to_string(kit.audit_log()).expect("the audit log");
     let mut asked = 0;
     for event in log

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::consumer::Consumer;
 use super::events;
-use super::pipeline::{Pipeline, sharing_clickhouse};
+use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[test]
 fn rows_keep_what_was_sent() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("fields", 1);
     let id = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
     let line = format!(
@@ -66,7 +65,6 @@ fn rows_keep_what_was_sent() {
 
 #[test]
 fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("malformed", 1);
     let good = |number| events::line(pipeline.run, number, "u");
     let cut = good(9);
@@ -114,7 +112,6 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
 
 #[test]
 fn a_row_that_clickhouse_refuses_is_found_and_its_neighbours_are_stored() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("poison", 1);
     let table = pipeline.table();
     pipeline.sql(&format!(
@@ -173,7 +170,6 @@ fn a_row_that_clickhouse_refuses_is_found_and_its_neighbours_are_stored() {
 
 #[test]
 fn a_record_of_a_newer_version_stops_its_partition_only() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("newer", 2);
     pipeline.produce(0, events::record(pipeline.run, 0, 10).as_bytes());
     pipeline.produce(0, b"{\"v\":2,\"something\":\"new\"}\n");
@@ -201,7 +197,6 @@ fn a_record_of_a_newer_version_stops_its_partition_only() {
 /// brings under the old offsets is stored.
 #[test]
 fn a_topic_made_anew_under_a_retained_table() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("anew", 2);
     let consumer = Consumer::start(&pipeline);
     pipeline.produce_events(0, 4000, 100);

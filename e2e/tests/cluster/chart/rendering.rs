@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::CommandFactory;
 use penstock_e2e::Result;
+use penstock_e2e::trial::Turn;
 use penstock_operator::settings::Args;
 use serde_json::Value;
 
-use super::{Chart, Namespace, kit, of_kind, output, text};
+use super::{Chart, Namespace, of_kind, output, text};
 
 /// Renderings that every check looks at: a name and the values.
 const MATRIX: &[(&str, &str)] = &[
@@ -49,7 +50,7 @@ const MATRIX: &[(&str, &str)] = &[
 
 #[test]
 fn the_api_server_takes_every_rendering_without_a_warning() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let namespace = Namespace::new(&kit);
     let chart = Chart {
         kit: &kit,
@@ -77,7 +78,7 @@ fn the_api_server_takes_every_rendering_without_a_warning() -> Result<()> {
 
 #[test]
 fn monitoring_objects_appear_only_where_their_api_is() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
@@ -119,7 +120,7 @@ fn monitoring_objects_appear_only_where_their_api_is() -> Result<()> {
 
 #[test]
 fn the_operator_knows_every_variable_that_it_is_given() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
@@ -165,7 +166,7 @@ fn the_operator_knows_every_variable_that_it_is_given() -> Result<()> {
 
 #[test]
 fn rights_are_few_and_named() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
@@ -217,7 +218,7 @@ fn rights_are_few_and_named() -> Result<()> {
 
 #[test]
 fn the_definitions_are_those_of_the_types_and_are_kept() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),

@@ -1,10 +1,10 @@
 //! What the operator makes stays as it shall be: drift is mended, others' additions stay, and a pipeline at rest is left
 //! in peace.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use penstock_e2e::trial::{APP, PIPELINE, Trial};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
 use serde_json::Value;
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 2}}\n";
@@ -22,27 +22,8 @@ const OBJECTS: [(&str, &str); 11] = [
     ("poddisruptionbudget", "events-ingest"),
     ("poddisruptionbudget", "events-consume"),
 ];
-/// Within this time drift is mended.
-const MENDED: Duration = Duration::from_secs(5);
-
-fn kit() -> Result<Instance> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
-    Ok(kit)
-}
-
-fn within(limit: Duration, what: &str, holds: impl Fn() -> Result<bool>) -> Result<Duration> {
-    let started = Instant::now();
-    loop {
-        if holds()? {
-            return Ok(started.elapsed());
-        }
-        if started.elapsed() > limit {
-            return Err(Error::new(format!("not within {limit:?}: {what}")));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+/// Seconds within which drift is mended.
+const MENDED: u64 = 5;
 
 fn field(trial: &Trial<'_>, kind: &str, name: &str, path: &str) -> Result<String> {
     trial.kubectl(&[
@@ -57,7 +38,7 @@ fn field(trial: &Trial<'_>, kind: &str, name: &str, path: &str) -> Result<String
 
 #[test]
 fn what_is_deleted_comes_back() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "deleted", SPEC)?;
     for (kind, name) in OBJECTS {
         let before = field(&trial, kind, name, ".metadata.uid")?;
@@ -74,7 +55,7 @@ fn what_is_deleted_comes_back() -> Result<()> {
 
 #[test]
 fn what_is_edited_is_mended_and_what_others_add_stays() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "edited", SPEC)?;
     let deployment = "events-ingest";
     for (kind, name, patch, path) in [
@@ -155,11 +136,9 @@ fn what_is_edited_is_mended_and_what_others_add_stays() -> Result<()> {
     trial.apply(&trial.pipeline(
         "  ingest: {scaling: {replicas: 2}, limits: {batch: 500}}\n  consume: {batch: {maxRows: 1000}}\n",
     ))?;
-    within(
-        Duration::from_secs(10),
-        "the new limit is in the configuration",
-        || Ok(field(&trial, "configmap", "events-ingest", ".data")?.contains("batch: 500")),
-    )?;
+    within(10, "the new limit is in the configuration", || {
+        Ok(field(&trial, "configmap", "events-ingest", ".data")?.contains("batch: 500"))
+    })?;
     for (kind, name) in OBJECTS {
         assert_eq!(
             field(&trial, kind, name, ".metadata.labels.cost-centre")?,
@@ -177,7 +156,7 @@ fn what_is_edited_is_mended_and_what_others_add_stays() -> Result<()> {
 
 #[test]
 fn an_object_that_someone_else_made_is_left_alone() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "foreign")?;
     let service = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: events-ingest, namespace: {}}}\nspec: {{selector: {{app: theirs}}, ports: [{{port: 80}}]}}\n",
@@ -208,7 +187,7 @@ fn an_object_that_someone_else_made_is_left_alone() -> Result<()> {
 
 #[test]
 fn applying_the_same_again_changes_nothing() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "again", SPEC)?;
     let yaml = format!("{}---\n{}", trial.app(APP), trial.pipeline(SPEC));
     let file = std::env::temp_dir().join(format!("{}.yaml", trial.namespace()));
@@ -241,11 +220,11 @@ fn versions(trial: &Trial<'_>) -> Result<Vec<(String, String)>> {
 
 #[test]
 fn a_pipeline_at_rest_is_not_written_to() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "rest", SPEC)?;
     // Until the last status of the rollout is written and kubelet has said all it has to say.
     let mut before = versions(&trial)?;
-    within(Duration::from_secs(60), "the rollout has settled", || {
+    within(60, "the rollout has settled", || {
         std::thread::sleep(Duration::from_secs(5));
         Ok(versions(&trial)? == versions(&trial)?)
     })?;
@@ -282,7 +261,7 @@ fn a_pipeline_at_rest_is_not_written_to() -> Result<()> {
 
 #[test]
 fn every_ready_object_answers_the_common_questions() -> Result<()> {
-    let kit = kit()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "status", SPEC)?;
     trial.kubectl(&[
         "wait",
@@ -291,7 +270,7 @@ fn every_ready_object_answers_the_common_questions() -> Result<()> {
         "ingestionpipeline/events",
         "--timeout=60s",
     ])?;
-    within(Duration::from_secs(60), "the rollout is over", || {
+    within(60, "the rollout is over", || {
         let kinds = field(
             &trial,
             "ingestionpipeline",

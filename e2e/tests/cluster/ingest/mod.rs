@@ -1,6 +1,4 @@
 //! The `ingest` role before a real Kafka and Redis, outside the cluster: what a mock cannot show.
-//!
-//! In a binary of its own, because one of the tests kills Kafka.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on fails where it stands"
@@ -13,23 +11,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use penstock_e2e::trial::Turn;
 use penstock_e2e::{Component, Result};
 use setup::{Ingest, Setup, batch, wait_for};
 use uuid::Uuid;
 
-/// Kafka is one for all tests here, and one of them kills it.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn my_turn() -> std::sync::MutexGuard<'static, ()> {
-    ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 #[test]
 fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
-    let _turn = my_turn();
-    let setup = Setup::new()?;
+    let setup = Setup::new(Turn::alone()?)?;
     setup.create_topics(3);
     setup.write_apps("");
     let pods = [setup.start(), setup.start()];
@@ -94,8 +83,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
 
 #[test]
 fn a_topic_that_is_missing_is_named_until_it_is_there() -> Result<()> {
-    let _turn = my_turn();
-    let setup = Setup::new()?;
+    let setup = Setup::new(Turn::beside_others()?)?;
     setup.write_apps("");
     let pod = setup.start();
     wait_for("the topic to be named", || {
@@ -115,8 +103,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
     const BURST: u64 = 2000;
     const WARM_UP: Duration = Duration::from_secs(3);
     const MEASURED: Duration = Duration::from_secs(12);
-    let _turn = my_turn();
-    let setup = Setup::new()?;
+    let setup = Setup::new(Turn::beside_others()?)?;
     setup.create_topics(3);
     setup.write_apps(&format!("eventsPerSecond: {RATE}, burst: {BURST}"));
     let pods = [setup.start(), setup.start(), setup.start()];
@@ -166,8 +153,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
 
 #[test]
 fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
-    let _turn = my_turn();
-    let setup = Setup::new()?;
+    let setup = Setup::new(Turn::beside_others()?)?;
     setup.create_topics(1);
     setup.write_apps("eventsPerDay: 1000");
     let pods = [setup.start(), setup.start()];

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use penstock_e2e::trial::{APP, Trial, kill_operator};
-use penstock_e2e::{Instance, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::{APP, Trial, Turn, kill_operator};
 
 const SPEC: &str =
     "  ingest: {scaling: {replicas: 2}}\n  consume: {scaling: {replicas: 2}}\n  kafka: {partitions: 3}\n";
@@ -11,8 +11,7 @@ const SPEC: &str =
 /// One victim at a time, again and again, while 50,000 events go in.
 #[test]
 fn every_acknowledged_event_is_stored_once_whatever_is_killed() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
+    let kit = Turn::alone()?;
     let trial = Trial::start(&kit, "chaos", SPEC)?;
     let traffic = trial.traffic(APP)?;
     let sent = std::thread::scope(|scope| {

@@ -6,14 +6,13 @@ use nix::sys::signal::Signal;
 use penstock_e2e::Component;
 
 use super::consumer::Consumer;
-use super::pipeline::{Pipeline, alone_with_clickhouse, sharing_clickhouse};
+use super::pipeline::Pipeline;
 use super::proxy::{Mode, Proxy};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn lost_answers_store_nothing_twice() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("answers", 3);
     let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
     let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "batch: {maxAge: 200ms}\n");
@@ -34,7 +33,6 @@ fn lost_answers_store_nothing_twice() {
 
 #[test]
 fn cut_requests_store_no_part_of_a_batch() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("cut", 3);
     let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
     let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "batch: {maxAge: 200ms}\n");
@@ -60,7 +58,6 @@ fn cut_requests_store_no_part_of_a_batch() {
 
 #[test]
 fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("away", 3);
     let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
     let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "");
@@ -90,7 +87,6 @@ fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
 
 #[test]
 fn a_stalled_answer_is_waited_for_and_asked_about_again() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("stall", 1);
     let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
     let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "");
@@ -121,8 +117,7 @@ fn a_stalled_answer_is_waited_for_and_asked_about_again() {
 
 #[test]
 fn clickhouse_killed_in_the_middle_of_inserts() {
-    let _alone = alone_with_clickhouse();
-    let pipeline = Pipeline::new("server", 3);
+    let pipeline = Pipeline::alone("server", 3);
     let mut consumer = Consumer::start_at(
         &pipeline,
         &pipeline.kit.clickhouse_url(),
@@ -154,7 +149,6 @@ fn clickhouse_killed_in_the_middle_of_inserts() {
 
 #[test]
 fn a_table_that_is_not_fit_is_waited_for() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("unfit", 2);
     let table = pipeline.table();
     pipeline.sql(&format!(

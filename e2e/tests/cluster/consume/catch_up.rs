@@ -1,12 +1,12 @@
 //! What a row costs when there is much to catch up with, and what a quiet pipeline costs.
 //!
 //! The first is a measurement, run by hand in the release profile:
-//! `./e2e/kit exec -- cargo test -p penstock-e2e --release --test consume catch_up -- --ignored --nocapture`
+//! `./e2e/kit exec -- cargo test -p penstock-e2e --release --test cluster catch_up -- --ignored --nocapture`
 
 use std::time::{Duration, Instant};
 
 use super::consumer::Consumer;
-use super::pipeline::{Pipeline, sharing_clickhouse};
+use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -49,7 +49,6 @@ fn a_million_rows() {
 /// Few events make few INSERTs, even where each partition has some.
 #[test]
 fn a_quiet_pipeline_makes_few_inserts() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("quiet", 3);
     let mut consumer = Consumer::start(&pipeline);
     consumer.wait_for("assignment", PATIENCE, |c| {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use penstock_dataplane_config::table::quote_identifier;
 use penstock_dataplane_config::{Duration as Span, RedisTarget};
+use penstock_e2e::trial::Turn;
 use penstock_e2e::{Instance, Result};
 use penstock_operator::provision::clickhouse::Installation;
 use penstock_operator::provision::contract::{self, Fields, RedisSide, Side};
@@ -21,11 +22,10 @@ use penstock_operator::provision::{
 use self::clickhouse::ClickHouse;
 use self::kafka::{Kafka, brokers, kill, remove, start};
 
-/// One run of everything, in order: the case that stops Kafka must not meet another.
+/// One run of everything, in order, and alone: one case stops Kafka.
 #[test]
 fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter()?;
+    let kit = Turn::alone()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

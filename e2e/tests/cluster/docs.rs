@@ -5,8 +5,8 @@
 
 use std::process::Command;
 
-use penstock_e2e::trial::{APP, Trial};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::trial::{APP, Trial, Turn};
+use penstock_e2e::{Error, Result};
 
 /// Blocks of `sh` and the `json` that follows each.
 fn examples(page: &str) -> Vec<(String, String)> {
@@ -56,8 +56,7 @@ fn patterns_match_what_they_should() {
 
 #[test]
 fn every_example_of_the_guide_answers_as_written() -> Result<()> {
-    let kit = Instance::from_environment("test")?;
-    kit.enter_with_names()?;
+    let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "docs", "")?;
     let page = std::fs::read_to_string(kit.repository().join("docs/ingest.md"))
         .map_err(|error| Error::new(error.to_string()))?;

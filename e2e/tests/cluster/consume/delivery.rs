@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::consumer::Consumer;
-use super::pipeline::{Pipeline, sharing_clickhouse};
+use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,7 +31,6 @@ fn flow(pipeline: &Pipeline, count: u64, over: Duration) {
 
 #[test]
 fn a_consumer_killed_again_and_again_stores_each_event_once() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("kill", 3);
     let events = 60_000;
     std::thread::scope(|scope| {
@@ -61,7 +60,6 @@ fn a_consumer_killed_again_and_again_stores_each_event_once() {
 
 #[test]
 fn consumers_that_come_and_go_share_the_partitions() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("share", 6);
     let events = 60_000;
     std::thread::scope(|scope| {
@@ -92,7 +90,6 @@ fn consumers_that_come_and_go_share_the_partitions() {
 /// middle of whatever it was doing, it must store nothing of it.
 #[test]
 fn a_frozen_consumer_wakes_up_to_nothing() {
-    let _shared = sharing_clickhouse();
     let pipeline = Pipeline::new("frozen", 3);
     let events = 40_000;
     let mut frozen = Consumer::start(&pipeline);
