@@ -16,6 +16,8 @@ mod body;
 mod budget;
 mod connection;
 mod flaw;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod group;
 mod handler;
 mod head;
