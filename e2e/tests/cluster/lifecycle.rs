@@ -150,3 +150,25 @@ fn a_dependency_that_is_away_is_a_condition_and_comes_back_by_itself() -> Result
     }
     Ok(())
 }
+
+#[test]
+fn what_an_app_has_used_today_is_in_its_status() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let trial = Trial::start(&kit, "usage", SPEC)?;
+    let sent = trial
+        .traffic(APP)?
+        .send(500, 50, 1, Duration::ZERO, Duration::from_secs(60))?;
+    trial.settle(&sent, Duration::from_secs(60))?;
+    // Counts are absolute in Redis, so an attempt that failed halfway is in them only if it was stored.
+    within(100, "the events are counted", || {
+        let path = "jsonpath={.status.usage.events}";
+        let events = trial.kubectl(&["get", "app", APP, "-o", path])?;
+        Ok(events.trim() == sent.ids.len().to_string())
+    })?;
+    let bytes = trial.kubectl(&["get", "app", APP, "-o", "jsonpath={.status.usage.bytes}"])?;
+    assert!(
+        bytes.trim().parse::<u64>().is_ok_and(|bytes| bytes > 500 * 100),
+        "{bytes}"
+    );
+    Ok(())
+}
