@@ -306,7 +306,7 @@ fn tables_show_what_a_person_asks_first() -> Result<()> {
         ))?;
     }
     for (kind, output, expected) in [
-        ("apps", "", "NAME READY REASON APP ID SUSPENDED AGE"),
+        ("apps", "", "NAME READY REASON APP ID EVENTS TODAY SUSPENDED AGE"),
         ("papp", "wide", "DISPLAY NAME PIPELINES"),
         (
             "ingestionpipelines",
