@@ -361,7 +361,7 @@ fn a_malformed_object_stalls_nobody_else() -> Result<()> {
     let operator = cluster.operator(trial.namespace(), "operator", 18_221, &[])?;
     within(30, "the next operator leads", || Ok(operator.leads()))?;
     trial.apply(&trial.app("late"))?;
-    let listed = within(20, "the list has the new App", || {
+    within(20, "the list has the new App", || {
         let list = trial.kubectl(&[
             "get",
             "configmap",
@@ -371,8 +371,7 @@ fn a_malformed_object_stalls_nobody_else() -> Result<()> {
         ])?;
         let has = |app: &str| list.contains(&format!("name: {}/{app}\n", trial.namespace()));
         Ok(has("late") && has(APP) && !has("bad"))
-    });
-    listed?;
+    })?;
     let events = trial.kubectl(&[
         "get",
         "events.events.k8s.io",
