@@ -66,6 +66,20 @@ pub struct AppSpec {
     /// True: every request with a key of this App is refused with 403.
     #[serde(default)]
     pub suspended: bool,
+    /// Web pages that may send with this App's keys, by their origin as browsers write it: `https://shop.example`. Of
+    /// any other page requests are refused with 403. None: any page may send, without credentials. Who is no browser
+    /// sends no origin, and is not asked for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 4, max = 255), regex(pattern = schema::ORIGIN))
+    )]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(o, !(o.startsWith('https://') && o.endsWith(':443')) && !(o.startsWith('http://') && o.endsWith(':80')))")
+            .message("an origin has no port that is its scheme's own: browsers leave it out")
+    )]
+    pub origins: Vec<String>,
     /// Ids that the product had before, accepted wherever a body carries `app_id`. What is stored is the App's UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -80,6 +94,7 @@ fn default_keys() -> Vec<AppKey> {
     vec![AppKey {
         name: "default".into(),
         scope: KeyScope::Write,
+        trusted: false,
         secret_ref: None,
         expires_at: None,
     }]
@@ -95,6 +110,10 @@ pub struct AppKey {
     /// What the key may do: `Write` sends events, `Read` is refused by ingest.
     #[serde(default)]
     pub scope: KeyScope,
+    /// True for a backend that forwards the events of others: `ip` and `user_agent` in its events count. Of other keys
+    /// they are dropped, because anybody could send them.
+    #[serde(default)]
+    pub trusted: bool,
     /// A Secret in the same namespace that holds the key. Absent: the operator generates one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,

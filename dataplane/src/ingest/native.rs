@@ -19,6 +19,8 @@ pub(crate) enum Refused {
     TooManyEvents(usize),
     NoEvents,
     AppMismatch,
+    /// A rule about the request as a whole, where its protocol has such.
+    Envelope(Found),
 }
 
 impl From<Fault> for Refused {
@@ -231,6 +233,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             attribution: line::object("attribution", fields.attribution)?,
             event_data: line::object("event_data", fields.event_data)?,
             context: line::object("context", fields.context)?,
+            client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
             ..Draft::default()
         };
         if !unknown.is_empty() {
@@ -260,6 +263,8 @@ struct Fields<'a> {
     attribution: Option<Raw<'a>>,
     event_data: Option<Raw<'a>>,
     context: Option<Raw<'a>>,
+    ip: Option<Raw<'a>>,
+    user_agent: Option<Raw<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -278,6 +283,8 @@ impl<'a> Fields<'a> {
             b"attribution" => (10, &mut self.attribution),
             b"event_data" => (11, &mut self.event_data),
             b"context" => (12, &mut self.context),
+            b"ip" => (13, &mut self.ip),
+            b"user_agent" => (14, &mut self.user_agent),
             _ => return Taken::No,
         };
         *field = Some(value);
@@ -286,19 +293,15 @@ impl<'a> Fields<'a> {
 }
 
 /// Members that only the server sets; a client's are dropped.
-const RESERVED: [&str; 7] = [
-    "v",
-    "received_at",
-    "client_timestamp",
-    "ip",
-    "user_agent",
-    "library",
-    "source",
-];
+const RESERVED: [&str; 5] = ["v", "received_at", "client_timestamp", "library", "source"];
 
 /// `context` made of the members that have no column and, behind them, what the client put there. How many members
 /// were dropped.
-fn merge_context(out: &mut Vec<u8>, context: Option<Raw<'_>>, unknown: &[(Key<'_>, Raw<'_>)]) -> u32 {
+pub(crate) fn merge_context(
+    out: &mut Vec<u8>,
+    context: Option<Raw<'_>>,
+    unknown: &[(Key<'_>, Raw<'_>)],
+) -> u32 {
     let mut dropped = 0;
     let mut names = HashSet::with_capacity(unknown.len());
     out.push(b'{');

@@ -174,6 +174,11 @@ impl<'a> Trial<'a> {
             .ok_or_else(|| Error::new(format!("the key of {app} is not base64")))
     }
 
+    /// The id that an App's events are stored under.
+    pub fn app_id(&self, app: &str) -> Result<String> {
+        self.kubectl(&["get", "apps", app, "-o", "jsonpath={.status.appId}"])
+    }
+
     /// Where to send events.
     pub fn url(&self) -> String {
         format!("http://{PIPELINE}-ingest.{}.svc:8080", self.namespace)

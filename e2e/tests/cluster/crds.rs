@@ -189,12 +189,12 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
     );
     let expected = serde_json::json!({
         "apps": {"selector": {}},
-        "endpoint": {"protocols": ["Native", "Segment"]},
+        "endpoint": {"protocols": ["Native", "Segment", "Envelope"]},
         "ingest": {
             "scaling": {"mode": "Fixed", "replicas": 2},
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
             "limits": {
-                "body": "8MB", "event": "256kB", "batch": 1000, "memory": "64MB",
+                "body": "8MB", "event": "256kB", "batch": 1000, "memory": "64MB", "connections": 10_000,
                 "requestTimeout": "10s", "kafkaTimeout": "8s"
             }
         },
@@ -219,7 +219,7 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
         "apiVersion: penstock.dev/v1alpha1\nkind: App\nmetadata: {name: plain, namespace: default}\nspec: {}\n",
     );
     let expected = serde_json::json!({
-        "keys": [{"name": "default", "scope": "Write"}],
+        "keys": [{"name": "default", "scope": "Write", "trusted": false}],
         "quota": {},
         "suspended": false
     });

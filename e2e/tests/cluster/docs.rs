@@ -67,6 +67,7 @@ fn every_example_of_the_guide_answers_as_written() -> Result<()> {
             .args(["-ec", &script])
             .env("PENSTOCK_INGEST_URL", trial.url())
             .env("PENSTOCK_WRITE_KEY", trial.key(APP)?)
+            .env("PENSTOCK_APP_ID", trial.app_id(APP)?)
             .output()
             .map_err(|error| Error::new(error.to_string()))?;
         let printed = String::from_utf8_lossy(&output.stdout).replace("}{", "}\n{");

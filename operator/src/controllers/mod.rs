@@ -167,6 +167,13 @@ fn trigger(
                     triggers.app(namespace, &app.name_any());
                 }
             }
+            for pipeline in caches.pipelines_in(namespace) {
+                let Ok(pipeline) = &pipeline.0 else { continue };
+                let tls = pipeline.spec.endpoint.tls.as_ref();
+                if tls.is_some_and(|tls| tls.secret_name == *name) {
+                    triggers.pipeline(namespace, &pipeline.name_any());
+                }
+            }
         }
         Seen::Anything => triggers.everything(caches),
     }

@@ -20,7 +20,7 @@ use crate::controllers::subject::Subject;
 pub(crate) struct Observation<'a> {
     /// Why the spec cannot be used, if so. Then the rest is what was known before.
     pub invalid: Option<&'a Invalid>,
-    /// What does not keep the pipeline from working but is wrong: an App that is named and not there.
+    /// What does not keep the pipeline from working but is wrong: an App, or a Secret, that is named and not there.
     pub incomplete: Option<&'a Invalid>,
     pub external: Option<&'a External>,
     pub workloads: Option<Statement>,
@@ -153,7 +153,15 @@ fn stalled(seen: &Observation<'_>, ready: &Statement) -> Option<(Reason, String)
 }
 
 fn endpoints(pipeline: &IngestionPipeline, subject: &Subject) -> Vec<EndpointStatus> {
-    let base = format!("http://{}-ingest.{}.svc:8080", subject.name, subject.namespace);
+    let scheme = if pipeline.spec.endpoint.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base = format!(
+        "{scheme}://{}-ingest.{}.svc:8080",
+        subject.name, subject.namespace
+    );
     pipeline
         .spec
         .endpoint
@@ -162,7 +170,7 @@ fn endpoints(pipeline: &IngestionPipeline, subject: &Subject) -> Vec<EndpointSta
         .map(|protocol| EndpointStatus {
             protocol: *protocol,
             url: match protocol {
-                Protocol::Native => base.clone(),
+                Protocol::Native | Protocol::Envelope => base.clone(),
                 Protocol::Segment => format!("{base}/segment"),
             },
         })

@@ -10,6 +10,7 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
             json!({
                 "name": format!("k{n:019}"),
                 "scope": "Read",
+                "trusted": true,
                 "secretRef": {"name": format!("{}{n:03}", "s".repeat(250)), "key": "k".repeat(253)},
                 "expiresAt": "2030-01-01T00:00:00Z"
             })
@@ -27,11 +28,15 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                 "eventsPerDay": 1_000_000_000_000_000_i64, "bytesPerDay": "999999999GiB"
             },
             "suspended": true,
+            "origins": (0..32).map(|n| format!("https://{}{n:02}:65535", "x".repeat(239))).collect::<Vec<_>>(),
             "aliases": (0..16).map(|n| format!("{}{n:02}", "x".repeat(62))).collect::<Vec<_>>()
         }
     });
     let config: serde_json::Map<String, Value> = (0..32)
         .map(|n| (format!("{}.a{n}", "s".repeat(90)), json!("v".repeat(256))))
+        .collect();
+    let proxies: Vec<String> = (0..64)
+        .map(|n| format!("{}{n:04}:255.255.255.255/128", "ffff:".repeat(5)))
         .collect();
     let amounts = json!({"cpu": "999999.999", "memory": "999999999999Gi"});
     let pipeline = |apps: Value| {
@@ -40,12 +45,16 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
             "metadata": {"name": name, "namespace": "default"},
             "spec": {
                 "apps": apps,
-                "endpoint": {"protocols": ["Segment", "Native"]},
+                "endpoint": {
+                    "protocols": ["Envelope", "Segment", "Native"], "serverHeader": "s".repeat(128),
+                    "tls": {"secretName": "t".repeat(253)}
+                },
                 "ingest": {
                     "scaling": {"mode": "Fixed", "replicas": 500},
                     "resources": {"requests": amounts, "limits": amounts},
+                    "trustedProxies": proxies,
                     "limits": {
-                        "body": "64MB", "event": "500kB", "batch": 10_000, "memory": "4GB",
+                        "body": "64MB", "event": "500kB", "batch": 10_000, "memory": "4GB", "connections": 1_000_000,
                         "requestTimeout": "999999m", "kafkaTimeout": "999998m"
                     }
                 },

@@ -1,5 +1,6 @@
 //! Resources that must be refused, each with the words that must name the field; and the largest that must not be.
 
+mod edge;
 mod largest;
 
 pub(crate) use largest::largest;
@@ -71,6 +72,7 @@ pub(crate) fn all() -> Vec<Case> {
         clickhouse_and_redis(),
         workloads(),
         limits(),
+        edge::cases(),
     ]
     .into_iter()
     .flatten()
@@ -224,7 +226,7 @@ fn apps() -> Vec<Case> {
             &["spec.aliases[0]"],
         ),
         app("an empty alias", "{aliases: ['']}", &["spec.aliases[0]"]),
-        app("a field that there is not", "{origins: ['*']}", &["spec.origins"]),
+        app("a field that there is not", "{origin: x}", &["spec.origin"]),
     ]
 }
 
