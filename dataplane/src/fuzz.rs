@@ -5,13 +5,16 @@
 //! change it at random for a while.
 
 pub use crate::consume::fuzz::record;
-pub use crate::ingest::fuzz::{json, key, native, segment};
+pub use crate::ingest::fuzz::{encoding, envelope, forwarded, json, key, native, segment};
 
 /// A parser.
 pub type Target = fn(&[u8]);
 
 /// By name, which is also that of the corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("encoding", encoding),
+    ("envelope", envelope),
+    ("forwarded", forwarded),
     ("json", json),
     ("key", key),
     ("native", native),

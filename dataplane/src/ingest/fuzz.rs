@@ -4,8 +4,11 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::client::{self, Proxies, Sender};
+use super::encoding::{self, Encoding};
+use super::envelope::Envelope;
 use super::json::Scanner;
-use super::line::{Lines, Stamp, client_members, head_of};
+use super::line::{Lines, Stamp, head_of};
 use super::native::{Native, Owner, Refused};
 use super::segment::{self, Call, Segment};
 use crate::consume::line as stored;
@@ -64,6 +67,55 @@ pub fn native(bytes: &[u8]) {
     }
 }
 
+/// The same, of the replaced platform's envelope.
+pub fn envelope(bytes: &[u8]) {
+    requests(bytes, "envelope", |text, stamp, lines| {
+        let mut envelope = Envelope {
+            stamp,
+            owner: &Anybody,
+            random: Uuid::nil,
+        };
+        envelope.read(text, lines)
+    });
+}
+
+/// What is decoded is never more than the limit; the first byte says which encoding it is.
+pub fn encoding(bytes: &[u8]) {
+    const LIMIT: usize = 100_000;
+    let Some((which, compressed)) = bytes.split_first() else {
+        return;
+    };
+    let encoding = match which % 4 {
+        0 => Encoding::Gzip,
+        1 => Encoding::Deflate,
+        2 => Encoding::Zstd,
+        _ => Encoding::Brotli,
+    };
+    let mut largest = 0;
+    let decoded = encoding::decode(encoding, compressed, LIMIT, |size| {
+        largest = size;
+        true
+    });
+    assert!(largest <= LIMIT);
+    if let Ok(whole) = decoded {
+        assert_eq!(whole.map(|whole| whole.len()), Some(largest));
+    }
+}
+
+/// Where a request comes from is its peer, unless that is trusted.
+pub fn forwarded(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else {
+        return;
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-for", value);
+    let Ok(inside) = "10.0.0.0/8".parse() else { return };
+    let proxies = Proxies::new(vec![inside]);
+    let (outsider, proxy) = ([198, 51, 100, 1].into(), [10, 0, 0, 1].into());
+    assert_eq!(proxies.client(outsider, &headers), outsider);
+    let _ = proxies.client(proxy, &headers);
+}
+
 /// The same, of Segment's protocol.
 pub fn segment(bytes: &[u8]) {
     for call in [None, Some(Call::Track), Some(Call::Identify)] {
@@ -104,12 +156,18 @@ fn requests(
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    let (head, client) = (head_of(&APP), client_members("203.0.113.7", "fuzz/1"));
+    let sender = Sender {
+        ip: "203.0.113.7",
+        user_agent: "fuzz/1",
+    };
+    let (head, client) = (head_of(&APP), client::members(&sender));
     let stamp = Stamp {
         app: APP,
         head: &head,
         received_at: NOW,
         client: &client,
+        // Of a key that may say who its clients are, so that what it says is read.
+        on_behalf: Some(sender),
         source,
         idempotency_key: None,
         event_limit: 100_000,
