@@ -199,6 +199,22 @@ mod tests {
         .unwrap()
     }
 
+    #[test]
+    fn endpoints_are_where_the_protocols_are_spoken() {
+        let mut pipeline = pipeline();
+        let urls = |pipeline: &IngestionPipeline| -> Vec<String> {
+            let endpoints = endpoints(pipeline, &Subject::of(pipeline));
+            endpoints.into_iter().map(|endpoint| endpoint.url).collect()
+        };
+        let base = "http://events-ingest.growth.svc:8080";
+        assert_eq!(
+            urls(&pipeline),
+            [base.to_owned(), format!("{base}/segment"), base.to_owned()]
+        );
+        pipeline.spec.endpoint = serde_yaml::from_str("{protocols: [Native], tls: {secretName: t}}").unwrap();
+        assert_eq!(urls(&pipeline), ["https://events-ingest.growth.svc:8080"]);
+    }
+
     fn external(failure: Option<ProvisionError>) -> External {
         let yes = |about| Statement::new(about, true, Reason::Available, "");
         let topics = match &failure {
