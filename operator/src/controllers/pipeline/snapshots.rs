@@ -177,6 +177,8 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
         "kubelet renews no subPath"
     );
     assert!(secrets(&pod(objects.consume.deployment)).is_empty());
+    let port = objects.service.spec.unwrap().ports.unwrap().remove(0);
+    assert_eq!(port.app_protocol.as_deref(), Some("https"));
 
     // The schema lets pass what only looks like an address.
     given.spec.ingest.trusted_proxies = vec!["fd00:::::/8".into()];
