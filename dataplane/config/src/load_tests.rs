@@ -1,5 +1,5 @@
 use super::*;
-use crate::{ByteSize, ConsumeConfig, Duration, IngestConfig, Protocol};
+use crate::{ByteSize, ConsumeConfig, Durability, Duration, IngestConfig, KafkaOutage, Protocol};
 
 const INGEST: &str = "
 version: 1
@@ -118,6 +118,31 @@ fn inequalities_hold_before_a_port_is_bound() {
         ("serverHeader: \"a\\nb\"\n", "serverHeader"),
         ("trustedProxies: [10.0.0.1]\n", "trustedProxies"),
         ("tls: {certFile: a}\n", "tls"),
+        ("durability: Spooled\n", "durability: `Spooled` needs spool"),
+        ("onKafkaOutage: Spool\n", "onKafkaOutage: `Spool` needs spool"),
+        (
+            "durability: Spooled\nonKafkaOutage: Reject\nspool: {dir: /s, maxBytes: 1GB}\n",
+            "onKafkaOutage",
+        ),
+        (
+            "onKafkaOutage: Reject\nspool: {dir: /s, maxBytes: 1GB}\n",
+            "spool: is not used",
+        ),
+        ("spool: {dir: s, maxBytes: 1GB}\n", "spool.dir"),
+        ("spool: {dir: /s, maxBytes: 15MB}\n", "spool.maxBytes"),
+        ("spool: {dir: /s}\n", "maxBytes"),
+        (
+            "onKafkaOutage: Direct\n",
+            "clickhouse: is for onKafkaOutage `Direct`",
+        ),
+        (
+            "clickhouse: {url: 'http://c:1', database: d, table: t}\n",
+            "clickhouse: is for",
+        ),
+        (
+            "onKafkaOutage: Direct\nclickhouse: {url: 'c:1', database: d, table: t}\n",
+            "clickhouse.url",
+        ),
     ] {
         let refused = ingest(extra, &[]).unwrap_err().to_string();
         assert!(refused.contains(field), "{extra}: {refused}");
@@ -128,6 +153,25 @@ fn inequalities_hold_before_a_port_is_bound() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("clickhouse.insertTimeout"), "{refused}");
+}
+
+#[test]
+fn an_outage_is_spooled_where_there_is_a_spool_and_refused_elsewhere() {
+    let outage = |extra: &str| ingest(extra, &[]).unwrap().config.kafka_outage();
+    assert_eq!(outage(""), KafkaOutage::Reject);
+    assert_eq!(outage("durability: Memory\n"), KafkaOutage::Reject);
+    assert_eq!(outage("spool: {dir: /s, maxBytes: 1GB}\n"), KafkaOutage::Spool);
+    let variables = [
+        ("PENSTOCK_SPOOL__DIR", "/s"),
+        ("PENSTOCK_SPOOL__MAX_BYTES", "64MB"),
+        ("PENSTOCK_DURABILITY", "Spooled"),
+    ];
+    let config = ingest("", &variables).unwrap().config;
+    assert_eq!(
+        (config.durability, config.kafka_outage()),
+        (Durability::Spooled, KafkaOutage::Spool)
+    );
+    assert_eq!(config.spool.unwrap().max_bytes, ByteSize::mb(64));
 }
 
 #[test]

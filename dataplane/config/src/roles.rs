@@ -132,6 +132,39 @@ impl Default for IngestLimits {
     }
 }
 
+/// What stands behind a 2xx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Durability {
+    /// Kafka has acknowledged the events (`acks=all`).
+    #[default]
+    Replicated,
+    /// They are on the spool's disk, and go to Kafka from there.
+    Spooled,
+    /// They are in memory: the answer is 202, and what the process holds is lost with it.
+    Memory,
+}
+
+/// What ingest does while Kafka is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KafkaOutage {
+    /// Keeps events in the spool as long as it has room.
+    Spool,
+    /// Stores events in ClickHouse without Kafka; other readers of the topic do not see them.
+    Direct,
+    /// Answers 503 at once.
+    Reject,
+}
+
+/// The disk that keeps events which Kafka has not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// A directory of its own, on a volume that outlives the process. One process uses it at a time.
+    pub dir: PathBuf,
+    /// All its files together.
+    pub max_bytes: ByteSize,
+}
+
 /// `penstock-dataplane ingest`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -161,9 +194,29 @@ pub struct IngestConfig {
     pub server_header: Option<String>,
     #[serde(default)]
     pub limits: IngestLimits,
+    #[serde(default)]
+    pub durability: Durability,
+    /// `Spool` with a spool, else `Reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_kafka_outage: Option<KafkaOutage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolConfig>,
+    /// Where `onKafkaOutage: Direct` stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<ClickHouseTarget>,
     /// Threads that serve requests; 0 means one per core that the process may use.
     #[serde(default)]
     pub shards: u16,
+}
+
+impl IngestConfig {
+    /// What happens while Kafka is away: as configured, or by whether there is a spool.
+    pub fn kafka_outage(&self) -> KafkaOutage {
+        self.on_kafka_outage.unwrap_or(match self.spool {
+            Some(_) => KafkaOutage::Spool,
+            None => KafkaOutage::Reject,
+        })
+    }
 }
 
 /// When a batch of the consumer is full.

@@ -12,11 +12,17 @@ use std::net::SocketAddr;
 
 use crate::CONFIG_VERSION;
 use crate::apps::AppsFile;
-use crate::roles::{ConsumeConfig, IngestConfig, KafkaTarget, PipelineRef, RedisTarget};
+use crate::roles::{
+    ClickHouseTarget, ConsumeConfig, Durability, IngestConfig, KafkaOutage, KafkaTarget, PipelineRef,
+    RedisTarget,
+};
 use crate::units::Duration;
 
 /// Events larger than this would not fit into a record that every broker accepts by default (1 MB).
 const LARGEST_EVENT: u64 = 600_000;
+/// Room for some segments that hold a few records each.
+const SMALLEST_SPOOL: u64 = 16_000_000;
+const LARGEST_SPOOL: u64 = 1_000_000_000_000;
 /// Kafka's `max.poll.interval.ms`.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -119,6 +125,32 @@ impl Rules {
         );
         self.require(!redis.prefix.is_empty(), "redis.prefix", "must not be empty");
     }
+
+    fn clickhouse(&mut self, clickhouse: &ClickHouseTarget) {
+        let scheme = clickhouse.url.starts_with("http://");
+        self.require(scheme, "clickhouse.url", "must begin with http://");
+        self.require(
+            !clickhouse.database.is_empty(),
+            "clickhouse.database",
+            "must not be empty",
+        );
+        self.require(
+            !clickhouse.table.is_empty(),
+            "clickhouse.table",
+            "must not be empty",
+        );
+        self.require(
+            clickhouse.username_file.is_some() || clickhouse.password_file.is_none(),
+            "clickhouse.passwordFile",
+            "needs clickhouse.usernameFile",
+        );
+        self.require(
+            clickhouse.insert_timeout < MAX_POLL_INTERVAL
+                && clickhouse.insert_timeout > Duration::from_millis(0),
+            "clickhouse.insertTimeout",
+            format!("must be above 0 and below Kafka's max.poll.interval ({MAX_POLL_INTERVAL})"),
+        );
+    }
 }
 
 impl Validate for IngestConfig {
@@ -196,7 +228,46 @@ impl Validate for IngestConfig {
             "must be at most 4GB",
         );
         rules.require(self.shards <= 256, "shards", "must be at most 256");
+        self.durability_rules(&mut rules);
         rules.0
+    }
+}
+
+impl IngestConfig {
+    fn durability_rules(&self, rules: &mut Rules) {
+        let (outage, has_spool) = (self.kafka_outage(), self.spool.is_some());
+        rules.require(
+            has_spool || self.durability != Durability::Spooled,
+            "durability",
+            "`Spooled` needs spool",
+        );
+        rules.require(
+            has_spool || outage != KafkaOutage::Spool,
+            "onKafkaOutage",
+            "`Spool` needs spool",
+        );
+        rules.require(
+            self.durability != Durability::Spooled || outage == KafkaOutage::Spool,
+            "onKafkaOutage",
+            "with durability `Spooled` it must be `Spool`, for the spool is on the way of every event",
+        );
+        rules.require(
+            self.clickhouse.is_some() == (outage == KafkaOutage::Direct),
+            "clickhouse",
+            "is for onKafkaOutage `Direct`, which needs it",
+        );
+        if let Some(clickhouse) = &self.clickhouse {
+            rules.clickhouse(clickhouse);
+        }
+        let Some(spool) = &self.spool else { return };
+        rules.require(
+            self.durability == Durability::Spooled || outage == KafkaOutage::Spool,
+            "spool",
+            "is not used: set onKafkaOutage or durability, or leave it out",
+        );
+        rules.require(spool.dir.is_absolute(), "spool.dir", "must be an absolute path");
+        let bytes = (SMALLEST_SPOOL..=LARGEST_SPOOL).contains(&spool.max_bytes.get());
+        rules.require(bytes, "spool.maxBytes", "must be 16MB to 1000GB");
     }
 }
 
@@ -208,30 +279,7 @@ impl Validate for ConsumeConfig {
         rules.address("admin", &self.admin);
         rules.kafka(&self.kafka);
         rules.require(!self.group.is_empty(), "group", "must not be empty");
-        let clickhouse = &self.clickhouse;
-        let scheme = clickhouse.url.starts_with("http://");
-        rules.require(scheme, "clickhouse.url", "must begin with http://");
-        rules.require(
-            !clickhouse.database.is_empty(),
-            "clickhouse.database",
-            "must not be empty",
-        );
-        rules.require(
-            !clickhouse.table.is_empty(),
-            "clickhouse.table",
-            "must not be empty",
-        );
-        rules.require(
-            clickhouse.username_file.is_some() || clickhouse.password_file.is_none(),
-            "clickhouse.passwordFile",
-            "needs clickhouse.usernameFile",
-        );
-        rules.require(
-            clickhouse.insert_timeout < MAX_POLL_INTERVAL
-                && clickhouse.insert_timeout > Duration::from_millis(0),
-            "clickhouse.insertTimeout",
-            format!("must be above 0 and below Kafka's max.poll.interval ({MAX_POLL_INTERVAL})"),
-        );
+        rules.clickhouse(&self.clickhouse);
         let batch = &self.batch;
         rules.require(
             (1..=5_000_000).contains(&batch.max_rows),

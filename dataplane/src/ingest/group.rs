@@ -7,111 +7,52 @@
 //!
 //! ```text
 //! append -> gathering -(full)-> waiting -(room in flight)-> Kafka -> settle -> every request of the group
+//!                                  '-(Kafka is away)-> spool, or refused --'
 //! ```
+//!
+//! With a spool nothing is given up: what could not be produced goes there as a group that Kafka certainly does not
+//! hold; what was produced and is not acknowledged in time goes there as one that it may hold, and stays with the
+//! producer, whose acknowledgement deletes it again.
 //!
 //! The flusher runs as a task of the shard, so it comes after the connections that are ready: that is what gathers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use penstock_dataplane_config::{Durability, KafkaTarget, PipelineRef};
 use uuid::Uuid;
 
 use super::budget::Permit;
+use super::fate::{Fate, Outcome, Settled};
+use super::flight::{Aside, Flight, InKafka, Then, next};
+use super::gathering::{Gathering, Group};
 use super::health::Health;
-use super::kafka::{Delivered, Outcomes, Producer};
+use super::kafka::{Delivered, Kept, Outcomes, Producer, PutAside, Trying, letter_headers};
 use super::line::{Letter, Lines};
 use super::metrics::IngestMetrics;
+use super::outage::Outage;
 use super::partition::Spread;
+use super::spool::{Floors, Keep, Record, State as Spooled, Topic};
+use super::time;
 
-/// A record's value before compression. Brokers refuse records over 1 MB, and an idempotent producer does not
-/// recover from that.
-const FULL: usize = 600_000;
 /// Records on their way at once: the next group is produced while the broker writes the one before.
 const IN_FLIGHT: usize = 2;
-/// Buffers kept for reuse.
-const SPARE: usize = 4;
 /// A cause that lasts must not make producers without end.
 const REBUILD_EVERY: Duration = Duration::from_secs(1);
 /// How long a stopping shard waits for its last acknowledgements.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
-
-/// Whether records were stored; settled once, awaited by many.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    /// Records that are not settled yet.
-    open: Cell<usize>,
-    failed: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Outcome {
-    fn of(records: usize) -> Rc<Self> {
-        Rc::new(Self {
-            open: Cell::new(records),
-            ..Self::default()
-        })
-    }
-
-    fn settle(&self, stored: bool) {
-        self.failed.set(self.failed.get() || !stored);
-        self.open.set(self.open.get().saturating_sub(1));
-        if self.open.get() == 0 {
-            self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
-        }
-    }
-}
-
-/// Resolves to whether everything was stored.
-#[derive(Debug)]
-pub(crate) struct Settled(Rc<Outcome>);
-
-impl Future for Settled {
-    type Output = bool;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
-        if self.0.open.get() == 0 {
-            return Poll::Ready(!self.0.failed.get());
-        }
-        let mut waiting = self.0.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
-        }
-        Poll::Pending
-    }
-}
-
-#[derive(Debug)]
-struct Group {
-    bytes: Vec<u8>,
-    outcome: Rc<Outcome>,
-    since: Instant,
-    /// Held until the record is settled, also when the requests are gone.
-    permit: Option<Permit>,
-}
-
-/// A record on its way.
-#[derive(Debug)]
-struct Flight {
-    outcome: Rc<Outcome>,
-    since: Instant,
-    is_group: bool,
-    _permit: Option<Permit>,
-}
+const FLUSH_STEP: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 struct State {
-    gathering: Option<Group>,
-    waiting: VecDeque<Group>,
+    gathering: Gathering,
     flights: AHashMap<usize, Flight>,
     groups_in_flight: usize,
-    spare: Vec<Vec<u8>>,
+    groups_aside: usize,
+    floors: Floors,
     sequence: usize,
 }
 
@@ -124,6 +65,8 @@ pub(crate) struct Groups {
     outcomes: Arc<Outcomes>,
     health: Arc<Health>,
     settings: Settings,
+    /// Room for answers, reused.
+    answers: RefCell<(Vec<Delivered>, Vec<PutAside>)>,
     /// Waiting and in flight, as the gauges have them.
     shown: Cell<(i64, i64)>,
     rebuilt: Cell<Option<Instant>>,
@@ -140,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
+    pub(crate) durability: Durability,
+    pub(crate) outage: Outage,
     pub(crate) metrics: IngestMetrics,
 }
 
@@ -158,48 +103,43 @@ impl Groups {
             outcomes,
             health,
             settings,
+            answers: RefCell::default(),
             shown: Cell::default(),
             rebuilt: Cell::default(),
         })
     }
 
-    /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back.
-    pub(crate) fn append(&self, lines: &Lines, count: usize, mut permit: Permit) -> Vec<Settled> {
-        let mut settled = Vec::with_capacity(1);
-        let state = &mut *self.state.borrow_mut();
-        let mut from = 0;
-        let mut index = 0;
-        while index < count {
-            // As many lines as the group has room for, at least one into an empty group.
-            let room = FULL.saturating_sub(state.gathering.as_ref().map_or(0, |group| group.bytes.len()));
-            let fits = lines.lines[index..count].partition_point(|line| line.end - from <= room);
-            if fits == 0 && state.gathering.is_some() {
-                state.waiting.extend(state.gathering.take());
-                continue;
-            }
-            let fits = fits.max(1);
-            let to = lines.lines[index + fits - 1].end;
-            let group = state.gathering.get_or_insert_with(|| Group {
-                bytes: state.spare.pop().unwrap_or_default(),
-                outcome: Outcome::of(1),
-                since: Instant::now(),
-                permit: None,
-            });
-            group.bytes.extend_from_slice(&lines.bytes[from..to]);
-            // The group's own copy and librdkafka's.
-            let share = ((to - from) * 2).min(permit.num_permits());
-            if let Some(share) = permit.split(share) {
-                match &mut group.permit {
-                    Some(held) => held.merge(share),
-                    none => *none = Some(share),
-                }
-            }
-            settled.push(Settled(Rc::clone(&group.outcome)));
-            (from, index) = (to, index + fits);
+    /// Whether what is appended now can become durable.
+    pub(crate) fn are_open(&self) -> bool {
+        match &self.settings.outage {
+            Outage::Reject => self.health.is_open(),
+            Outage::Spool(spool) => (!self.spools_all() && self.health.is_open()) || spool.has_room(),
+            Outage::Direct(_) => true,
         }
-        let waiting = state.waiting.len() + usize::from(state.gathering.is_some());
-        if state.groups_in_flight < IN_FLIGHT && waiting > 0 {
+    }
+
+    fn spools_all(&self) -> bool {
+        self.settings.durability == Durability::Spooled
+    }
+
+    /// Whether groups are not produced now.
+    fn are_put_aside(&self) -> bool {
+        self.spools_all() || !self.health.is_open()
+    }
+
+    /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back.
+    pub(crate) fn append(&self, lines: &Lines, count: usize, permit: Permit) -> Vec<Settled> {
+        let state = &mut *self.state.borrow_mut();
+        let settled = state.gathering.append(lines, count, permit);
+        let room = match self.are_put_aside() {
+            true => state.groups_aside < self.settings.outage.room(),
+            false => state.groups_in_flight < IN_FLIGHT,
+        };
+        if room && state.gathering.len() > 0 {
             self.outcomes.wake.notify_one();
+        }
+        if self.settings.durability == Durability::Memory {
+            return vec![Settled::in_memory()];
         }
         settled
     }
@@ -207,147 +147,282 @@ impl Groups {
     /// Produces dead letters, each a record of its own.
     pub(crate) fn quarantine(&self, app: &str, letters: &[Letter]) -> Settled {
         let outcome = Outcome::of(letters.len());
-        let producer = self.producer.borrow();
+        let state = &mut *self.state.borrow_mut();
+        let away = self.are_put_aside();
         for letter in letters {
-            let number = self.state.borrow_mut().next_number();
-            match producer.letter(number, app, letter) {
-                Ok(()) => {
-                    let flight = Flight {
-                        outcome: Rc::clone(&outcome),
-                        since: Instant::now(),
-                        is_group: false,
-                        _permit: None,
-                    };
-                    self.state.borrow_mut().flights.insert(number, flight);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a dead letter was not produced");
-                    outcome.settle(false);
+            let number = state.next_number();
+            let name = self.name(number);
+            let kept = self.settings.outage.spool().map(|_| Record {
+                created: time::now_ms(),
+                topic: Topic::DeadLetters,
+                name: name.clone(),
+                headers: letter_headers(app, letter)
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+                value: letter.bytes.clone(),
+            });
+            let now = Instant::now();
+            let mut flight = Flight::new(Rc::clone(&outcome), now, false, InKafka::Never, None);
+            flight.kept = kept;
+            if !away || matches!(self.settings.outage, Outage::Reject) {
+                flight.place = state.floors.place(&self.health, Topic::DeadLetters, 0);
+                let produced = match &flight.kept {
+                    Some(record) => self
+                        .producer
+                        .borrow()
+                        .spooled(number, flight.place.partition, record),
+                    // Which partition takes it is librdkafka's choice, unless it may have to be found again.
+                    None => self.producer.borrow().letter(number, &name, app, letter),
+                };
+                match produced {
+                    Ok(()) => flight.kafka = InKafka::Out,
+                    Err(error) => tracing::warn!(%error, "a dead letter was not produced"),
                 }
             }
+            state.flights.insert(number, flight);
+            self.advance(state, number);
+        }
+        if self.settings.durability == Durability::Memory {
+            return Settled::in_memory();
         }
         Settled(outcome)
     }
 
     /// Produces groups and settles them, until dropped.
     pub(crate) async fn run(&self) {
-        let mut delivered = Vec::new();
         loop {
-            self.outcomes.take(&mut delivered);
-            self.settle(&mut delivered);
-            if self.outcomes.is_suspect() {
-                self.replace_if_dead();
-            }
-            if self.health.is_open() {
-                self.produce();
-                self.refuse_waiting(self.settings.patience);
-            } else {
-                self.refuse_waiting(Duration::ZERO);
-            }
-            self.show();
+            self.turn();
             self.outcomes.wake.notified().await;
         }
     }
 
-    /// Waits for what librdkafka still has; for the end of the shard.
+    /// Does what can be done now.
+    fn turn(&self) {
+        self.settle();
+        if self.outcomes.is_suspect() {
+            self.replace_if_dead();
+        }
+        if self.are_put_aside() {
+            self.put_aside(Duration::ZERO);
+        } else {
+            self.produce();
+            self.put_aside(self.settings.patience);
+        }
+        self.spool_overdue();
+        self.show();
+    }
+
+    /// Brings everything on its way to an end, as far as that is possible in [`LAST_FLUSH`].
     pub(crate) fn finish(&self) {
-        if let Err(error) = self.producer.borrow().flush(LAST_FLUSH) {
-            tracing::warn!(%error, "the last groups were not acknowledged");
+        let until = Instant::now() + LAST_FLUSH;
+        loop {
+            self.turn();
+            let state = self.state.borrow();
+            let left = state.flights.len() + state.gathering.len();
+            if left == 0 {
+                return;
+            }
+            if Instant::now() >= until {
+                tracing::warn!(records = left, "the last groups were not acknowledged");
+                return;
+            }
+            drop(state);
+            // Returns at once when the producer has nothing; the spool is waited for, too.
+            if self.producer.borrow().flush(FLUSH_STEP).is_ok() {
+                std::thread::sleep(FLUSH_STEP);
+            }
         }
     }
 
-    fn settle(&self, delivered: &mut Vec<Delivered>) {
-        let metrics = &self.settings.metrics;
+    /// Takes in what Kafka and the spool have answered.
+    fn settle(&self) {
+        let (mut delivered, mut put_aside) = self.answers.take();
+        self.outcomes.take(&mut delivered);
+        self.outcomes.take_put_aside(&mut put_aside);
         let state = &mut *self.state.borrow_mut();
-        for one in delivered.drain(..) {
-            let Some(flight) = state.flights.remove(&one.number) else {
+        for Delivered { number, stored } in delivered.drain(..) {
+            let Some(flight) = state.flights.get_mut(&number) else {
                 continue;
             };
-            if flight.is_group {
-                state.groups_in_flight -= 1;
-                let counter = if one.stored {
-                    &metrics.groups_acknowledged
-                } else {
-                    &metrics.groups_failed
-                };
-                counter.inc();
+            state.groups_in_flight -= usize::from(flight.is_group);
+            flight.kafka = match stored {
+                Ok((partition, offset)) => {
+                    let topic = if flight.is_group {
+                        Topic::Events
+                    } else {
+                        Topic::DeadLetters
+                    };
+                    state.floors.acknowledged(topic, partition, offset);
+                    InKafka::Acknowledged
+                }
+                Err(cause) => InKafka::Failed(cause),
+            };
+            self.advance(state, number);
+        }
+        for PutAside { number, kept } in put_aside.drain(..) {
+            let Some(flight) = state.flights.get_mut(&number) else {
+                continue;
+            };
+            if flight.is_group && flight.kafka == InKafka::Never {
+                state.groups_aside -= 1;
             }
-            flight.outcome.settle(one.stored);
+            flight.aside = match kept {
+                Some(Kept::Spooled(id)) => Aside::At(id),
+                Some(Kept::Inserted) => Aside::Inserted,
+                None => Aside::Refused,
+            };
+            self.advance(state, number);
+        }
+        self.answers.replace((delivered, put_aside));
+    }
+
+    /// Does what follows from what is known of a record.
+    fn advance(&self, state: &mut State, number: usize) {
+        let spool = self.settings.outage.spool();
+        let then = loop {
+            let Some(flight) = state.flights.get_mut(&number) else {
+                return;
+            };
+            let step = next(flight.kafka, flight.aside, flight.kept.is_some());
+            if let Some(fate) = step.fate.filter(|_| flight.told().is_none()) {
+                flight.tell(fate);
+                let metrics = &self.settings.metrics;
+                match fate {
+                    Fate::Stored if flight.is_group => _ = metrics.groups_acknowledged.inc(),
+                    Fate::Failed if flight.is_group => _ = metrics.groups_failed.inc(),
+                    _ => {}
+                }
+            }
+            match step.then {
+                Then::PutAside => self.keep_aside(number, flight),
+                then => break then,
+            }
+        };
+        if then == Then::Wait {
+            return;
+        }
+        let Some(flight) = state.flights.remove(&number) else {
+            return;
+        };
+        match (then, spool) {
+            (Then::Delete(id), Some(spool)) => spool.done(id),
+            (Then::Release(id), Some(spool)) => spool.release(id),
+            _ => {}
+        }
+        if let Some(record) = flight.kept {
+            state.gathering.reuse(record.value);
+        }
+    }
+
+    /// Has a record kept aside of Kafka.
+    fn keep_aside(&self, number: usize, flight: &mut Flight) {
+        let Some(record) = flight.kept.take() else { return };
+        let keep = Keep {
+            record,
+            state: match flight.kafka {
+                InKafka::Never => Spooled::Certain,
+                InKafka::Out => Spooled::Owned,
+                InKafka::Acknowledged | InKafka::Failed(_) => Spooled::Maybe,
+            },
+            place: flight.place,
+            number,
+            outcomes: Arc::clone(&self.outcomes),
+        };
+        flight.aside = Aside::Asked;
+        if !self.settings.outage.keep(keep) {
+            // As if it had been tried: the answer comes with the others.
+            self.outcomes.tell(PutAside { number, kept: None });
         }
     }
 
     fn produce(&self) {
         let state = &mut *self.state.borrow_mut();
         while state.groups_in_flight < IN_FLIGHT {
-            let Some(group) = state.waiting.pop_front().or_else(|| state.gathering.take()) else {
+            let Some(group) = state.gathering.next(|_| true) else {
                 return;
             };
             let now = Instant::now();
-            let partition =
-                self.spread
-                    .borrow_mut()
-                    .choose(&self.health.partitions(), group.bytes.len(), now);
+            let bytes = group.bytes.len();
+            let partitions = self.health.partitions();
+            let partition = self.spread.borrow_mut().choose(&partitions, bytes, now);
             let number = state.next_number();
-            let Settings {
-                boot, shard, metrics, ..
-            } = &self.settings;
-            let name = format!("{boot}/{shard}/{number}");
-            match self
+            let name = self.name(number);
+            let place = state.floors.place(&self.health, Topic::Events, partition);
+            let sent = self
                 .producer
                 .borrow()
-                .group(number, partition, &name, &group.bytes)
-            {
+                .group(number, partition, &name, &group.bytes);
+            let mut flight = Flight::new(group.outcome, now, true, InKafka::Never, group.permit);
+            flight.place = place;
+            match self.settings.outage {
+                Outage::Spool(_) => flight.kept = Some(record_of(name, group.bytes)),
+                Outage::Reject | Outage::Direct(_) => state.gathering.reuse(group.bytes),
+            }
+            match sent {
                 Ok(()) => {
-                    metrics.group_bytes.inc_by(group.bytes.len() as u64);
-                    let flight = Flight {
-                        outcome: group.outcome,
-                        since: now,
-                        is_group: true,
-                        _permit: group.permit,
-                    };
-                    state.flights.insert(number, flight);
+                    self.settings.metrics.group_bytes.inc_by(bytes as u64);
+                    flight.kafka = InKafka::Out;
                     state.groups_in_flight += 1;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a group was not produced");
-                    metrics.groups_failed.inc();
                     self.health.doubt();
-                    group.outcome.settle(false);
+                    state.groups_aside += usize::from(flight.kept.is_some());
                 }
             }
-            state.keep(group.bytes);
+            state.flights.insert(number, flight);
+            self.advance(state, number);
         }
     }
 
-    /// Has the flusher look at the groups that wait; called now and then, for their time runs out without an event.
+    /// Has the flusher look at what waits; called now and then, for time runs out without an event.
     pub(crate) fn look(&self) {
         let state = self.state.borrow();
-        if !state.waiting.is_empty() || state.gathering.is_some() || self.outcomes.is_suspect() {
+        let waits = state.gathering.len() > 0 || !state.flights.is_empty();
+        if waits || self.outcomes.is_suspect() {
             self.outcomes.wake.notify_one();
         }
     }
 
-    /// Kafka is away, or too slow: what has waited so long and was not produced is refused, and nothing of it can be
-    /// stored later.
-    fn refuse_waiting(&self, longest: Duration) {
+    /// Kafka is away, or too slow: what has waited so long and was not produced goes elsewhere. With no such place it is
+    /// refused, and nothing of it can be stored later.
+    fn put_aside(&self, longest: Duration) {
         let state = &mut *self.state.borrow_mut();
         let now = Instant::now();
-        let over = |group: &Group| now.saturating_duration_since(group.since) >= longest;
-        while state.waiting.front().is_some_and(over) {
-            let refused = state.waiting.pop_front();
-            self.refuse(state, refused);
-        }
-        if state.gathering.as_ref().is_some_and(over) {
-            let refused = state.gathering.take();
-            self.refuse(state, refused);
+        let has_place = !matches!(self.settings.outage, Outage::Reject);
+        while state.groups_aside < self.settings.outage.room() {
+            let over = |group: &Group| now.saturating_duration_since(group.since) >= longest;
+            let Some(group) = state.gathering.next(over) else {
+                return;
+            };
+            let number = state.next_number();
+            let mut flight = Flight::new(group.outcome, group.since, true, InKafka::Never, group.permit);
+            if has_place {
+                flight.kept = Some(record_of(self.name(number), group.bytes));
+                state.groups_aside += 1;
+            } else {
+                state.gathering.reuse(group.bytes);
+            }
+            state.flights.insert(number, flight);
+            self.advance(state, number);
         }
     }
 
-    fn refuse(&self, state: &mut State, group: Option<Group>) {
-        let Some(group) = group else { return };
-        self.settings.metrics.groups_failed.inc();
-        group.outcome.settle(false);
-        state.keep(group.bytes);
+    /// What the producer has had for longer than a request can wait is kept in the spool as well.
+    fn spool_overdue(&self) {
+        if self.settings.outage.spool().is_none() {
+            return;
+        }
+        let state = &mut *self.state.borrow_mut();
+        for (number, flight) in &mut state.flights {
+            if flight.waits() && flight.since.elapsed() >= self.settings.timeout {
+                self.keep_aside(*number, flight);
+            }
+        }
+    }
+
+    fn name(&self, number: usize) -> String {
+        format!("{}/{}/{number}", self.settings.boot, self.settings.shard)
     }
 
     /// Replaces a producer that can do nothing more, at most once in [`REBUILD_EVERY`]. What it had in flight comes
@@ -379,11 +454,14 @@ impl Groups {
 
     fn show(&self) {
         let state = self.state.borrow();
-        let oldest = state.flights.values().map(|flight| flight.since).min();
+        let out = state
+            .flights
+            .values()
+            .filter(|flight| flight.kafka == InKafka::Out);
+        let oldest = out.map(|flight| flight.since).min();
         self.health.waits_since(self.settings.shard, oldest);
-        let waiting = state.waiting.len() + usize::from(state.gathering.is_some());
         // The gauges are the sum of all shards.
-        let now = (waiting as i64, state.groups_in_flight as i64);
+        let now = (state.gathering.len() as i64, state.groups_in_flight as i64);
         let before = self.shown.replace(now);
         self.settings.metrics.groups_waiting.inc_by(now.0 - before.0);
         self.settings.metrics.groups_in_flight.inc_by(now.1 - before.1);
@@ -395,13 +473,6 @@ impl State {
         self.sequence += 1;
         self.sequence
     }
-
-    fn keep(&mut self, mut bytes: Vec<u8>) {
-        if self.spare.len() < SPARE {
-            bytes.clear();
-            self.spare.push(bytes);
-        }
-    }
 }
 
 impl Settings {
@@ -410,12 +481,26 @@ impl Settings {
         outcomes: &Arc<Outcomes>,
         health: &Arc<Health>,
     ) -> Result<Producer, rdkafka::error::KafkaError> {
+        let trying = match self.outage.spool() {
+            Some(_) => Trying::Forever(self.timeout),
+            None => Trying::For(self.timeout),
+        };
         Producer::new(
             &self.target,
             &self.pipeline,
-            self.timeout,
+            trying,
             Arc::clone(outcomes),
             Arc::clone(health),
         )
+    }
+}
+
+fn record_of(name: String, value: Vec<u8>) -> Record {
+    Record {
+        created: time::now_ms(),
+        topic: Topic::Events,
+        name,
+        headers: Vec::new(),
+        value,
     }
 }

@@ -31,9 +31,9 @@ use super::budget::Budget;
 use super::client::{self, Proxies, Sender};
 use super::cors;
 use super::envelope::Envelope;
+use super::fate::Fate;
 use super::flaw::{Flaw, Found};
 use super::group::Groups;
-use super::health::Health;
 use super::json::Fault;
 use super::line::{Lines, Stamp};
 use super::metrics::{HttpLabels, IngestMetrics};
@@ -60,7 +60,6 @@ pub(crate) struct Handler {
 pub(crate) struct Parts {
     pub(crate) apps: Arc<ArcSwap<Apps>>,
     pub(crate) groups: Rc<Groups>,
-    pub(crate) health: Arc<Health>,
     pub(crate) budget: Budget,
     pub(crate) limits: IngestLimits,
     pub(crate) protocols: Vec<Protocol>,
@@ -220,29 +219,26 @@ impl Handler {
         self.scratch.replace(lines);
 
         let settling = async {
-            let mut stored = true;
-            for group in settled {
-                stored &= group.await;
+            let mut fate = Fate::Stored;
+            for records in settled.into_iter().chain(letters) {
+                fate = fate.max(records.await);
             }
-            if let Some(letters) = letters {
-                stored &= letters.await;
-            }
-            stored
+            fate
         };
         // Groups settle within the request's time, counted from here; only of a request that was slow to come is so
         // much gone that it needs a timer.
-        let stored = if began.elapsed() < SLOW_TO_COME {
+        let fate = if began.elapsed() < SLOW_TO_COME {
             settling.await
         } else {
             tokio::time::timeout_at(deadline.into(), settling)
                 .await
-                .unwrap_or(false)
+                .unwrap_or(Fate::Failed)
         };
         self.parts.metrics.seconds.observe(began.elapsed().as_secs_f64());
         rejected.iter().for_each(|one| {
             app.metrics.rejected(one.found.flaw).inc();
         });
-        if !stored {
+        if fate == Fate::Failed {
             app.quota.refund(charged, bytes);
             app.metrics.not_stored.inc_by(events as u64);
             return Err(Code::NotStored.into());
@@ -251,15 +247,17 @@ impl Handler {
         quarantined.iter().for_each(|flaw| {
             app.metrics.quarantined(*flaw).inc();
         });
-        match route {
-            Route::SegmentBatch if refusal.is_none() => Ok(answer::success()),
-            Route::SegmentCall(_) if rejected.is_empty() => Ok(answer::success()),
-            Route::Envelope => Ok(answer::received(seen.events, began.elapsed())),
+        let mut answer = match route {
+            Route::SegmentBatch if refusal.is_none() => answer::success(),
+            Route::SegmentCall(_) if rejected.is_empty() => answer::success(),
+            Route::Envelope => answer::received(seen.events, began.elapsed()),
             // A single event that is only too old is not the client's to repeat.
-            _ if events == 0 => Err(Refusal::all_rejected(&rejected, refusal)),
-            Route::Event => Ok(answer::accepted_one(&last_id)),
-            _ => Ok(answer::accepted_batch(events, &rejected)),
-        }
+            _ if events == 0 => return Err(Refusal::all_rejected(&rejected, refusal)),
+            Route::Event => answer::accepted_one(&last_id),
+            _ => answer::accepted_batch(events, &rejected),
+        };
+        fate.tell(&mut answer);
+        Ok(answer)
     }
 
     /// Who may write with a key, from where the request comes.
@@ -282,7 +280,7 @@ impl Handler {
             None if route.is_segment() => None,
             None => return Err(Code::MissingKey.into()),
         };
-        if !self.parts.health.is_open() {
+        if !self.parts.groups.are_open() {
             return Err(Code::NotStored.into());
         }
         Ok(writer)
@@ -470,7 +468,9 @@ async fn caught<T>(serving: impl Future<Output = Result<T, Refusal>>) -> Result<
 /// Label values; what is none of them counts as the last.
 const METHODS: [&str; 5] = ["POST", "GET", "HEAD", "OPTIONS", "other"];
 /// Every status that an answer may have.
-const STATUSES: [u16; 13] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503];
+const STATUSES: [u16; 14] = [
+    200, 202, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503,
+];
 
 /// What is to be stored.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use penstock_dataplane_config::{KafkaTarget, PipelineRef};
 use rdkafka::client::ClientContext;
@@ -16,6 +17,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
 use super::kafka::{Outcomes, client_config, log};
+use super::spool::Topic;
 use crate::process::{Dependency, Shutdown};
 
 const WELL: Duration = Duration::from_secs(5);
@@ -30,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) struct Health {
     open: AtomicBool,
     partitions: ArcSwap<Vec<i32>>,
+    /// Where partitions ended when they were first seen; kept only for a spool.
+    ends: ArcSwap<AHashMap<(Topic, i32), i64>>,
     doubt: Mutex<bool>,
     doubted: Condvar,
     started: Instant,
@@ -42,6 +46,7 @@ impl Health {
         Self {
             open: AtomicBool::new(false),
             partitions: ArcSwap::default(),
+            ends: ArcSwap::default(),
             doubt: Mutex::new(false),
             doubted: Condvar::new(),
             started: Instant::now(),
@@ -56,6 +61,11 @@ impl Health {
     /// The partitions that can be written to. The same allocation until they change.
     pub(crate) fn partitions(&self) -> Arc<Vec<i32>> {
         self.partitions.load_full()
+    }
+
+    /// An offset that a record produced from now on cannot be before; -1 when nothing is known.
+    pub(crate) fn end(&self, topic: Topic, partition: i32) -> i64 {
+        self.ends.load().get(&(topic, partition)).copied().unwrap_or(-1)
     }
 
     /// Has the broker looked at now.
@@ -106,6 +116,8 @@ impl Health {
 pub(crate) struct Checker {
     client: BaseProducer<Quiet>,
     topic: String,
+    /// With a spool: whose ends it wants to know, too.
+    dead_letters: Option<String>,
     health: Arc<Health>,
     dependency: Dependency,
     shards: Vec<Arc<Outcomes>>,
@@ -116,6 +128,7 @@ impl Checker {
     pub(crate) fn new(
         target: &KafkaTarget,
         pipeline: &PipelineRef,
+        has_spool: bool,
         health: Arc<Health>,
         dependency: Dependency,
         shards: Vec<Arc<Outcomes>>,
@@ -125,6 +138,7 @@ impl Checker {
         Ok(Self {
             client,
             topic: target.topic.clone(),
+            dead_letters: has_spool.then(|| target.dead_letter_topic.clone()),
             health,
             dependency,
             shards,
@@ -140,6 +154,7 @@ impl Checker {
             let open = seen.is_ok();
             let seen = seen.map(|partitions| {
                 if **self.health.partitions.load() != partitions {
+                    self.note_ends(&partitions);
                     self.health.partitions.store(Arc::new(partitions));
                 }
             });
@@ -148,11 +163,35 @@ impl Checker {
             }
             self.dependency.report(seen);
             self.health.rest(&self.shutdown);
-            if open && self.health.something_waits_long() {
+            if self.health.something_waits_long() {
                 // It was asked a moment ago; once per look is enough.
-                std::thread::sleep(LOOK);
+                std::thread::sleep(if open { LOOK } else { CLOSED });
             }
         }
+    }
+
+    /// Asks where partitions end that were not seen before. One that does not say is looked through from its start
+    /// when it has to be.
+    fn note_ends(&self, partitions: &[i32]) {
+        let Some(dead_letters) = &self.dead_letters else {
+            return;
+        };
+        let mut ends = AHashMap::clone(&self.health.ends.load());
+        let events = partitions.iter().map(|id| (Topic::Events, &self.topic, *id));
+        for (topic, name, id) in events.chain([(Topic::DeadLetters, dead_letters, 0)]) {
+            if ends.contains_key(&(topic, id)) {
+                continue;
+            }
+            match self.client.client().fetch_watermarks(name, id, ANSWER) {
+                Ok((_, high)) => {
+                    ends.insert((topic, id), high);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, topic = %name, partition = id, "cannot see where it ends");
+                }
+            }
+        }
+        self.health.ends.store(Arc::new(ends));
     }
 
     /// The topic's partitions that have a leader, or why it cannot be written to.

@@ -4,6 +4,9 @@
 //! limits.requestTimeout > message.timeout.ms (limits.kafkaTimeout) > socket.timeout.ms
 //! ```
 //!
+//! With a spool `message.timeout.ms` is infinite: what was sent stays with the producer under its sequence number,
+//! which is how Kafka knows it from a copy, and the spool has it in case this process dies.
+//!
 //! librdkafka calls back on a thread of its own; the outcome goes into [`Outcomes`], which wakes the shard.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,13 +17,16 @@ use penstock_dataplane_config::{KafkaTarget, PipelineRef};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
 use super::health::Health;
 use super::line::Letter;
+use super::spool::{Id, Record, Topic};
 
+/// The header that names a group.
+pub(crate) const GROUP: &str = "penstock-group";
 /// What `penstock-step` of a dead letter says here.
 const STEP: &str = "ingest";
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -29,13 +35,40 @@ const WARM_UP: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delivered {
     pub(crate) number: usize,
-    pub(crate) stored: bool,
+    /// Its partition and offset.
+    pub(crate) stored: Result<(i32, i64), Undelivered>,
 }
 
-/// Outcomes on their way from librdkafka's thread to the shard.
+/// Why a record was not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undelivered {
+    /// Kafka does not take such a record, and never will.
+    Refused,
+    /// It may be stored or not.
+    Unknown,
+}
+
+/// What became of a record that was put aside instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PutAside {
+    pub(crate) number: usize,
+    /// `None`: it was not taken.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// Where a record is durable that Kafka did not acknowledge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Spooled(Id),
+    /// In the event table.
+    Inserted,
+}
+
+/// Outcomes on their way from librdkafka's thread, or the spool's, to the shard.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     delivered: Mutex<Vec<Delivered>>,
+    put_aside: Mutex<Vec<PutAside>>,
     suspect: AtomicBool,
     pub(crate) wake: Notify,
 }
@@ -44,6 +77,20 @@ impl Outcomes {
     /// All that came since the last call, into `out`.
     pub(crate) fn take(&self, out: &mut Vec<Delivered>) {
         out.append(&mut self.delivered.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// All that was put aside since the last call, into `out`.
+    pub(crate) fn take_put_aside(&self, out: &mut Vec<PutAside>) {
+        out.append(&mut self.put_aside.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Tells the shard what became of a record that was put aside.
+    pub(crate) fn tell(&self, put_aside: PutAside) {
+        self.put_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(put_aside);
+        self.wake.notify_one();
     }
 
     /// Whether an error may have been the producer's last; stays so until cleared.
@@ -87,12 +134,17 @@ impl ProducerContext for Callbacks {
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let stored = match result {
-            Ok(_) => true,
+            Ok(message) => Ok((message.partition(), message.offset())),
             Err((error, _)) => {
                 self.health.doubt();
                 self.outcomes.suspect();
                 tracing::warn!(%error, "a group was not acknowledged");
-                false
+                Err(match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessage) => {
+                        Undelivered::Refused
+                    }
+                    _ => Undelivered::Unknown,
+                })
             }
         };
         let mut delivered = self
@@ -104,6 +156,16 @@ impl ProducerContext for Callbacks {
         drop(delivered);
         self.outcomes.wake.notify_one();
     }
+}
+
+/// The headers of a dead letter, beside the one that names it.
+pub(crate) fn letter_headers<'l>(app: &'l str, letter: &'l Letter) -> [(&'static str, &'l str); 4] {
+    [
+        ("penstock-reason", letter.reason),
+        ("penstock-step", STEP),
+        ("penstock-detail", &letter.detail),
+        ("penstock-app", app),
+    ]
 }
 
 /// Passes librdkafka's own log lines on.
@@ -141,22 +203,34 @@ pub(crate) struct Producer {
     target: KafkaTarget,
 }
 
+/// How long a producer tries to have a record acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trying {
+    /// Then it fails, and may be stored or not.
+    For(Duration),
+    /// As long as the process lives; a connection is given up as if it were the former.
+    Forever(Duration),
+}
+
 impl Producer {
     pub(crate) fn new(
         target: &KafkaTarget,
         pipeline: &PipelineRef,
-        timeout: Duration,
+        trying: Trying,
         outcomes: Arc<Outcomes>,
         health: Arc<Health>,
     ) -> KafkaResult<Self> {
-        let timeout = timeout.as_millis();
+        let (message_timeout, timeout) = match trying {
+            Trying::For(timeout) => (timeout.as_millis(), timeout.as_millis()),
+            Trying::Forever(timeout) => (0, timeout.as_millis()),
+        };
         let inner = client_config(target, pipeline)
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("compression.type", "lz4")
             // Groups are made here, so nothing is to be gained by waiting.
             .set("linger.ms", "0")
-            .set("message.timeout.ms", timeout.to_string())
+            .set("message.timeout.ms", message_timeout.to_string())
             .set("socket.timeout.ms", (timeout * 5 / 8).clamp(10, 5000).to_string())
             .set("retry.backoff.ms", "20")
             .set("queue.buffering.max.kbytes", "65536")
@@ -187,7 +261,7 @@ impl Producer {
         value: &[u8],
     ) -> Result<(), KafkaError> {
         let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
-            key: "penstock-group",
+            key: GROUP,
             value: Some(name),
         });
         let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.topic, number)
@@ -198,20 +272,52 @@ impl Producer {
     }
 
     /// Hands one dead letter over. An error means that it was not produced.
-    pub(crate) fn letter(&self, number: usize, app: &str, letter: &Letter) -> Result<(), KafkaError> {
-        let header = |key, value| Header {
-            key,
-            value: Some(value),
-        };
-        let headers = OwnedHeaders::new_with_capacity(4)
-            .insert(header("penstock-reason", letter.reason))
-            .insert(header("penstock-step", STEP))
-            .insert(header("penstock-detail", letter.detail.as_str()))
-            .insert(header("penstock-app", app));
+    pub(crate) fn letter(
+        &self,
+        number: usize,
+        name: &str,
+        app: &str,
+        letter: &Letter,
+    ) -> Result<(), KafkaError> {
+        let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header {
+            key: GROUP,
+            value: Some(name),
+        });
+        for (key, value) in letter_headers(app, letter) {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
         let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.dead_letter_topic, number)
             .payload(&letter.bytes)
             .headers(headers);
         self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Hands over what the spool has kept. An error means that it was not produced.
+    pub(crate) fn spooled(&self, number: usize, partition: i32, record: &Record) -> Result<(), KafkaError> {
+        let mut headers = OwnedHeaders::new_with_capacity(1 + record.headers.len()).insert(Header {
+            key: GROUP,
+            value: Some(&record.name),
+        });
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+        let topic = match record.topic {
+            Topic::Events => &self.target.topic,
+            Topic::DeadLetters => &self.target.dead_letter_topic,
+        };
+        let mut produced = BaseRecord::<(), [u8], usize>::with_opaque_to(topic, number)
+            .payload(&record.value)
+            .headers(headers);
+        if partition >= 0 {
+            produced = produced.partition(partition);
+        }
+        self.inner.send(produced).map_err(|(error, _)| error)
     }
 
     /// Why the producer can do nothing more, if so.

@@ -3,8 +3,8 @@
 //! ```text
 //! connection (tls) -> handler -> native|segment|envelope (one pass) -> line -> group -> kafka
 //!    shard         |- key, apps, client, cors  who sends             |- health: the gate when Kafka is away
-//!                  |- budget, body  within memory         '- partition: where to
-//!                  '- quota         within limits
+//!                  |- budget, body  within memory                    |- partition: where to
+//!                  '- quota         within limits                    '- spool, direct: for what Kafka does not take
 //! ```
 //!
 //! One [`shard`] per core; beside them a thread that asks Kafka how it is, one that writes the request log, and on
@@ -17,11 +17,15 @@ mod budget;
 mod client;
 mod connection;
 mod cors;
+mod direct;
 mod encoding;
 mod envelope;
+mod fate;
 mod flaw;
+mod flight;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gathering;
 mod group;
 mod handler;
 mod head;
@@ -34,6 +38,7 @@ mod line;
 mod members;
 mod metrics;
 mod native;
+mod outage;
 mod partition;
 mod quota;
 mod reload;
@@ -41,6 +46,7 @@ mod request_log;
 mod route;
 mod segment;
 mod shard;
+mod spool;
 mod text;
 mod time;
 mod tls;
@@ -52,20 +58,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use penstock_dataplane_config::IngestConfig;
+use penstock_dataplane_config::{IngestConfig, KafkaOutage};
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use self::apps::Apps;
 use self::budget::Budget;
 use self::client::Proxies;
+use self::direct::Direct;
 use self::group::{Groups, Settings};
 use self::handler::Parts;
 use self::health::{Checker, Health};
 use self::kafka::Outcomes;
 use self::metrics::IngestMetrics;
+use self::outage::Outage;
 use self::reload::Reload;
 use self::request_log::RequestLog;
+use self::spool::Running;
 use self::tls::{Tls, TlsReload};
 use crate::process::{Needed, Process, RoleError};
 
@@ -111,19 +120,34 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     let mut exchange = sync.start();
     let _ = tokio::time::timeout(FIRST_EXCHANGE, exchange.turn()).await;
 
+    let mut spool = Running::open(&config, &process)?;
+    let needed = spool.as_ref().map_or(Needed::ToStart, Running::needs_kafka);
     let health = Arc::new(Health::new(count));
     let outcomes: Vec<_> = (0..count).map(|_| Arc::new(Outcomes::default())).collect();
     let checker = Checker::new(
         &config.kafka,
         &config.pipeline,
+        spool.is_some(),
         Arc::clone(&health),
-        process.dependencies.add("kafka", Needed::ToStart),
+        process.dependencies.add("kafka", needed),
         outcomes.clone(),
         process.shutdown.clone(),
     )?;
     std::thread::Builder::new()
         .name("kafka-health".into())
         .spawn(move || checker.run())?;
+    if let Some(spool) = &mut spool {
+        spool.start(&config, &process, &health, boot, count)?;
+    }
+
+    let outage = match (&spool, config.kafka_outage(), &config.clickhouse) {
+        (Some(running), ..) => Outage::Spool(running.spool.clone()),
+        (None, KafkaOutage::Direct, Some(clickhouse)) => {
+            let patience = config.limits.kafka_timeout.get();
+            Outage::Direct(Direct::start(clickhouse, patience, &process.metrics)?)
+        }
+        (None, ..) => Outage::Reject,
+    };
 
     let (tls, certificates) = match config.tls.clone() {
         Some(files) => {
@@ -148,6 +172,8 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
             boot,
             shard,
+            durability: config.durability,
+            outage: outage.clone(),
             metrics: metrics.clone(),
         };
         let seed = Seed {
@@ -172,6 +198,9 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
                 metrics
                     .memory_used
                     .set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+                if let Some(spool) = &mut spool {
+                    spool.look(&health);
+                }
                 tokio::time::sleep(GAUGES_EVERY).await;
             }
         };
@@ -184,9 +213,13 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         tokio::join!(reload.run(), exchange.run(), gauges, certificates)
     };
     tokio::select! {
-        outcome = finished(shards) => outcome,
-        _ = background => Err("the background tasks ended".into()),
+        outcome = finished(shards) => outcome?,
+        _ = background => return Err("the background tasks ended".into()),
     }
+    if let Some(spool) = spool {
+        spool.finish().await;
+    }
+    Ok(())
 }
 
 /// Each connection is an open file: the process takes as many as it is allowed to have.
@@ -259,12 +292,11 @@ impl Seed {
             let server = config
                 .server_header
                 .and_then(|server| HeaderValue::from_str(&server).ok());
-            let outcome = Groups::new(settings, outcomes, Arc::clone(&health)).map_err(RoleError::from);
+            let outcome = Groups::new(settings, outcomes, health).map_err(RoleError::from);
             let outcome = outcome.and_then(|groups| {
                 shard::run(listener, groups, |groups| Parts {
                     apps,
                     groups,
-                    health,
                     budget,
                     limits: config.limits,
                     protocols: config.protocols,

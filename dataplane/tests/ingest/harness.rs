@@ -1,6 +1,6 @@
 //! Starts the binary against a mock broker, speaks HTTP to it, and reads what it wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -136,6 +136,16 @@ impl Ingest {
         settings: &str,
         apps: &str,
     ) -> Self {
+        Self::start_as(binary(), kafka, settings, apps)
+    }
+
+    /// `command` gets the arguments of the role.
+    pub(crate) fn start_as(
+        command: Command,
+        kafka: MockCluster<'static, DefaultProducerContext>,
+        settings: &str,
+        apps: &str,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (port, admin) = (free_port(), free_port());
         let apps_file = directory.path().join("apps.yaml");
@@ -147,7 +157,8 @@ impl Ingest {
             kafka.bootstrap_servers(),
             apps_file.display()
         );
-        let child = spawn(&directory, &config);
+        std::fs::write(directory.path().join("config.yaml"), config).unwrap();
+        let child = run(&directory, command);
         Self {
             kafka,
             directory,
@@ -155,6 +166,22 @@ impl Ingest {
             client: Client { port },
             admin,
         }
+    }
+
+    /// Starts a process again, in the place of one that has ended.
+    pub(crate) fn start_again(&mut self) {
+        self.child = run(&self.directory, binary());
+    }
+
+    /// kill -9, and waits for the end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Everything that it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log.json")).unwrap()
     }
 
     pub(crate) fn readyz(&self) -> Reply {
@@ -183,15 +210,12 @@ impl Ingest {
 
     /// Events in the topic, once there are at least `count`.
     pub(crate) fn stored(&self, count: usize) -> Vec<Value> {
-        let records = self.records(TOPIC, PARTITIONS, |records| {
-            records
-                .iter()
-                .map(|(value, _)| value.iter().filter(|byte| **byte == b'\n').count())
-                .sum::<usize>()
-                >= count
-        });
+        let lines = |(value, _): &Record| value.iter().filter(|byte| **byte == b'\n').count();
+        let records = self.records(TOPIC, PARTITIONS, count, lines);
+        let mut groups = BTreeSet::new();
         let lines = records.iter().flat_map(|(value, headers)| {
-            assert!(headers.contains_key("penstock-group"), "{headers:?}");
+            let group = headers.get("penstock-group").unwrap();
+            assert!(groups.insert(group), "group {group} is there twice");
             std::str::from_utf8(value).unwrap().lines()
         });
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -199,14 +223,22 @@ impl Ingest {
 
     /// Dead letters, once there are at least `count`: their bytes and headers.
     pub(crate) fn letters(&self, count: usize) -> Vec<(String, BTreeMap<String, String>)> {
-        let records = self.records(LETTERS, 1, |records| records.len() >= count);
+        let records = self.records(LETTERS, 1, count, |_| 1);
         records
             .into_iter()
             .map(|(value, headers)| (String::from_utf8(value).unwrap(), headers))
             .collect()
     }
 
-    fn records(&self, topic: &str, partitions: i32, enough: impl Fn(&[Record]) -> bool) -> Vec<Record> {
+    /// Records until they weigh `enough`, and what comes in a moment more: that is too much, and the test should see
+    /// it.
+    fn records(
+        &self,
+        topic: &str,
+        partitions: i32,
+        enough: usize,
+        weigh: impl Fn(&Record) -> usize,
+    ) -> Vec<Record> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.bootstrap_servers())
             .set("group.id", "reader")
@@ -221,8 +253,7 @@ impl Ingest {
         consumer.assign(&list).unwrap();
         let mut records = Vec::new();
         let deadline = Instant::now() + PATIENCE;
-        // After enough, a moment more: what comes then is too much, and the test should see it.
-        let mut grace = None;
+        let (mut weight, mut grace) = (0, None);
         while Instant::now() < grace.unwrap_or(deadline) {
             if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
                 let mut headers = BTreeMap::new();
@@ -231,12 +262,13 @@ impl Ingest {
                     headers.insert(header.key.to_owned(), value);
                 }
                 records.push((message.payload().unwrap_or_default().to_vec(), headers));
+                weight += records.last().map_or(0, &weigh);
             }
-            if grace.is_none() && enough(&records) {
+            if grace.is_none() && weight >= enough {
                 grace = Some(Instant::now() + Duration::from_millis(500));
             }
         }
-        assert!(enough(&records), "only {} records in {topic}", records.len());
+        assert!(weight >= enough, "only {weight} of {enough} in {topic}");
         records
     }
 
@@ -291,12 +323,10 @@ pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-fn spawn(directory: &TempDir, config: &str) -> Child {
-    let path = directory.path().join("config.yaml");
-    std::fs::write(&path, config).unwrap();
-    binary()
+fn run(directory: &TempDir, mut command: Command) -> Child {
+    command
         .arg("--config")
-        .arg(&path)
+        .arg(directory.path().join("config.yaml"))
         .stdout(log(directory.path()))
         .stderr(Stdio::inherit())
         .spawn()
@@ -311,7 +341,9 @@ pub(crate) fn binary() -> Command {
 }
 
 fn log(directory: &Path) -> Stdio {
-    std::fs::File::create(directory.join("log.json")).unwrap().into()
+    let mut options = std::fs::File::options();
+    let file = options.create(true).append(true).open(directory.join("log.json"));
+    file.unwrap().into()
 }
 
 fn free_port() -> u16 {

@@ -1,0 +1,298 @@
+//! Back to Kafka: a thread that takes groups out of the spool in order, beside the new traffic, when Kafka is there.
+//!
+//! ```text
+//! window -> those that Kafka may hold: looked up -> found: done
+//!                                                -> not found, and those that it certainly does not hold:
+//!           noted as tried, durably -> produced -> acknowledged: done
+//! ```
+//!
+//! The producer is idempotent and never gives up by itself, so while the process lives a group is with Kafka once. What
+//! it had when the process died, or when it came to a fatal error, is looked up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::floors::Floors;
+use super::frame::{Place, Topic};
+use super::lookup;
+use super::segment::State;
+use super::store::{Id, Pending};
+use super::writer::Spool;
+use crate::ingest::health::Health;
+use crate::ingest::kafka::{Outcomes, Producer, Trying, client_config};
+use crate::ingest::partition::Spread;
+use crate::process::{RoleError, Shutdown};
+
+/// Groups and bytes on their way at once.
+const WINDOW: usize = 256;
+const WINDOW_BYTES: usize = 4_000_000;
+/// How often the gate is looked at while it is closed.
+const CLOSED: Duration = Duration::from_millis(100);
+/// Without a call the spool is looked at anyway, for groups that failed.
+const IDLE: Duration = Duration::from_secs(1);
+/// After a pass in which something failed.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// How long Kafka must have answered before it is asked what it holds: a broker that stood still first works off what
+/// the process before this one had sent.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Since the shutdown began; what is not drained by then stays in the spool.
+const LAST_DRAIN: Duration = Duration::from_secs(26);
+
+/// What the drain works with.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    pub(crate) spool: Spool,
+    pub(crate) health: Arc<Health>,
+    pub(crate) target: KafkaTarget,
+    pub(crate) pipeline: PipelineRef,
+    /// When a connection to a broker counts as dead.
+    pub(crate) timeout: Duration,
+    pub(crate) boot: Uuid,
+    /// The number after the last shard's.
+    pub(crate) shard: usize,
+    pub(crate) shutdown: Shutdown,
+    /// Nothing more will come; what is there is to be drained.
+    pub(crate) finish: CancellationToken,
+}
+
+impl Drain {
+    /// Starts the thread; it ends after `finish`.
+    pub(crate) fn start(self) -> Result<std::thread::JoinHandle<()>, RoleError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let outcomes = Arc::new(Outcomes::default());
+        let producer = self.producer(&outcomes)?;
+        let spread = Spread::new(&self.boot, self.shard, Instant::now());
+        let pass = Pass {
+            drain: self,
+            outcomes,
+            producer,
+            spread,
+            floors: Floors::default(),
+            number: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name("spool-drain".into())
+            .spawn(move || runtime.block_on(pass.run()))?;
+        Ok(thread)
+    }
+
+    fn producer(&self, outcomes: &Arc<Outcomes>) -> rdkafka::error::KafkaResult<Producer> {
+        let (outcomes, health) = (Arc::clone(outcomes), Arc::clone(&self.health));
+        Producer::new(
+            &self.target,
+            &self.pipeline,
+            Trying::Forever(self.timeout),
+            outcomes,
+            health,
+        )
+    }
+
+    /// Whether the drain is to end now.
+    fn is_over(&self) -> bool {
+        self.finish.is_cancelled()
+            && (self.spool.groups() == 0
+                || !self.health.is_open()
+                || self.shutdown.remaining(LAST_DRAIN).is_zero())
+    }
+}
+
+struct Pass {
+    drain: Drain,
+    outcomes: Arc<Outcomes>,
+    producer: Producer,
+    spread: Spread,
+    floors: Floors,
+    number: usize,
+}
+
+impl Pass {
+    async fn run(mut self) {
+        let (mut cursor, mut failed, mut open_since) = (None, false, None);
+        while !self.drain.is_over() {
+            if !self.drain.health.is_open() {
+                (cursor, open_since) = (None, None);
+                tokio::time::sleep(CLOSED).await;
+                continue;
+            }
+            let since = *open_since.get_or_insert_with(Instant::now);
+            let (window, last) = self.drain.spool.store().window(cursor, WINDOW, WINDOW_BYTES);
+            if window.is_empty() {
+                cursor = None;
+                if std::mem::take(&mut failed) {
+                    tokio::time::sleep(BACKOFF).await;
+                } else {
+                    let something = self.drain.spool.waiting();
+                    tokio::select! {
+                        () = something => {}
+                        () = self.drain.finish.cancelled() => tokio::time::sleep(CLOSED).await,
+                        () = tokio::time::sleep(IDLE) => {}
+                    }
+                }
+                continue;
+            }
+            cursor = last;
+            failed |= !self.window(window, since.elapsed() >= SETTLED).await;
+        }
+        // What is not acknowledged by now is noted as tried.
+        if let Err(error) = self.producer.flush(Duration::ZERO) {
+            tracing::debug!(%error, "the drain ended with groups on their way");
+        }
+    }
+
+    /// Drains these; whether all of them are in Kafka now.
+    async fn window(&mut self, mut window: Vec<Pending>, settled: bool) -> bool {
+        let before = window.len();
+        if settled {
+            self.drop_found(&mut window);
+        }
+        window.retain(|one| one.state == State::Certain);
+        // Fewer than before, unless found: they are for the next pass.
+        let all = settled && before == window.len();
+        let produced = !window.is_empty() && !self.produce(window).await;
+        let spool = &self.drain.spool;
+        spool.publish(&mut spool.store());
+        all && !produced
+    }
+
+    /// Looks those up that Kafka may hold. The rest of them it certainly does not.
+    fn drop_found(&self, window: &mut Vec<Pending>) {
+        for topic in [Topic::Events, Topic::DeadLetters] {
+            let is_one = |one: &Pending| one.state == State::Maybe && one.record.topic == topic;
+            let wanted: Vec<(&str, Place)> = window
+                .iter()
+                .filter(|one| is_one(one))
+                .map(|one| (one.record.name.as_str(), one.place))
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let Drain {
+                target,
+                pipeline,
+                spool,
+                ..
+            } = &self.drain;
+            let name = match topic {
+                Topic::Events => &target.topic,
+                Topic::DeadLetters => &target.dead_letter_topic,
+            };
+            let found = match lookup::find(client_config(target, pipeline), name, &wanted) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, topic = %name, groups = wanted.len(), "cannot look groups of the spool up");
+                    continue;
+                }
+            };
+            tracing::info!(topic = %name, groups = wanted.len(), found = found.len(), "looked groups of the spool up");
+            let mut store = spool.store();
+            window.retain_mut(|one| {
+                if !is_one(one) {
+                    return true;
+                }
+                if found.contains(&one.record.name) {
+                    store.done(one.id);
+                    spool.metrics().found.inc();
+                    return false;
+                }
+                one.state = State::Certain;
+                true
+            });
+        }
+    }
+
+    /// Produces these and waits for all of them; whether each was acknowledged.
+    async fn produce(&mut self, window: Vec<Pending>) -> bool {
+        let health = Arc::clone(&self.drain.health);
+        let bytes = window.iter().map(|one| one.record.value.len()).sum();
+        let partition = self.spread.choose(&health.partitions(), bytes, Instant::now());
+        let place_of = |topic| match topic {
+            Topic::Events => partition,
+            // The dead-letter topic always has this one, and most often no other.
+            Topic::DeadLetters => 0,
+        };
+        let attempts: Vec<(Id, Place)> = window
+            .iter()
+            .map(|one| {
+                let topic = one.record.topic;
+                (one.id, self.floors.place(&health, topic, place_of(topic)))
+            })
+            .collect();
+        let noted = self.drain.spool.store().attempt(&attempts);
+        if let Err(error) = noted {
+            tracing::error!(%error, "cannot note in the spool what is to be produced");
+            return false;
+        }
+        let mut on_their_way = AHashMap::with_capacity(window.len());
+        let mut all = true;
+        for one in window {
+            self.number += 1;
+            let Pending { id, record, .. } = one;
+            let topic = record.topic;
+            match self.producer.spooled(self.number, place_of(topic), &record) {
+                Ok(()) => {
+                    on_their_way.insert(self.number, (id, topic));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a group of the spool was not produced");
+                    all = false;
+                }
+            }
+        }
+        let mut delivered = Vec::new();
+        while !on_their_way.is_empty() {
+            self.outcomes.take(&mut delivered);
+            for one in delivered.drain(..) {
+                let Some((id, topic)) = on_their_way.remove(&one.number) else {
+                    continue;
+                };
+                let spool = &self.drain.spool;
+                if let Ok((partition, offset)) = one.stored {
+                    self.floors.acknowledged(topic, partition, offset);
+                    spool.store().done(id);
+                    spool.metrics().drained.inc();
+                } else {
+                    spool.metrics().undrained.inc();
+                    all = false;
+                }
+            }
+            if on_their_way.is_empty() {
+                break;
+            }
+            if self.outcomes.is_suspect() {
+                self.replace_if_dead();
+            }
+            tokio::select! {
+                () = self.outcomes.wake.notified() => {}
+                () = tokio::time::sleep(IDLE) => {}
+            }
+            if self.drain.is_over() {
+                return false;
+            }
+        }
+        all
+    }
+
+    /// Replaces a producer that can do nothing more; what it had comes back as failed, and is looked up.
+    fn replace_if_dead(&mut self) {
+        let Some(reason) = self.producer.fatal_error() else {
+            return self.outcomes.clear_suspicion();
+        };
+        match self.drain.producer(&self.outcomes) {
+            Ok(producer) => {
+                self.outcomes.clear_suspicion();
+                tracing::warn!(reason, "the spool's producer replaced after a fatal error");
+                let old = std::mem::replace(&mut self.producer, producer);
+                // Giving up what is in flight takes up to half a second.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::error!(%error, reason, "cannot replace the spool's producer"),
+        }
+    }
+}
