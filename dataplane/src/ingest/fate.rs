@@ -28,8 +28,9 @@ pub(crate) enum Fate {
 const DURABILITY: HeaderName = HeaderName::from_static("penstock-durability");
 
 impl Fate {
-    /// Says in the answer what less than Kafka's acknowledgement stands behind it.
-    pub(crate) fn tell(self, answer: &mut Answer) {
+    /// Says in the answer what less than Kafka's acknowledgement stands behind it. `only_200`: the protocol's clients
+    /// take no other status for a success.
+    pub(crate) fn tell(self, answer: &mut Answer, only_200: bool) {
         let durability = match self {
             Self::Stored | Self::Failed => return,
             Self::Direct => "direct",
@@ -39,7 +40,7 @@ impl Fate {
         answer
             .headers_mut()
             .insert(DURABILITY, HeaderValue::from_static(durability));
-        if self == Self::Memory && answer.status() == StatusCode::OK {
+        if self == Self::Memory && !only_200 {
             *answer.status_mut() = StatusCode::ACCEPTED;
         }
     }
@@ -122,7 +123,7 @@ mod tests {
             let fate = settled.await;
             assert_eq!(Some(&fate), fates.iter().max());
             let mut answer = Answer::new(Full::new(Bytes::new()));
-            fate.tell(&mut answer);
+            fate.tell(&mut answer, false);
             let header = answer
                 .headers()
                 .get(DURABILITY)
@@ -130,5 +131,11 @@ mod tests {
             assert_eq!((header, answer.status().as_u16()), (told, status), "{fates:?}");
         }
         assert_eq!(Settled::in_memory().await, Fate::Memory);
+        let mut answer = Answer::new(Full::new(Bytes::new()));
+        Fate::Memory.tell(&mut answer, true);
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[DURABILITY]),
+            (200, &HeaderValue::from_static("memory"))
+        );
     }
 }

@@ -256,7 +256,8 @@ impl Handler {
             Route::Event => answer::accepted_one(&last_id),
             _ => answer::accepted_batch(events, &rejected),
         };
-        fate.tell(&mut answer);
+        // Segment's SDKs take nothing but 200 for a success.
+        fate.tell(&mut answer, route.is_segment());
         Ok(answer)
     }
 

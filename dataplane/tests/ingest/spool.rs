@@ -315,9 +315,15 @@ fn with_durability_memory_the_answer_says_so_and_a_stop_loses_nothing() {
         let reply = ingest.write("/v1/events", EVENT);
         assert_eq!((reply.status, durability(&reply)), (202, "memory"));
     }
+    let reply = ingest.write("/segment/v1/track", r#"{"event":"a","userId":"u"}"#);
+    assert_eq!(
+        (reply.status, durability(&reply)),
+        (200, "memory"),
+        "Segment's SDKs know no 202"
+    );
     ingest.signal("TERM");
     assert!(ingest.ended(Duration::from_secs(20)).success());
-    assert_eq!(ingest.stored(200).len(), 200);
+    assert_eq!(ingest.stored(201).len(), 201);
 }
 
 #[test]

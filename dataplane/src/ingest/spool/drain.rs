@@ -37,8 +37,8 @@ const CLOSED: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(1);
 /// After a pass in which something failed.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// How long Kafka must have answered before it is asked what it holds: a broker that stood still first works off what
-/// the process before this one had sent.
+/// How long Kafka must have answered before it is asked whether it holds a group: a broker that stood still first works
+/// off what was sent to it.
 const SETTLED: Duration = Duration::from_secs(2);
 /// Since the shutdown began; what is not drained by then stays in the spool.
 const LAST_DRAIN: Duration = Duration::from_secs(26);
@@ -75,6 +75,7 @@ impl Drain {
             producer,
             spread,
             floors: Floors::default(),
+            doubted: AHashMap::new(),
             number: 0,
         };
         let thread = std::thread::Builder::new()
@@ -109,19 +110,21 @@ struct Pass {
     producer: Producer,
     spread: Spread,
     floors: Floors,
+    /// Since when groups that Kafka may hold wait to be looked up.
+    doubted: AHashMap<Id, Instant>,
     number: usize,
 }
 
 impl Pass {
     async fn run(mut self) {
-        let (mut cursor, mut failed, mut open_since) = (None, false, None);
+        let (mut cursor, mut failed) = (None, false);
         while !self.drain.is_over() {
             if !self.drain.health.is_open() {
-                (cursor, open_since) = (None, None);
+                cursor = None;
+                self.doubted.clear();
                 tokio::time::sleep(CLOSED).await;
                 continue;
             }
-            let since = *open_since.get_or_insert_with(Instant::now);
             let (window, last) = self.drain.spool.store().window(cursor, WINDOW, WINDOW_BYTES);
             if window.is_empty() {
                 cursor = None;
@@ -138,7 +141,7 @@ impl Pass {
                 continue;
             }
             cursor = last;
-            failed |= !self.window(window, since.elapsed() >= SETTLED).await;
+            failed |= !self.window(window).await;
         }
         // What is not acknowledged by now is noted as tried.
         if let Err(error) = self.producer.flush(Duration::ZERO) {
@@ -147,18 +150,34 @@ impl Pass {
     }
 
     /// Drains these; whether all of them are in Kafka now.
-    async fn window(&mut self, mut window: Vec<Pending>, settled: bool) -> bool {
-        let before = window.len();
-        if settled {
-            self.drop_found(&mut window);
-        }
+    async fn window(&mut self, mut window: Vec<Pending>) -> bool {
+        let (before, now) = (window.len(), Instant::now());
+        window.retain(|one| self.has_settled(one, now));
+        let mut all = window.len() == before;
+        self.drop_found(&mut window);
+        let looked_up = window.len();
         window.retain(|one| one.state == State::Certain);
-        // Fewer than before, unless found: they are for the next pass.
-        let all = settled && before == window.len();
-        let produced = !window.is_empty() && !self.produce(window).await;
+        all &= window.len() == looked_up;
+        if !window.is_empty() {
+            all &= self.produce(window).await;
+        }
         let spool = &self.drain.spool;
         spool.publish(&mut spool.store());
-        all && !produced
+        all
+    }
+
+    /// Whether something can be done about a group now. The time of one in doubt begins when it is first seen here with
+    /// Kafka answering, and anew with each doubt.
+    fn has_settled(&mut self, one: &Pending, now: Instant) -> bool {
+        if one.state == State::Certain {
+            return true;
+        }
+        let since = *self.doubted.entry(one.id).or_insert(now);
+        let settled = now.saturating_duration_since(since) >= SETTLED;
+        if settled {
+            self.doubted.remove(&one.id);
+        }
+        settled
     }
 
     /// Looks those up that Kafka may hold. The rest of them it certainly does not.
