@@ -4,8 +4,8 @@ use penstock_crds::pipeline::{Protocol, Resources};
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::validate::Validate;
 use penstock_dataplane_config::{
-    self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, Duration, IngestConfig,
-    IngestLimits, KafkaTarget, PipelineRef, TlsFiles,
+    self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, Durability, Duration,
+    IngestConfig, IngestLimits, KafkaTarget, PipelineRef, TlsFiles,
 };
 
 use super::apps::{Bound, Listed, Unreadable, list};
@@ -109,6 +109,11 @@ pub(crate) fn validate(
             request_timeout: limits.request_timeout,
             kafka_timeout: limits.kafka_timeout,
         },
+        // Pods have no volume of their own, so there is nowhere to spool to.
+        durability: Durability::Replicated,
+        on_kafka_outage: None,
+        spool: None,
+        clickhouse: None,
         shards: 0,
     };
     let batch = &spec.consume.batch;
