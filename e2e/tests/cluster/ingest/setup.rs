@@ -1,5 +1,6 @@
 //! One topic, one App, and ingest processes for it, in the instance's network.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use penstock_e2e::trial::Turn;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use redis::Commands as _;
 use sha2::{Digest as _, Sha256};
@@ -83,13 +85,18 @@ impl Setup {
 
     /// Starts one process; the binary is the one that `kit up` has built for the image.
     pub(crate) fn start(&self) -> Ingest {
+        self.start_with("")
+    }
+
+    /// `settings`: lines for its configuration.
+    pub(crate) fn start_with(&self, settings: &str) -> Ingest {
         let (port, admin) = (free_port(), free_port());
         let name = format!("config-{port}.yaml");
         let config = self.directory.path().join(name);
         let text = format!(
             "version: 1\npipeline: {{namespace: test, name: shop}}\nlisten: 127.0.0.1:{port}\n\
              admin: 127.0.0.1:{admin}\nkafka: {{bootstrap: '{}', topic: {}, deadLetterTopic: {}}}\n\
-             redis: {{address: '{}', prefix: '{}'}}\nappsFile: {}\nshards: 1\n",
+             redis: {{address: '{}', prefix: '{}'}}\nappsFile: {}\nshards: 1\n{settings}\n",
             self.kit.kafka_bootstrap().unwrap(),
             self.topic,
             self.letters(),
@@ -98,22 +105,14 @@ impl Setup {
             self.apps_file().display(),
         );
         std::fs::write(&config, text).unwrap();
-        let binary = self.kit.program("penstock-dataplane");
-        let mut command = Command::new(&binary);
-        command
-            .arg("ingest")
-            .arg("--config")
-            .arg(config)
-            .env_clear()
-            .stdout(Stdio::null());
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let command = (self.kit.program("penstock-dataplane"), config);
+        let child = run(&command);
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(30)))
             .build();
         Ingest {
+            command,
             child,
             port,
             admin,
@@ -121,7 +120,7 @@ impl Setup {
         }
     }
 
-    /// The ids of all events in the topic, in no order.
+    /// The ids of all events in the topic, in no order. No group is there twice.
     pub(crate) fn stored_ids(&self) -> Vec<String> {
         let consumer: BaseConsumer = self.kafka().set("group.id", "reader").create().unwrap();
         let metadata = consumer.fetch_metadata(Some(&self.topic), PATIENCE).unwrap();
@@ -140,7 +139,7 @@ impl Setup {
             left += high - low;
         }
         consumer.assign(&list).unwrap();
-        let mut ids = Vec::new();
+        let (mut ids, mut groups) = (Vec::new(), BTreeSet::new());
         let deadline = Instant::now() + PATIENCE;
         while left > 0 {
             assert!(Instant::now() < deadline, "{left} records not read");
@@ -149,6 +148,9 @@ impl Setup {
             };
             let message = message.unwrap();
             left -= 1;
+            let group = message.headers().unwrap().get(0);
+            let group = String::from_utf8_lossy(group.value.unwrap()).into_owned();
+            assert!(groups.insert(group.clone()), "group {group} is there twice");
             for line in std::str::from_utf8(message.payload().unwrap()).unwrap().lines() {
                 let event: serde_json::Value = serde_json::from_str(line).unwrap();
                 ids.push(event["event_id"].as_str().unwrap().to_owned());
@@ -197,15 +199,82 @@ impl Setup {
     }
 }
 
+/// The binary and its configuration.
+fn run((binary, config): &(PathBuf, PathBuf)) -> Child {
+    let mut command = Command::new(binary);
+    command
+        .arg("ingest")
+        .arg("--config")
+        .arg(config)
+        .env_clear()
+        .stdout(Stdio::null());
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
+}
+
 /// One process.
 pub(crate) struct Ingest {
+    command: (PathBuf, PathBuf),
     child: Child,
     port: u16,
     admin: u16,
     agent: ureq::Agent,
 }
 
+/// A way to a process, for threads of their own.
+#[derive(Clone)]
+pub(crate) struct Client {
+    port: u16,
+    agent: ureq::Agent,
+}
+
+impl Client {
+    /// Status and the header `Penstock-Durability`; a connection that fails is status 0.
+    pub(crate) fn send(&self, body: &str) -> (u16, String) {
+        let url = format!("http://127.0.0.1:{}/v1/events/batch", self.port);
+        match self.agent.post(url).header("x-api-key", KEY).send(body) {
+            Ok(answer) => {
+                let durability = answer.headers().get("penstock-durability");
+                let durability = durability.map_or("", |value| value.to_str().unwrap());
+                (answer.status().as_u16(), durability.to_owned())
+            }
+            Err(error) => (0, error.to_string()),
+        }
+    }
+}
+
 impl Ingest {
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            port: self.port,
+            agent: self.agent.clone(),
+        }
+    }
+
+    /// kill -9, and another process in its place.
+    pub(crate) fn replace(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = run(&self.command);
+    }
+
+    /// The value of a series.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let mut answer = self
+            .agent
+            .get(format!("http://127.0.0.1:{}/metrics", self.admin))
+            .call()
+            .unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series}"))
+            .parse()
+            .unwrap()
+    }
+
     /// Status and body; a connection that fails is status 0.
     pub(crate) fn send(&self, body: &str) -> (u16, String) {
         let url = format!("http://127.0.0.1:{}/v1/events/batch", self.port);
@@ -243,15 +312,7 @@ impl Ingest {
     }
 
     fn exchanges(&self) -> u64 {
-        let mut answer = self
-            .agent
-            .get(format!("http://127.0.0.1:{}/metrics", self.admin))
-            .call()
-            .unwrap();
-        let text = answer.body_mut().read_to_string().unwrap();
-        let series = "penstock_ingest_quota_syncs_total{outcome=\"done\"} ";
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        line.unwrap().parse().unwrap()
+        self.metric("penstock_ingest_quota_syncs_total{outcome=\"done\"}") as u64
     }
 
     pub(crate) fn wait_ready(&self) {

@@ -1,0 +1,188 @@
+//! Kafka dies, stands still, and ingest dies with it: with a spool, or a table to go to instead, clients are answered
+//! on, and what they were told is there afterwards, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use penstock_dataplane_config::table::{EventTable, dedup_window};
+use penstock_e2e::trial::Turn;
+use penstock_e2e::{Component, Result};
+use uuid::Uuid;
+
+use super::setup::{Client, Setup, batch, wait_for};
+
+const IMPATIENT: &str = "limits: {requestTimeout: 5s, kafkaTimeout: 2s}\n";
+const GROUPS: &str = "penstock_ingest_spool_groups";
+
+/// What clients were told: event id -> the header `Penstock-Durability`.
+#[derive(Default)]
+struct Told {
+    stop: AtomicBool,
+    acknowledged: Mutex<BTreeMap<String, String>>,
+    refused: Mutex<u64>,
+}
+
+impl Told {
+    fn send(&self, client: &Client) {
+        while !self.stop.load(Relaxed) {
+            let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
+            match client.send(&batch(&ids)) {
+                (200, told) => {
+                    let ids = ids.into_iter().map(|id| (id, told.clone()));
+                    self.acknowledged.lock().unwrap().extend(ids);
+                }
+                // A refusal, or nobody there: a process that was killed.
+                (status, _) => {
+                    *self.refused.lock().unwrap() += u64::from(status != 0);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+    }
+
+    fn count(&self, durability: &str) -> usize {
+        let acknowledged = self.acknowledged.lock().unwrap();
+        acknowledged.values().filter(|told| *told == durability).count()
+    }
+
+    /// Waits for so many more answers of this kind.
+    fn wait_for_more(&self, durability: &str, events: usize) {
+        let before = self.count(durability);
+        wait_for(&format!("events answered `{durability}`"), || {
+            self.count(durability) >= before + events
+        });
+    }
+}
+
+fn under_load(client: &Client, scenario: impl FnOnce(&Told)) -> Told {
+    let told = Told::default();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| told.send(client));
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&told)));
+        told.stop.store(true, Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    told
+}
+
+#[test]
+fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
+    let setup = Setup::new(Turn::alone()?)?;
+    setup.create_topics(3);
+    setup.write_apps("");
+    let disk = tempfile::tempdir().unwrap();
+    let mut pod = setup.start_with(&format!(
+        "{IMPATIENT}spool: {{dir: {}, maxBytes: 500MB}}",
+        disk.path().display()
+    ));
+    pod.wait_ready();
+    let signal = |signal| {
+        setup
+            .kit
+            .process(Component::Kafka(1))
+            .unwrap()
+            .signal(signal)
+            .unwrap();
+    };
+    let mut found = 0.0;
+    let told = under_load(&pod.client(), |told| {
+        told.wait_for_more("", 1000);
+        setup.kit.kill(Component::Kafka(1)).unwrap();
+        told.wait_for_more("spooled", 2000);
+        setup.kit.start(Component::Kafka(1)).unwrap();
+        wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
+        assert_eq!(*told.refused.lock().unwrap(), 0, "nobody noticed the outage");
+        for _ in 0..3 {
+            told.wait_for_more("", 1000);
+            // It has what was sent in its sockets, and works it off when it wakes.
+            signal(Signal::SIGSTOP);
+            told.wait_for_more("spooled", 1000);
+            pod.replace();
+            told.wait_for_more("spooled", 1000);
+            signal(Signal::SIGCONT);
+            wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
+            found += pod.metric("penstock_ingest_drained_groups_total{outcome=\"already_stored\"}");
+        }
+    });
+    wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
+    let acknowledged = told.acknowledged.into_inner().unwrap();
+    let stored = setup.stored_ids();
+    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
+    println!(
+        "{} acknowledged, {} in the topic; {found} groups were found there",
+        acknowledged.len(),
+        stored.len()
+    );
+    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
+    let missing = acknowledged.keys().filter(|id| !distinct.contains(*id)).count();
+    assert_eq!(missing, 0, "acknowledged events are not stored");
+    assert!(found > 0.0, "no group was in doubt: this has shown nothing");
+    Ok(())
+}
+
+#[test]
+fn without_kafka_events_go_into_the_table_once() -> Result<()> {
+    let setup = Setup::new(Turn::alone()?)?;
+    setup.create_topics(3);
+    setup.write_apps("");
+    let database = setup.topic.replace('-', "_");
+    setup.kit.clickhouse(&format!("CREATE DATABASE {database}"))?;
+    let table = EventTable {
+        database: &database,
+        table: "events",
+        comment: "test",
+        dedup_window: dedup_window(3),
+    };
+    setup.kit.clickhouse(&table.create_statement())?;
+    let secrets = tempfile::tempdir().unwrap();
+    let users = setup.kit.clickhouse_users()?;
+    let file = |name: &str, content: &str| {
+        let path = secrets.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (username, password) = (
+        file("username", &users.consumer.user),
+        file("password", &users.consumer.password),
+    );
+    let pod = setup.start_with(&format!(
+        "{IMPATIENT}onKafkaOutage: Direct\nclickhouse: {{url: '{}', database: {database}, table: events, \
+         usernameFile: {username}, passwordFile: {password}}}",
+        setup.kit.clickhouse_url()
+    ));
+    pod.wait_ready();
+    let told = under_load(&pod.client(), |told| {
+        told.wait_for_more("", 1000);
+        setup.kit.kill(Component::Kafka(1)).unwrap();
+        told.wait_for_more("direct", 1000);
+        setup.kit.start(Component::Kafka(1)).unwrap();
+        told.wait_for_more("", 1000);
+    });
+    let acknowledged = told.acknowledged.into_inner().unwrap();
+    let rows = setup
+        .kit
+        .clickhouse(&format!("SELECT event_id FROM {database}.events FORMAT TSVRaw"))?;
+    let in_table: Vec<&str> = rows.lines().collect();
+    let direct: BTreeSet<&str> = in_table.iter().copied().collect();
+    assert_eq!(in_table.len(), direct.len(), "a row is there twice");
+    let in_topic: BTreeSet<String> = setup.stored_ids().into_iter().collect();
+    for (id, told) in &acknowledged {
+        let held = match told.as_str() {
+            "direct" => direct.contains(id.as_str()),
+            _ => in_topic.contains(id),
+        };
+        assert!(held, "{id} was answered `{told}`");
+    }
+    let both = direct.iter().filter(|id| in_topic.contains(**id)).count();
+    assert_eq!(both, 0, "events are in the topic and in the table");
+    println!("{} rows past Kafka", in_table.len());
+    setup.kit.clickhouse(&format!("DROP DATABASE {database}"))?;
+    Ok(())
+}
