@@ -77,6 +77,8 @@ pub(crate) struct Lines {
     pub(crate) ahead: u32,
     /// Members that clients may not set, dropped.
     pub(crate) dropped: u32,
+    /// Buffers of the last draft, for the next.
+    spare: (Vec<u8>, String),
 }
 
 /// Bytes kept between requests; a larger buffer is given back.
@@ -100,6 +102,23 @@ impl Lines {
 
     pub(crate) fn reject(&mut self, index: u32, found: Found) {
         self.rejected.push(Rejection { index, found });
+    }
+
+    /// An empty draft, with the buffers of one that was [reclaimed](Self::reclaim).
+    pub(crate) fn draft<'a>(&mut self) -> Draft<'a> {
+        let (merged_context, library) = std::mem::take(&mut self.spare);
+        Draft {
+            merged_context,
+            library,
+            ..Draft::default()
+        }
+    }
+
+    /// Takes a draft's buffers back, so that the next event needs none.
+    pub(crate) fn reclaim(&mut self, draft: Draft<'_>) {
+        self.spare = (draft.merged_context, draft.library);
+        self.spare.0.clear();
+        self.spare.1.clear();
     }
 
     /// Keeps an event for the dead-letter topic.

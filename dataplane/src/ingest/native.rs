@@ -231,7 +231,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             attribution: line::object("attribution", fields.attribution)?,
             event_data: line::object("event_data", fields.event_data)?,
             context: line::object("context", fields.context)?,
-            ..Draft::default()
+            ..lines.draft()
         };
         if !unknown.is_empty() {
             lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
@@ -240,7 +240,9 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             id: ("event_id", fields.event_id),
             time: ("timestamp", fields.timestamp),
         };
-        lines.push(self.stamp, index, given, &draft, &mut self.random)
+        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
+        lines.reclaim(draft);
+        pushed
     }
 }
 
@@ -296,11 +298,13 @@ const RESERVED: [&str; 7] = [
     "source",
 ];
 
+/// Up to so many names are compared one by one.
+const FEW: usize = 8;
+
 /// `context` made of the members that have no column and, behind them, what the client put there. How many members
 /// were dropped.
 fn merge_context(out: &mut Vec<u8>, context: Option<Raw<'_>>, unknown: &[(Key<'_>, Raw<'_>)]) -> u32 {
     let mut dropped = 0;
-    let mut names = HashSet::with_capacity(unknown.len());
     out.push(b'{');
     for (key, value) in unknown {
         let name = key.decoded().unwrap_or_default();
@@ -309,11 +313,17 @@ fn merge_context(out: &mut Vec<u8>, context: Option<Raw<'_>>, unknown: &[(Key<'_
             continue;
         }
         push_member(out, &name, value);
-        names.insert(name);
     }
     if let Some(context) = context {
+        let named = || unknown.iter().map(|(key, _)| key.decoded().unwrap_or_default());
+        // Only an event of many members is worth a set.
+        let many: Option<HashSet<_>> = (unknown.len() > FEW).then(|| named().collect());
+        let is_taken = |name: &str| match &many {
+            Some(names) => names.contains(name),
+            None => named().any(|known| known == name),
+        };
         each_member(&context, |name, value| {
-            if !names.contains(name) {
+            if RESERVED.contains(&name) || !is_taken(name) {
                 push_member(out, name, &value);
             }
         });
