@@ -29,6 +29,7 @@ mod members;
 mod metrics;
 mod native;
 mod partition;
+pub mod pure;
 mod quota;
 mod reload;
 mod request_log;
