@@ -79,6 +79,28 @@ pub(crate) struct Lines {
     pub(crate) dropped: u32,
     /// Buffers of the last draft, for the next.
     spare: (Vec<u8>, String),
+    received: Written,
+}
+
+/// A number and its digits, so that one which stays the same is written once.
+#[derive(Debug, Default)]
+struct Written {
+    number: Option<i64>,
+    digits: Vec<u8>,
+}
+
+impl Written {
+    fn set(&mut self, number: i64) {
+        if self.number != Some(number) {
+            self.number = Some(number);
+            self.digits.clear();
+            push_number(&mut self.digits, number);
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.digits
+    }
 }
 
 /// Bytes kept between requests; a larger buffer is given back.
@@ -163,12 +185,20 @@ impl Lines {
         out.extend_from_slice(stamp.head);
         let mut id = [0u8; uuid::fmt::Hyphenated::LENGTH];
         out.extend_from_slice(identity.id.hyphenated().encode_lower(&mut id).as_bytes());
+        self.received.set(stamp.received_at);
         out.extend_from_slice(b"\",\"received_at\":");
-        push_number(out, stamp.received_at);
+        out.extend_from_slice(self.received.text());
         out.extend_from_slice(b",\"timestamp\":");
+        let written = out.len();
         push_number(out, times.timestamp);
+        let written = written..out.len();
         out.extend_from_slice(b",\"client_timestamp\":");
-        push_number(out, times.client_timestamp);
+        // Mostly the two are one.
+        if times.client_timestamp == times.timestamp {
+            out.extend_from_within(written);
+        } else {
+            push_number(out, times.client_timestamp);
+        }
         out.extend_from_slice(stamp.client);
         push_json_string(out, &draft.library);
         out.extend_from_slice(b",\"source\":\"");
