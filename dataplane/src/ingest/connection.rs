@@ -26,6 +26,10 @@ const HEAD: Duration = Duration::from_secs(5);
 /// Between requests. Longer than the load balancers in front keep theirs, so that they close, not we.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// What is read of a connection at once. It also bounds a head, and what a request takes that waits for room: hyper
+/// reads so much of a body before anybody asks for it.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
 content-length: 85\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\"}\r\n\r\n";
 
@@ -136,6 +140,7 @@ impl Connections {
         });
         let mut connection = http1::Builder::new()
             .pipeline_flush(true)
+            .max_buf_size(READ_AT_ONCE)
             .serve_connection(io, service);
         loop {
             tokio::select! {
