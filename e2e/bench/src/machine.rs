@@ -14,6 +14,7 @@ pub fn describe(repository: &Path) -> Vec<(&'static str, String)> {
         ("CPU", cpu()),
         ("memory", memory()),
         ("kernel", read("/proc/sys/kernel/osrelease")),
+        ("load before", load().to_string()),
         ("Rust", output(repository, "rustc", &["--version"])),
         ("Go", output(repository, "go", &["version"])),
         ("Kafka", format!("{}, one broker", penstock_e2e::versions::KAFKA)),
@@ -71,6 +72,15 @@ fn memory() -> String {
         })
         .unwrap_or(0.0);
     format!("{:.0} GB", kilobytes * 1024.0 / 1e9)
+}
+
+/// Processes that wanted a core, on average over the last minute.
+pub fn load() -> f64 {
+    read("/proc/loadavg")
+        .split(' ')
+        .next()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(0.0)
 }
 
 fn read(path: &str) -> String {

@@ -7,10 +7,15 @@ use crate::extras::Together;
 use crate::goals::{Goal, Measured, short};
 use crate::summary::Line;
 
+/// A machine with more to do than this is not idle.
+const IDLE: f64 = 1.0;
+
 /// What the page is made of.
 #[derive(Debug)]
 pub struct Report<'r> {
     pub machine: &'r [(&'static str, String)],
+    /// Processes that wanted a core before the first run.
+    pub load_before: f64,
     pub measured: &'r Measured<'r>,
     /// Of all servers.
     pub lines: &'r [Line],
@@ -47,6 +52,12 @@ impl Report<'_> {
              a request was due.\n",
             self.runs, self.seconds
         );
+        if self.load_before > IDLE {
+            page.push_str(
+                "**The machine was busy with other work**, so latencies, rates and the CPU of paced loads say more about that \
+                 than about the servers. Run it again on an idle machine; what is missed here may be reached there.\n\n",
+            );
+        }
         self.goals(&mut page);
         self.loads(&mut page);
         self.together(&mut page);

@@ -63,6 +63,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let kit = Instance::from_environment("bench")?;
     kit.must_exist()?;
     let servers = servers(&kit, arguments)?;
+    let (machine, load_before) = (machine::describe(kit.repository()), machine::load());
     kit.enter()?;
     process::stay_on(LOAD_CORE)?;
     let kafka = kit
@@ -104,7 +105,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         together: &together,
     };
     let report = Report {
-        machine: &machine::describe(kit.repository()),
+        machine: &machine,
+        load_before,
         measured: &measured,
         lines: &all,
         runs: arguments.runs,
