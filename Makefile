@@ -24,6 +24,10 @@ test: ## Every check and test of the project, on a cluster of its own
 bench-ingest: ## Measure ingest beside what it replaces, write docs/benchmarks.md (RUNS=5, PEERS=all)
 	@./e2e/bench/run
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser, SECONDS=60 each, or only TARGET=json
+	@SECONDS_EACH=$(or $(SECONDS),60) TARGET=$(TARGET) dataplane/fuzz/run
+
 .PHONY: images
 images: ## OUT=FILE: write the container image as an OCI archive
 	@test -n "$(OUT)" || { echo "say where: make images OUT=penstock.tar" >&2; exit 2; }

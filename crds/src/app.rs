@@ -25,6 +25,7 @@ use crate::schema;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "App ID", type_ = "string", json_path = ".status.appId"),
+    printcolumn(name = "Events Today", type_ = "integer", json_path = ".status.usage.events"),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", priority = 1),
@@ -65,6 +66,20 @@ pub struct AppSpec {
     /// True: every request with a key of this App is refused with 403.
     #[serde(default)]
     pub suspended: bool,
+    /// Web pages that may send with this App's keys, by their origin as browsers write it: `https://shop.example`. Of
+    /// any other page requests are refused with 403. None: any page may send, without credentials. Who is no browser
+    /// sends no origin, and is not asked for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 4, max = 255), regex(pattern = schema::ORIGIN))
+    )]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(o, !(o.startsWith('https://') && o.endsWith(':443')) && !(o.startsWith('http://') && o.endsWith(':80')))")
+            .message("an origin has no port that is its scheme's own: browsers leave it out")
+    )]
+    pub origins: Vec<String>,
     /// Ids that the product had before, accepted wherever a body carries `app_id`. What is stored is the App's UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -79,6 +94,7 @@ fn default_keys() -> Vec<AppKey> {
     vec![AppKey {
         name: "default".into(),
         scope: KeyScope::Write,
+        trusted: false,
         secret_ref: None,
         expires_at: None,
     }]
@@ -94,6 +110,10 @@ pub struct AppKey {
     /// What the key may do: `Write` sends events, `Read` is refused by ingest.
     #[serde(default)]
     pub scope: KeyScope,
+    /// True for a backend that forwards the events of others: `ip` and `user_agent` in its events count. Of other keys
+    /// they are dropped, because anybody could send them.
+    #[serde(default)]
+    pub trusted: bool,
     /// A Secret in the same namespace that holds the key. Absent: the operator generates one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
@@ -186,6 +206,9 @@ pub struct AppStatus {
     #[schemars(length(max = 256), inner(length(max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub bound_pipelines: Vec<String>,
+    /// What the App has used today, about a minute old. Absent while nothing was sent, or where no pipeline has a Redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
 }
 
 impl Default for AppStatus {
@@ -196,6 +219,7 @@ impl Default for AppStatus {
             conditions: Vec::new(),
             keys: Vec::new(),
             bound_pipelines: Vec::new(),
+            usage: None,
         }
     }
 }
@@ -213,4 +237,17 @@ pub struct KeyStatus {
     /// The Secret that holds the key.
     #[schemars(length(max = 253))]
     pub secret_name: String,
+}
+
+/// Accepted events of a UTC day, over all pipelines that accept the App.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageStatus {
+    /// The UTC day, for example `2026-11-21`.
+    #[schemars(length(max = 10))]
+    pub day: String,
+    /// Accepted events.
+    pub events: i64,
+    /// Their bytes, as quotas count them.
+    pub bytes: i64,
 }

@@ -16,6 +16,14 @@ pub(crate) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 pub(crate) const TOPIC: &str = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$";
 /// A database or table of ClickHouse that needs no quoting.
 pub(crate) const IDENTIFIER: &str = r"^[a-zA-Z_][a-zA-Z0-9_]*$";
+/// An origin of web pages: a scheme, a host in lower case, maybe a port, and nothing behind.
+pub(crate) const ORIGIN: &str =
+    r"^[a-z][a-z0-9+.-]*://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$";
+/// A network: `10.0.0.0/8`, `fd00::/8`. Of IPv6 only the characters; the operator reads the address.
+pub(crate) const CIDR: &str = concat!(
+    r"^(((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])/([0-9]|[12][0-9]|3[0-2])",
+    r"|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))$"
+);
 macro_rules! host_port {
     () => {
         r"[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"

@@ -9,5 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod consume;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ingest;
 pub mod process;

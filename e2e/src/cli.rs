@@ -105,10 +105,10 @@ impl Cli {
                     &Plan {
                         groups: Group::ALL.to_vec(),
                         brokers: None,
+                        penstock: true,
                     },
                     &progress,
-                )?;
-                crate::penstock::build(&instance, &progress).map(drop)
+                )
             }
             Action::Down => down(&instance),
             Action::Status => status(&instance),
@@ -139,6 +139,7 @@ fn up(instance: &Instance, arguments: &UpArguments) -> Result<()> {
     let plan = Plan {
         groups,
         brokers: arguments.brokers,
+        penstock: everything,
     };
     instance.up(&plan, &progress)?;
     if everything {

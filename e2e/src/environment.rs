@@ -30,6 +30,7 @@ pub fn variables(instance: &Instance) -> Result<Vec<(&'static str, String)>> {
     {
         variables.push(("PENSTOCK_INGEST_URL", endpoint.url));
         variables.push(("PENSTOCK_WRITE_KEY", endpoint.key));
+        variables.push(("PENSTOCK_APP_ID", endpoint.app_id));
         variables.push(("CLICKHOUSE_DATABASE", endpoint.database));
     }
     Ok(variables)

@@ -286,7 +286,8 @@ impl Instance {
     }
 }
 
-fn release_folder(instance: &Instance) -> PathBuf {
+/// Where [`cargo`] puts what it builds.
+pub(crate) fn release_folder(instance: &Instance) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     instance.repository().join(target).join("release")
 }

@@ -17,10 +17,10 @@ const ADMIN_SECRET: &str = "clickhouse-admin";
 const CONSUMER_SECRET: &str = "clickhouse-consumer";
 const PATIENCE: &str = "--timeout=180s";
 
-/// Builds Penstock, puts its image into the node and installs the chart; does it again for what has changed.
+/// Puts the image of what [`build`] has built into the node and installs the chart; does it again for what has changed.
 pub fn install(instance: &Instance, progress: &Progress) -> Result<()> {
     progress.heading("install Penstock");
-    let built = build(instance, progress)?;
+    let built = fetch::release_folder(instance);
     let log = instance.cache().build_log("image-penstock");
     let image = progress.step("image", Some(&log), || {
         let image = image::penstock(instance, &built)?;

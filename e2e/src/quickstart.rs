@@ -29,6 +29,7 @@ const STORED_WITHIN: Duration = Duration::from_secs(60);
 pub struct Endpoint {
     pub url: String,
     pub key: String,
+    pub app_id: String,
     pub database: String,
 }
 
@@ -47,6 +48,7 @@ pub fn endpoint(instance: &Instance) -> Option<Endpoint> {
     Some(Endpoint {
         url: ingest_url(),
         key: decode_base64(&encoded)?,
+        app_id: app["status"]["appId"].as_str()?.to_owned(),
         database: database(&pipeline),
     })
 }

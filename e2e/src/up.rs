@@ -13,7 +13,7 @@ use crate::fetch::{self, GoTool};
 use crate::instance::{Instance, Record};
 use crate::process::boot_id;
 use crate::progress::{Outcome, Progress, human};
-use crate::{clickhouse, cluster, kafka, preflight};
+use crate::{clickhouse, cluster, kafka, penstock, preflight};
 
 /// What to bring up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Brokers, when asked for; an instance keeps the number it began with.
     pub brokers: Option<u8>,
+    /// Whether Penstock is to be installed on it, and so is built with the rest.
+    pub penstock: bool,
 }
 
 impl Plan {
@@ -225,8 +227,8 @@ fn announce(missing: &[Missing], progress: &Progress) {
     }
 }
 
-/// Gets everything the plan needs: downloads beside the builds, the builds one after the other, since each of them
-/// uses all cores. Gives back the path of the built ClickHouse front.
+/// Gets everything the plan needs: downloads, Go's builds and Rust's builds side by side, for each of them has long
+/// stretches on one core. Gives back the path of the built ClickHouse front.
 fn obtain(
     instance: &Instance,
     plan: &Plan,
@@ -244,28 +246,35 @@ fn obtain(
         if plan.wants(Group::ClickHouse) {
             branches.push(scope.spawn(|| fetch::chdb(instance, progress)));
         }
-        let builds = build(instance, plan, progress);
+        if plan.wants(Group::Kubernetes) {
+            branches.push(scope.spawn(|| {
+                GoTool::ALL
+                    .into_iter()
+                    .try_for_each(|tool| fetch::go_tool(instance, progress, tool))
+            }));
+        }
+        let front = programs(instance, plan, progress);
         first_error(branches)?;
-        builds
+        front
     })
 }
 
-fn build(instance: &Instance, plan: &Plan, progress: &Progress) -> Result<Option<PathBuf>> {
-    if plan.wants(Group::Kubernetes) {
-        for tool in GoTool::ALL {
-            fetch::go_tool(instance, progress, tool)?;
-        }
+/// Builds this workspace's programs, one after the other: cargo's lock would see to that anyway.
+fn programs(instance: &Instance, plan: &Plan, progress: &Progress) -> Result<Option<PathBuf>> {
+    let mut front = None;
+    if plan.wants(Group::ClickHouse) {
+        let folder = fetch::cargo(
+            instance,
+            progress,
+            clickhouse::FRONT,
+            &["penstock-e2e-clickhouse"],
+        )?;
+        front = Some(folder.join(clickhouse::FRONT));
     }
-    if !plan.wants(Group::ClickHouse) {
-        return Ok(None);
+    if plan.penstock {
+        penstock::build(instance, progress)?;
     }
-    let folder = fetch::cargo(
-        instance,
-        progress,
-        clickhouse::FRONT,
-        &["penstock-e2e-clickhouse"],
-    )?;
-    Ok(Some(folder.join(clickhouse::FRONT)))
+    Ok(front)
 }
 
 fn names(groups: &[Group]) -> String {
@@ -293,6 +302,7 @@ mod tests {
         Plan {
             groups: groups.to_vec(),
             brokers,
+            penstock: false,
         }
     }
 

@@ -13,7 +13,8 @@ pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
 pub use stores::{ClickHouse, DeadLetter, Kafka, Redis};
 pub use workloads::{
-    Batch, Consume, Endpoint, Ingest, IngestLimits, Protocol, Requested, Resources, Scaling, ScalingMode,
+    Batch, Consume, Endpoint, EndpointTls, Ingest, IngestLimits, Protocol, Requested, Resources, Scaling,
+    ScalingMode,
 };
 
 /// What a pipeline is.

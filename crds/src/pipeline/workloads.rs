@@ -12,17 +12,25 @@ use crate::schema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// The HTTP contracts that are spoken: `Native` (`/v1/events`, `/v1/events/batch`), `Segment` (`/segment/v1/*`,
-    /// `/v1/batch`).
+    /// The HTTP contracts that are spoken: `Native` (`/v1/events`, `/v1/events/batch`, `/api/attribution/*`), `Segment`
+    /// (`/segment/v1/*`, `/v1/batch`), `Envelope` (`/api/v1/events`).
     #[serde(default = "Endpoint::default_protocols")]
-    #[schemars(length(min = 1, max = 2))]
+    #[schemars(length(min = 1, max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub protocols: Vec<Protocol>,
+    /// TLS by a certificate of your own. Without it the Service speaks plain HTTP, and what is in front of it may speak
+    /// TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EndpointTls>,
+    /// The `Server` header of answers. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!-~]([ -~]*[!-~])?$"))]
+    pub server_header: Option<String>,
 }
 
 impl Endpoint {
     fn default_protocols() -> Vec<Protocol> {
-        vec![Protocol::Native, Protocol::Segment]
+        vec![Protocol::Native, Protocol::Segment, Protocol::Envelope]
     }
 }
 
@@ -30,8 +38,20 @@ impl Default for Endpoint {
     fn default() -> Self {
         Self {
             protocols: Self::default_protocols(),
+            tls: None,
+            server_header: None,
         }
     }
+}
+
+/// The certificate of the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointTls {
+    /// A Secret in the same namespace with `tls.crt` and `tls.key`. A renewed certificate is taken up by the running
+    /// pods, and no connection is cut for it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub secret_name: String,
 }
 
 /// An HTTP contract.
@@ -39,6 +59,7 @@ impl Default for Endpoint {
 pub enum Protocol {
     Native,
     Segment,
+    Envelope,
 }
 
 /// The pods that take events.
@@ -56,6 +77,15 @@ pub struct Ingest {
     /// What each pod may use.
     #[serde(default = "Ingest::default_resources")]
     pub resources: Resources,
+    /// Networks of proxies in front of the pods, as CIDRs: what they say in X-Forwarded-For counts as the address
+    /// that an event comes from. Without any it is the connection's own, for anybody can send that header.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 3, max = 49), regex(pattern = schema::CIDR))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub trusted_proxies: Vec<String>,
     /// Bounds of requests.
     #[serde(default)]
     pub limits: IngestLimits,
@@ -79,6 +109,7 @@ impl Default for Ingest {
         Self {
             scaling: Self::default_scaling(),
             resources: Self::default_resources(),
+            trusted_proxies: Vec::new(),
             limits: IngestLimits::default(),
         }
     }
@@ -233,6 +264,10 @@ pub struct IngestLimits {
     #[serde(default = "IngestLimits::default_memory")]
     #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
     pub memory: ByteSize,
+    /// Connections of a pod; one more gets 503 and is closed.
+    #[serde(default = "IngestLimits::default_connections")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: i32,
     /// From the first byte of a request to its answer.
     #[serde(default = "IngestLimits::default_request_timeout")]
     #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
@@ -260,6 +295,10 @@ impl IngestLimits {
         ByteSize::mb(64)
     }
 
+    const fn default_connections() -> i32 {
+        10_000
+    }
+
     const fn default_request_timeout() -> Duration {
         Duration::from_secs(10)
     }
@@ -276,6 +315,7 @@ impl Default for IngestLimits {
             event: Self::default_event(),
             batch: Self::default_batch(),
             memory: Self::default_memory(),
+            connections: Self::default_connections(),
             request_timeout: Self::default_request_timeout(),
             kafka_timeout: Self::default_kafka_timeout(),
         }

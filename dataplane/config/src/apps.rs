@@ -32,6 +32,9 @@ pub struct AppEntry {
     /// A suspended App's requests are refused with 403.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
+    /// Origins of web pages that may send, as browsers write them: `https://shop.example`. None means any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     #[serde(default, skip_serializing_if = "Quota::is_unlimited")]
     pub quota: Quota,
     #[serde(default)]
@@ -47,6 +50,9 @@ pub struct KeyEntry {
     /// SHA-256 of the key's bytes, in lower-case hex.
     pub digest: String,
     pub scope: KeyScope,
+    /// Whether `ip` and `user_agent` of an event count, because the sender speaks for others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusted: bool,
     /// RFC 3339; from this moment on the key is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,

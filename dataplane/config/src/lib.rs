@@ -22,7 +22,7 @@ pub mod validate;
 pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
 pub use roles::{
     ClickHouseTarget, ConsumeBatch, ConsumeConfig, IngestConfig, IngestLimits, KafkaTarget, PipelineRef,
-    Protocol, RedisTarget,
+    Protocol, RedisTarget, TlsFiles,
 };
 pub use units::{ByteSize, Duration};
 

@@ -49,6 +49,9 @@ fn variables_override_with_the_type_of_the_field() {
             ("PENSTOCK_PROTOCOLS", "Segment"),
             ("PENSTOCK_REDIS__ADDRESS", "redis:6379"),
             ("PENSTOCK_REDIS__DATABASE", "3"),
+            ("PENSTOCK_TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8"),
+            ("PENSTOCK_TLS__CERT_FILE", "/tls/tls.crt"),
+            ("PENSTOCK_TLS__KEY_FILE", "/tls/tls.key"),
         ],
     )
     .unwrap();
@@ -63,6 +66,8 @@ fn variables_override_with_the_type_of_the_field() {
     assert_eq!(config.limits.request_timeout, Duration::from_secs(20));
     assert_eq!(config.protocols, [Protocol::Segment]);
     assert_eq!(config.redis.unwrap().database, 3);
+    assert_eq!(config.trusted_proxies.len(), 2);
+    assert_eq!(config.tls.unwrap().key_file.as_os_str(), "/tls/tls.key");
 }
 
 #[test]
@@ -107,6 +112,12 @@ fn inequalities_hold_before_a_port_is_bound() {
         ("admin: 0.0.0.0:8080\n", "admin"),
         ("protocols: []\n", "protocols"),
         ("redis: {address: nowhere}\n", "redis.address"),
+        ("limits: {connections: 0}\n", "limits.connections"),
+        ("limits: {connections: 1000001}\n", "limits.connections"),
+        ("serverHeader: ''\n", "serverHeader"),
+        ("serverHeader: \"a\\nb\"\n", "serverHeader"),
+        ("trustedProxies: [10.0.0.1]\n", "trustedProxies"),
+        ("tls: {certFile: a}\n", "tls"),
     ] {
         let refused = ingest(extra, &[]).unwrap_err().to_string();
         assert!(refused.contains(field), "{extra}: {refused}");
@@ -137,7 +148,9 @@ fn replaced_variables_fill_gaps_outside_a_cluster_only() {
 
 #[test]
 fn the_effective_configuration_reads_back_as_itself() {
-    let config = ingest("redis: {address: 'redis:6379'}\n", &[]).unwrap().config;
+    let extra =
+        "redis: {address: 'redis:6379'}\ntls: {certFile: a, keyFile: b}\ntrustedProxies: [10.0.0.0/8]\n";
+    let config = ingest(extra, &[]).unwrap().config;
     let text = render(&config).unwrap();
     assert_eq!(
         load::<IngestConfig>(&text, &Environment::new()).unwrap().config,

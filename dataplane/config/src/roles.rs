@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::units::{ByteSize, Duration};
@@ -80,10 +81,21 @@ impl ClickHouseTarget {
 /// An HTTP contract that ingest can speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// `/v1/events`, `/v1/events/batch`.
+    /// `/v1/events`, `/v1/events/batch`, and the same two under `/api/attribution`.
     Native,
     /// `/segment/v1/*` and `/v1/batch`.
     Segment,
+    /// `/api/v1/events`: the replaced platform's envelope, with its answers and codes.
+    Envelope,
+}
+
+/// What a port speaks TLS with, PEM; read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate, then those it is signed by.
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// Bounds of ingest.
@@ -98,6 +110,8 @@ pub struct IngestLimits {
     pub batch: u32,
     /// All bodies and groups in flight together; over it requests wait up to 1 s, then get 503.
     pub memory: ByteSize,
+    /// Connections of the process; one more gets 503 and is closed.
+    pub connections: u32,
     /// From the first byte of a request to its answer; must exceed `kafka_timeout`.
     pub request_timeout: Duration,
     /// How long a produced group may wait for its acknowledgement before the answer is 503.
@@ -111,6 +125,7 @@ impl Default for IngestLimits {
             event: ByteSize::kb(256),
             batch: 1000,
             memory: ByteSize::mb(64),
+            connections: 10_000,
             request_timeout: Duration::from_secs(10),
             kafka_timeout: Duration::from_secs(8),
         }
@@ -135,6 +150,15 @@ pub struct IngestConfig {
     pub apps_file: PathBuf,
     #[serde(default = "default_protocols")]
     pub protocols: Vec<Protocol>,
+    /// Networks of proxies in front: what they say in X-Forwarded-For about where a request comes from counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Without it `listen` speaks no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+    /// The `Server` header of answers; absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_header: Option<String>,
     #[serde(default)]
     pub limits: IngestLimits,
     /// Threads that serve requests; 0 means one per core that the process may use.
@@ -186,5 +210,5 @@ fn default_admin() -> String {
 }
 
 fn default_protocols() -> Vec<Protocol> {
-    vec![Protocol::Native, Protocol::Segment]
+    vec![Protocol::Native, Protocol::Segment, Protocol::Envelope]
 }

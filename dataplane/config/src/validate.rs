@@ -134,7 +134,25 @@ impl Validate for IngestConfig {
             rules.redis(redis);
         }
         rules.require(!self.protocols.is_empty(), "protocols", "must name at least one");
+        rules.require(
+            self.trusted_proxies.len() <= 64,
+            "trustedProxies",
+            "must be at most 64 networks",
+        );
+        let header = |text: &String| {
+            (1..=128).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        };
+        rules.require(
+            self.server_header.as_ref().is_none_or(header),
+            "serverHeader",
+            "must be 1 to 128 printable characters of ASCII",
+        );
         let limits = &self.limits;
+        rules.require(
+            (1..=1_000_000).contains(&limits.connections),
+            "limits.connections",
+            "must be 1 to 1000000",
+        );
         let kafka_timeout = limits.kafka_timeout;
         rules.require(
             kafka_timeout >= Duration::from_millis(100),

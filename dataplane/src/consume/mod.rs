@@ -24,6 +24,8 @@ pub mod failure;
 pub mod fence;
 mod flight;
 mod forming;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod group;
 pub mod intent;
 mod jobs;

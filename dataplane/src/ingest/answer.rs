@@ -3,27 +3,27 @@
 //! ```text
 //! native   {"status":"error","error":"rate limit exceeded","code":"quota","details":…}
 //! Segment  {"success":false,"code":"quota","message":"rate limit exceeded"}
+//! envelope {"status":"error","error":"rate limit exceeded","code":"RATE_LIMIT_EXCEEDED","details":…}
 //! ```
 //!
 //! The native texts are those of the replaced platform. Segment's Python SDK reads `code` and `message` of every
 //! error, and takes their absence for a lost connection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderName,
-    RETRY_AFTER,
-};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use uuid::Uuid;
 
 use super::apps::KeyRefused;
-use super::flaw::{Flaw, Rejection, push_rejections};
+use super::encoding;
+use super::flaw::{Flaw, Found, Rejection, push_rejections};
 use super::json::Fault;
 use super::native::Refused;
 use super::quota;
-use super::route::{PATHS, Route};
+use super::route::{Form, PATHS, Route};
 use super::text::{push_json_string, push_number};
 
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -35,12 +35,14 @@ pub(crate) enum Code {
     InvalidEncoding,
     NoEvents,
     AllRejected,
+    BadEnvelope,
     MissingKey,
     UnknownKey,
     ExpiredKey,
     ReadOnlyKey,
     Suspended,
     AppMismatch,
+    OriginNotAllowed,
     NotFound,
     MethodNotAllowed,
     Timeout,
@@ -65,6 +67,7 @@ impl Code {
             ),
             Self::NoEvents => (StatusCode::BAD_REQUEST, "no_events", "no events"),
             Self::AllRejected => (StatusCode::BAD_REQUEST, "rejected", "no valid events"),
+            Self::BadEnvelope => (StatusCode::BAD_REQUEST, "invalid_envelope", VALIDATION),
             Self::MissingKey => (StatusCode::UNAUTHORIZED, "missing_key", "missing API key"),
             Self::UnknownKey => (StatusCode::UNAUTHORIZED, "invalid_key", "invalid API key"),
             Self::ExpiredKey => (StatusCode::UNAUTHORIZED, "expired_key", "API key has expired"),
@@ -74,6 +77,11 @@ impl Code {
                 StatusCode::FORBIDDEN,
                 "app_mismatch",
                 "API key belongs to another app",
+            ),
+            Self::OriginNotAllowed => (
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                "origin is not allowed",
             ),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "not found"),
             Self::MethodNotAllowed => (
@@ -116,7 +124,35 @@ impl Code {
     pub(crate) fn name(self) -> &'static str {
         self.parts().1
     }
+
+    /// Status, `code` and text as the envelope's clients know them. Whatever is wrong with what an envelope says is a
+    /// broken rule of it, also how many events it holds.
+    fn envelope_parts(self) -> (StatusCode, &'static str, &'static str) {
+        let (status, _, text) = self.parts();
+        let code = match self {
+            Self::NoEvents | Self::TooManyEvents | Self::AllRejected | Self::BadEnvelope => {
+                return (StatusCode::BAD_REQUEST, "VALIDATION_ERROR", VALIDATION);
+            }
+            Self::InvalidJson
+            | Self::InvalidEncoding
+            | Self::BodyTooLarge
+            | Self::UnsupportedEncoding
+            | Self::Timeout => "INVALID_REQUEST",
+            Self::MissingKey | Self::UnknownKey | Self::ExpiredKey => "UNAUTHORIZED",
+            Self::ReadOnlyKey | Self::Suspended | Self::AppMismatch | Self::OriginNotAllowed => "FORBIDDEN",
+            Self::NotFound => "NOT_FOUND",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::Quota => "RATE_LIMIT_EXCEEDED",
+            Self::Internal => "INTERNAL_ERROR",
+            Self::Overloaded => "SERVICE_UNAVAILABLE",
+            Self::NotStored => "DATABASE_ERROR",
+        };
+        (status, code, text)
+    }
 }
+
+/// What an envelope's client reads of every broken rule; `details` says which.
+const VALIDATION: &str = "validation failed";
 
 /// A refusal with what the client should know beside its code.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,6 +209,7 @@ impl From<Refused> for Refusal {
             Refused::TooManyEvents(limit) => Self::over(Code::TooManyEvents, limit as u64),
             Refused::NoEvents => Code::NoEvents.into(),
             Refused::AppMismatch => Code::AppMismatch.into(),
+            Refused::Envelope(found) => Self::envelope(&found),
         }
     }
 }
@@ -186,6 +223,21 @@ impl Refusal {
         Self {
             details,
             ..Self::from(code)
+        }
+    }
+
+    /// A rule of the envelope itself, not of one of its events.
+    fn envelope(found: &Found) -> Self {
+        let mut details = b"{\"field\":".to_vec();
+        push_json_string(&mut details, &found.field);
+        details.extend_from_slice(b",\"code\":\"");
+        details.extend_from_slice(found.flaw.code().as_bytes());
+        details.extend_from_slice(b"\",\"detail\":");
+        push_json_string(&mut details, &found.detail);
+        details.push(b'}');
+        Self {
+            details,
+            ..Self::from(Code::BadEnvelope)
         }
     }
 
@@ -220,12 +272,17 @@ impl Refusal {
 
     /// The answer, in the form of the route's protocol.
     pub(crate) fn answer(&self, route: &Route<'_>) -> Answer {
-        let (status, code, text) = self.code.parts();
+        let form = route.form();
+        let (status, code, text) = match form {
+            Form::Native | Form::Segment => self.code.parts(),
+            Form::Envelope => self.code.envelope_parts(),
+        };
         let mut body = Vec::with_capacity(96 + self.details.len());
-        let parts = if route.is_segment() {
-            ["{\"success\":false,\"code\":\"", code, "\",\"message\":\"", text]
-        } else {
-            ["{\"status\":\"error\",\"error\":\"", text, "\",\"code\":\"", code]
+        let parts = match form {
+            Form::Segment => ["{\"success\":false,\"code\":\"", code, "\",\"message\":\"", text],
+            Form::Native | Form::Envelope => {
+                ["{\"status\":\"error\",\"error\":\"", text, "\",\"code\":\"", code]
+            }
         };
         parts
             .iter()
@@ -264,7 +321,10 @@ impl Refusal {
                 headers.insert(ALLOW, HeaderValue::from_static(route.allow()));
             }
             Code::UnsupportedEncoding => {
-                headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+                headers.insert(
+                    http::header::ACCEPT_ENCODING,
+                    HeaderValue::from_static(encoding::ACCEPTED),
+                );
             }
             _ => {}
         }
@@ -309,34 +369,29 @@ pub(crate) fn accepted_batch(accepted: usize, rejections: &[Rejection]) -> Answe
     json(StatusCode::OK, Bytes::from(body))
 }
 
+/// `{"status":"success","data":{"events_received":n,"status":"processing"},"meta":{"processing_time_ms":…,"count":n}}`
+pub(crate) fn received(events: u32, took: Duration) -> Answer {
+    let mut body = Vec::with_capacity(128);
+    body.extend_from_slice(b"{\"status\":\"success\",\"data\":{\"events_received\":");
+    push_number(&mut body, i64::from(events));
+    body.extend_from_slice(b",\"status\":\"processing\"},\"meta\":{\"processing_time_ms\":");
+    push_number(&mut body, i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
+    body.extend_from_slice(b",\"count\":");
+    push_number(&mut body, i64::from(events));
+    body.extend_from_slice(b"}}");
+    json(StatusCode::OK, Bytes::from(body))
+}
+
 /// Segment's success.
 pub(crate) fn success() -> Answer {
     json(StatusCode::OK, Bytes::from_static(b"{\"success\":true}"))
 }
 
-/// A preflight of a browser. It carries no key, so it answers for all Apps: any origin may send, without credentials.
-pub(crate) fn preflight(route: &Route<'_>) -> Answer {
+/// Without a body.
+pub(crate) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::new()));
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    let headers = answer.headers_mut();
-    headers.insert(
-        ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static(route.allow()),
-    );
-    let allowed = "authorization, content-type, content-encoding, x-api-key, idempotency-key";
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    *answer.status_mut() = status;
     answer
-}
-
-/// Lets a browser's script read the answer, errors too.
-pub(crate) fn allow_any_origin(answer: &mut Answer) {
-    let headers = answer.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("retry-after"),
-    );
 }
 
 pub(crate) fn healthy() -> Answer {

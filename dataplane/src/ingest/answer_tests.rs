@@ -38,6 +38,89 @@ fn errors_speak_the_language_of_their_protocol() {
 }
 
 #[test]
+fn an_envelope_is_refused_in_the_codes_of_its_clients() {
+    let found = Found::new(Flaw::MissingField, "events", "is required");
+    for (refusal, status, code, error) in [
+        (
+            Refusal::from(Refused::Envelope(found)),
+            400,
+            "VALIDATION_ERROR",
+            VALIDATION,
+        ),
+        (
+            Refusal::from(Refused::NoEvents),
+            400,
+            "VALIDATION_ERROR",
+            VALIDATION,
+        ),
+        (
+            Refusal::from(Refused::TooManyEvents(1000)),
+            400,
+            "VALIDATION_ERROR",
+            VALIDATION,
+        ),
+        (
+            Refusal::all_rejected(&[], None),
+            400,
+            "VALIDATION_ERROR",
+            VALIDATION,
+        ),
+        (Code::InvalidJson.into(), 400, "INVALID_REQUEST", "invalid JSON"),
+        (
+            Code::BodyTooLarge.into(),
+            413,
+            "INVALID_REQUEST",
+            "request body too large",
+        ),
+        (Code::MissingKey.into(), 401, "UNAUTHORIZED", "missing API key"),
+        (Code::Suspended.into(), 403, "FORBIDDEN", "app is suspended"),
+        (
+            Code::Quota.into(),
+            429,
+            "RATE_LIMIT_EXCEEDED",
+            "rate limit exceeded",
+        ),
+        (Code::Internal.into(), 500, "INTERNAL_ERROR", "internal error"),
+        (
+            Code::NotStored.into(),
+            503,
+            "DATABASE_ERROR",
+            "failed to store events",
+        ),
+    ] {
+        let (got, headers, body) = parts(refusal.answer(&Route::Envelope));
+        assert_eq!(
+            (
+                got,
+                body["status"].as_str(),
+                body["code"].as_str(),
+                body["error"].as_str()
+            ),
+            (status, Some("error"), Some(code), Some(error)),
+            "{refusal:?}"
+        );
+        assert_eq!(headers.contains_key("retry-after"), status == 503, "{refusal:?}");
+    }
+    let (_, _, body) =
+        parts(Refusal::from(Refused::Envelope(Found::new(Flaw::TooLong, "f", "d"))).answer(&Route::Envelope));
+    assert_eq!(
+        body["details"],
+        json!({"field": "f", "code": "too_long", "detail": "d"})
+    );
+    let (status, _, body) = parts(received(3, Duration::from_micros(12_900)));
+    assert_eq!(
+        (status, body),
+        (
+            200,
+            json!({
+                "status": "success", "data": {"events_received": 3, "status": "processing"},
+                "meta": {"processing_time_ms": 12, "count": 3}
+            })
+        )
+    );
+}
+
+#[test]
 fn each_refusal_has_its_status_and_headers() {
     for (code, status, header, value) in [
         (Code::MissingKey, 401, "content-type", "application/json"),
@@ -45,7 +128,12 @@ fn each_refusal_has_its_status_and_headers() {
         (Code::MethodNotAllowed, 405, "allow", "POST"),
         (Code::Timeout, 408, "connection", "close"),
         (Code::BodyTooLarge, 413, "connection", "close"),
-        (Code::UnsupportedEncoding, 415, "accept-encoding", "gzip"),
+        (
+            Code::UnsupportedEncoding,
+            415,
+            "accept-encoding",
+            "gzip, deflate, zstd, br",
+        ),
         (Code::Overloaded, 503, "retry-after", "1"),
         (Code::Overloaded, 503, "connection", "close"),
         (Code::NotStored, 503, "retry-after", "1"),

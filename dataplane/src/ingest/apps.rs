@@ -7,6 +7,7 @@ use penstock_dataplane_config::{AppsFile, KeyScope, Quota as Limits};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::cors::Origins;
 use super::line::head_of;
 use super::metrics::{AppMetrics, IngestMetrics};
 use super::native::Owner;
@@ -22,6 +23,7 @@ pub(crate) struct App {
     id_text: String,
     aliases: Vec<String>,
     suspended: bool,
+    pub(crate) origins: Origins,
     /// How its lines begin.
     pub(crate) head: Vec<u8>,
     /// As in apps.yaml.
@@ -40,7 +42,16 @@ impl Owner for App {
 struct Key {
     app: Arc<App>,
     scope: KeyScope,
+    trusted: bool,
     expires_at: Option<i64>,
+}
+
+/// A key that may write.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    pub(crate) app: Arc<App>,
+    /// Events may say who their client is.
+    pub(crate) trusted: bool,
 }
 
 /// Why a key was refused.
@@ -57,6 +68,8 @@ pub(crate) enum KeyRefused {
 pub(crate) struct Apps {
     keys: AHashMap<[u8; 32], Key>,
     list: Vec<Arc<App>>,
+    /// Of all Apps together.
+    origins: Origins,
 }
 
 impl Apps {
@@ -80,6 +93,7 @@ impl Apps {
                 id_text: entry.id.to_string(),
                 aliases: entry.aliases.clone(),
                 suspended: entry.suspended,
+                origins: Origins::of_app(&entry.origins),
                 head: head_of(&entry.id),
                 limits: entry.quota.clone(),
                 quota,
@@ -100,6 +114,7 @@ impl Apps {
                     Key {
                         app: Arc::clone(&app),
                         scope: key.scope,
+                        trusted: key.trusted,
                         expires_at,
                     },
                 );
@@ -113,11 +128,12 @@ impl Apps {
         {
             metrics.forget(&gone.name);
         }
+        apps.origins = Origins::union(apps.list.iter().map(|app| &app.origins));
         Ok(apps)
     }
 
-    /// The App that a key may write to.
-    pub(crate) fn writer(&self, key: &str, now_ms: i64) -> Result<Arc<App>, KeyRefused> {
+    /// What a key may write.
+    pub(crate) fn writer(&self, key: &str, now_ms: i64) -> Result<Writer, KeyRefused> {
         let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         let key = self.keys.get(&digest).ok_or(KeyRefused::Unknown)?;
         if key.expires_at.is_some_and(|at| at <= now_ms) {
@@ -129,7 +145,14 @@ impl Apps {
         if key.app.suspended {
             return Err(KeyRefused::Suspended);
         }
-        Ok(Arc::clone(&key.app))
+        Ok(Writer {
+            app: Arc::clone(&key.app),
+            trusted: key.trusted,
+        })
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.origins
     }
 
     pub(crate) fn list(&self) -> &[Arc<App>] {
@@ -167,6 +190,7 @@ mod tests {
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
             scope,
+            trusted: name == "backend",
             expires_at: expires_at.map(Into::into),
         };
         let app = |id, name: &str, suspended, keys| AppEntry {
@@ -174,6 +198,7 @@ mod tests {
             name: name.into(),
             aliases: vec!["old-shop".into()],
             suspended,
+            origins: vec![],
             quota: Limits::default(),
             keys,
         };
@@ -187,6 +212,7 @@ mod tests {
                     false,
                     vec![
                         key("writer", KeyScope::Write, None),
+                        key("backend", KeyScope::Write, None),
                         key("reader", KeyScope::Read, None),
                         key("old", KeyScope::Write, Some("2025-11-21T13:00:00Z")),
                     ],
@@ -206,8 +232,10 @@ mod tests {
         let metrics = IngestMetrics::new(&Metrics::new());
         let apps = Apps::build(&file(), &Apps::default(), &metrics).unwrap();
         let expiry = 1_763_730_000_000;
-        let writer = |key, now| apps.writer(key, now).map(|app| app.name.clone());
+        let writer = |key, now| apps.writer(key, now).map(|writer| writer.app.name.clone());
         assert_eq!(writer("writer", expiry).as_deref(), Ok("growth/shop"));
+        let trusted = |key| apps.writer(key, expiry).unwrap().trusted;
+        assert!(trusted("backend") && !trusted("writer"));
         assert_eq!(writer("old", expiry - 1).as_deref(), Ok("growth/shop"));
         assert_eq!(writer("old", expiry), Err(KeyRefused::Expired));
         assert_eq!(writer("reader", expiry), Err(KeyRefused::ReadOnly));

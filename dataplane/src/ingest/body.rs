@@ -1,18 +1,17 @@
 //! Reading a request's body: within the budget, the limit and the time, decompressed.
 
-use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use flate2::bufread::MultiGzDecoder;
 use futures::future::poll_immediate;
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
 use super::answer::{Code, Refusal};
 use super::budget::{Budget, Permit};
+use super::encoding::{self, Encoding};
 
 /// A client that sends nothing for so long is cut.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,12 +26,6 @@ const DRAINED_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct Body {
     pub(crate) bytes: Bytes,
     pub(crate) permit: Permit,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Plain,
-    Gzip,
 }
 
 /// Reads the whole body. On a refusal the rest is drained in the background.
@@ -79,7 +72,7 @@ async fn read_whole(
     limit: usize,
     deadline: Instant,
 ) -> Result<Body, Refusal> {
-    let encoding = encoding_of(headers)?;
+    let encoding = Encoding::of_head(headers)?;
     let too_large = || Refusal::over(Code::BodyTooLarge, limit as u64);
     let length = headers
         .get(CONTENT_LENGTH)
@@ -121,11 +114,10 @@ async fn read_whole(
     } else {
         Bytes::from(whole)
     };
-    // Some browsers' SDKs compress without saying so.
-    if encoding == Encoding::Gzip || bytes.starts_with(&[0x1f, 0x8b]) {
-        return inflate(&bytes, permit, reserved, budget, limit).await;
+    match encoding.or_evident(&bytes) {
+        Encoding::Plain => Ok(Body { bytes, permit }),
+        encoding => decoded(encoding, &bytes, permit, reserved, budget, limit).await,
     }
-    Ok(Body { bytes, permit })
 }
 
 async fn next_chunk(incoming: &mut Incoming, deadline: Instant) -> Result<Option<Bytes>, Refusal> {
@@ -156,50 +148,38 @@ async fn next_chunk(incoming: &mut Incoming, deadline: Instant) -> Result<Option
     }
 }
 
-fn encoding_of(headers: &HeaderMap) -> Result<Encoding, Refusal> {
-    let Some(value) = headers.get(CONTENT_ENCODING) else {
-        return Ok(Encoding::Plain);
-    };
-    match value.to_str().unwrap_or("?").trim() {
-        encoding if encoding.eq_ignore_ascii_case("gzip") || encoding.eq_ignore_ascii_case("x-gzip") => {
-            Ok(Encoding::Gzip)
-        }
-        encoding if encoding.eq_ignore_ascii_case("identity") || encoding.is_empty() => Ok(Encoding::Plain),
-        _ => Err(Code::UnsupportedEncoding.into()),
-    }
-}
-
-async fn inflate(
+/// Decodes within the budget. While it waits for room it holds nothing but the compressed body, and begins anew when
+/// there is some: a body that waits must not hold a decoder's memory, which no budget counts.
+async fn decoded(
+    encoding: Encoding,
     compressed: &[u8],
     mut permit: Permit,
     mut reserved: usize,
     budget: &Budget,
     limit: usize,
 ) -> Result<Body, Refusal> {
-    let mut decoder = MultiGzDecoder::new(compressed);
-    let mut out = Vec::with_capacity(STEP);
-    let mut buffer = vec![0u8; STEP];
     loop {
-        let read = decoder
-            .read(&mut buffer)
-            .map_err(|_| Refusal::from(Code::InvalidEncoding))?;
-        if read == 0 {
+        let whole = encoding::decode(encoding, compressed, limit, |size| {
+            let step = (4 * STEP).max(size.saturating_sub(reserved));
+            let fits = size <= reserved || budget.try_more(&mut permit, step).is_ok();
+            if fits && size > reserved {
+                reserved += step;
+            }
+            fits
+        })?;
+        if let Some(bytes) = whole {
             return Ok(Body {
-                bytes: Bytes::from(out),
+                bytes: Bytes::from(bytes),
                 permit,
             });
         }
-        if out.len() + read > limit {
-            return Err(Refusal::over(Code::BodyTooLarge, limit as u64));
-        }
-        out.extend_from_slice(&buffer[..read]);
-        if out.len() > reserved {
-            budget
-                .more(&mut permit, 4 * STEP)
-                .await
-                .map_err(|_| Refusal::from(Code::Overloaded))?;
-            reserved += 4 * STEP;
-        }
+        // Twice as much each time, so that a body begins anew only a few times.
+        let step = reserved.clamp(4 * STEP, limit.max(4 * STEP));
+        budget
+            .more(&mut permit, step)
+            .await
+            .map_err(|_| Refusal::from(Code::Overloaded))?;
+        reserved += step;
     }
 }
 
@@ -209,78 +189,54 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use http::HeaderValue;
-    use proptest::prelude::*;
 
     use super::*;
 
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        encoder.write_all(bytes).unwrap();
+    async fn read(budget: &Budget, bytes: &[u8], limit: usize) -> Result<Body, Code> {
+        let permit = budget.take(bytes.len()).await.unwrap();
+        let body = decoded(Encoding::Gzip, bytes, permit, bytes.len(), budget, limit).await;
+        body.map_err(|refusal| refusal.code)
+    }
+
+    fn zeros(count: usize) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&vec![0; count]).unwrap();
         encoder.finish().unwrap()
     }
 
-    async fn inflated(bytes: &[u8], limit: usize) -> Result<Bytes, Code> {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_decoded_is_within_the_budget() {
         let budget = Budget::new(20_000_000);
-        let permit = budget.take(bytes.len()).await.unwrap();
-        let body = inflate(bytes, permit, bytes.len(), &budget, limit).await;
-        body.map(|body| body.bytes).map_err(|refusal| refusal.code)
+        let body = read(&budget, &zeros(3_000_000), 4_000_000).await.unwrap();
+        assert_eq!(body.bytes.len(), 3_000_000);
+        assert!(
+            (9_000_000..12_000_000).contains(&budget.used()),
+            "{}",
+            budget.used()
+        );
+        drop(body);
+        assert_eq!(budget.used(), 0);
+        let refused = read(&budget, &zeros(5_000_000), 4_000_000).await.map(|_| ());
+        assert_eq!(refused, Err(Code::BodyTooLarge));
+        assert_eq!(budget.used(), 0);
     }
 
-    #[tokio::test]
-    async fn a_bomb_goes_off_nowhere() {
-        let bomb = gzip(&vec![b'x'; 50_000_000]);
-        assert!(bomb.len() < 100_000);
-        assert_eq!(inflated(&bomb, 1_000_000).await, Err(Code::BodyTooLarge));
-        assert_eq!(inflated(&gzip(b"{}"), 2).await.as_deref(), Ok(&b"{}"[..]));
-        let two = [gzip(b"{"), gzip(b"}")].concat();
-        assert_eq!(
-            inflated(&two, 10).await.as_deref(),
-            Ok(&b"{}"[..]),
-            "members follow one another"
-        );
-        let cut = gzip(b"some text that is cut");
-        assert_eq!(
-            inflated(&cut[..cut.len() - 4], 100).await,
-            Err(Code::InvalidEncoding)
-        );
-        assert_eq!(
-            inflated(b"\x1f\x8bnonsense", 100).await,
-            Err(Code::InvalidEncoding)
-        );
-    }
-
-    #[test]
-    fn encodings_are_told_apart() {
-        for (value, expected) in [
-            (None, Ok(Encoding::Plain)),
-            (Some("gzip"), Ok(Encoding::Gzip)),
-            (Some("GZIP"), Ok(Encoding::Gzip)),
-            (Some("identity"), Ok(Encoding::Plain)),
-            (Some("br"), Err(Code::UnsupportedEncoding)),
-            (Some("gzip, br"), Err(Code::UnsupportedEncoding)),
-        ] {
-            let mut headers = HeaderMap::new();
-            if let Some(value) = value {
-                headers.insert(CONTENT_ENCODING, HeaderValue::from_static(value));
-            }
-            assert_eq!(
-                encoding_of(&headers).map_err(|refusal| refusal.code),
-                expected,
-                "{value:?}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_stumble(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let _ = inflated(&bytes, 1000).await;
-                let round = inflated(&gzip(&bytes), 1000).await;
-                assert_eq!(round.as_deref(), Ok(&bytes[..]));
-            });
-        }
+    #[tokio::test(start_paused = true)]
+    async fn without_room_a_body_waits_and_begins_anew() {
+        let budget = Budget::new(20_000_000);
+        let other = budget.take(5_000_000).await.unwrap();
+        let refused = read(&budget, &zeros(3_000_000), 4_000_000).await.map(|_| ());
+        assert_eq!(refused, Err(Code::Overloaded), "nobody gave any back in time");
+        let waiting = {
+            let budget = budget.clone();
+            tokio::spawn(async move {
+                read(&budget, &zeros(3_000_000), 4_000_000)
+                    .await
+                    .map(|body| body.bytes.len())
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(other);
+        assert_eq!(waiting.await.unwrap(), Ok(3_000_000));
     }
 }

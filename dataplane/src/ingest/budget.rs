@@ -46,8 +46,23 @@ impl Budget {
 
     /// Room for `bytes` more of a body whose length was not known.
     pub(crate) async fn more(&self, permit: &mut Permit, bytes: usize) -> Result<(), Exhausted> {
-        permit.merge(self.acquire(bytes.saturating_mul(FACTOR)).await?);
+        permit.merge(self.acquire(self.share(permit, bytes)).await?);
         Ok(())
+    }
+
+    /// [`Budget::more`], now or not.
+    pub(crate) fn try_more(&self, permit: &mut Permit, bytes: usize) -> Result<(), Exhausted> {
+        let wanted = u32::try_from(self.share(permit, bytes)).map_err(|_| Exhausted)?;
+        let share = Arc::clone(&self.free).try_acquire_many_owned(wanted);
+        permit.merge(share.map_err(|_| Exhausted)?);
+        Ok(())
+    }
+
+    /// One request that has all there is needs no more.
+    fn share(&self, permit: &Permit, bytes: usize) -> usize {
+        bytes
+            .saturating_mul(FACTOR)
+            .min(self.limit.saturating_sub(permit.num_permits()))
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -101,5 +116,18 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(first);
         assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_may_have_all_there_is() {
+        let budget = Budget::new(10_000);
+        let mut only = budget.take(1000).await.unwrap();
+        assert_eq!(budget.try_more(&mut only, 50_000), Ok(()));
+        assert_eq!((budget.used(), budget.more(&mut only, 1).await), (10_000, Ok(())));
+        assert!(budget.take(0).await.is_err());
+        drop(only);
+        let mut other = budget.take(2000).await.unwrap();
+        let _held = budget.take(500).await.unwrap();
+        assert_eq!(budget.try_more(&mut other, 1000), Err(Exhausted));
     }
 }

@@ -1,8 +1,15 @@
-//! One connection: HTTP/1.1 by hyper, and a watch over how long its client takes.
+//! One connection: HTTP/1.1 or HTTP/2 by hyper, over TLS or not, and a watch over how long its client takes.
 //!
-//! A client may keep a quiet connection for [`IDLE`], but a request's head that has begun must be complete within
-//! [`HEAD`]; who is slower gets 408 and is cut. The watch costs no timer per request: the shard looks at all
-//! connections once a second.
+//! ```text
+//! TCP -(place free?)-> [TLS: ALPN says which] -> [peek: "PRI"?] -> HTTP/1.1 | HTTP/2 -> handler
+//! ```
+//! A client may keep a quiet connection for [`IDLE`], but a handshake or the head of an HTTP/1.1 request that has begun
+//! must be complete within [`HEAD`]; who is slower gets 408 and is cut. A head of HTTP/2 comes in frames of many
+//! streams, so there only the quiet connection is watched: one without a request in hand ends after [`IDLE`]. The
+//! watch costs no timer per request: the shard looks at all connections once a second.
+//!
+//! Bounded for each connection: its heads, its streams, and the bytes that streams may send before anybody reads
+//! them, which no budget counts.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -12,26 +19,41 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::answer::Answer;
 use super::handler::Handler;
 
-/// From the first byte of a request's head to its last.
+/// From the first byte of a handshake or of a request's head to its last.
 const HEAD: Duration = Duration::from_secs(5);
 /// Between requests. Longer than the load balancers in front keep theirs, so that they close, not we.
 const IDLE: Duration = Duration::from_secs(120);
+/// Bytes of a request's head.
+const HEAD_LIMIT: usize = 32 * 1024;
+/// Requests that one connection of HTTP/2 may have open.
+const STREAMS: u32 = 128;
+/// Bytes that one stream, and one connection, of HTTP/2 may send ahead of who reads them.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How long a client that was too slow may take to be told so.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What is read of a connection at once. It also bounds a head, and what a request takes that waits for room: hyper
-/// reads so much of a body before anybody asks for it.
+/// What is read of a connection at once, and so what a request takes that waits for room: hyper reads so much of a body
+/// before anybody asks for it.
 const READ_AT_ONCE: usize = 64 * 1024;
 
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
-content-length: 85\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\"}\r\n\r\n";
+content-length: 82\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\"}";
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+content-type: application/json\r\ncontent-length: 92\r\n\r\n\
+{\"status\":\"error\",\"code\":\"overloaded\",\"error\":\"overloaded\",\"message\":\"too many connections\"}";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -48,6 +70,8 @@ enum Phase {
 struct Watch {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    /// In hand; of HTTP/1.1 at most one.
+    requests: Cell<u32>,
     verdict: Cell<Verdict>,
     called: Notify,
 }
@@ -62,6 +86,16 @@ enum Verdict {
 }
 
 impl Watch {
+    fn new() -> Self {
+        Self {
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(Instant::now()),
+            requests: Cell::new(0),
+            verdict: Cell::new(Verdict::Go),
+            called: Notify::new(),
+        }
+    }
+
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(Instant::now());
@@ -109,54 +143,197 @@ impl Connections {
 
     /// Serves one connection to its end.
     pub(crate) async fn serve(&self, stream: TcpStream, peer: IpAddr, handler: Rc<Handler>) {
-        let watch = Rc::new(Watch {
-            phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
-            verdict: Cell::new(Verdict::Go),
-            called: Notify::new(),
-        });
+        let Ok(place) = std::sync::Arc::clone(&handler.parts.places).try_acquire_owned() else {
+            handler.parts.metrics.connections_refused.inc();
+            if handler.parts.tls.is_none() {
+                // What fits the socket's buffer; who does not read gets nothing.
+                let _ = stream.try_write(TOO_MANY);
+            }
+            return;
+        };
+        let watch = Rc::new(Watch::new());
         self.open.borrow_mut().push(Rc::clone(&watch));
         handler.parts.metrics.connections.inc();
         let _open = Open {
             connections: self,
             watch: Rc::clone(&watch),
             handler: Rc::clone(&handler),
+            _place: place,
         };
-        let service = {
-            let (watch, handler) = (Rc::clone(&watch), Rc::clone(&handler));
-            service_fn(move |request| {
-                let (watch, handler) = (Rc::clone(&watch), Rc::clone(&handler));
-                watch.enter(Phase::Busy);
-                async move {
-                    let answer = handler.handle(request, peer).await;
-                    watch.enter(Phase::Idle);
-                    Ok::<_, Infallible>(answer)
-                }
-            })
+        let acceptor = handler.parts.tls.as_ref().map(|tls| tls.acceptor());
+        let Some(acceptor) = acceptor else {
+            return match version(&stream, &watch).await {
+                Some(Version::Http1) => serve_http1(stream, peer, handler, watch).await,
+                Some(Version::Http2) => serve_http2(stream, peer, handler, watch).await,
+                None => {}
+            };
         };
-        let io = TokioIo::new(Watched {
-            stream,
-            watch: Rc::clone(&watch),
-        });
-        let mut connection = http1::Builder::new()
-            .pipeline_flush(true)
-            .max_buf_size(READ_AT_ONCE)
-            .serve_connection(io, service);
-        loop {
-            tokio::select! {
-                biased;
-                // A client that goes away, or speaks no HTTP, is told so by hyper and needs nothing from us.
-                _ = &mut connection => return,
-                () = watch.called.notified() => {}
-            }
-            if watch.verdict.get() == Verdict::Cut {
-                let Watched { stream, .. } = connection.into_parts().io.into_inner();
-                // What fits the socket's buffer; a client that does not read gets nothing.
-                let _ = stream.try_write(TOO_SLOW);
-                return;
-            }
-            Pin::new(&mut connection).graceful_shutdown();
+        watch.enter(Phase::Head);
+        let shaken = tokio::select! {
+            biased;
+            shaken = acceptor.accept(stream) => shaken,
+            () = watch.called.notified() => return,
+        };
+        let Ok(stream) = shaken else {
+            handler.parts.metrics.handshakes_failed.inc();
+            return;
+        };
+        watch.enter(Phase::Idle);
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            serve_http2(stream, peer, handler, watch).await;
+        } else {
+            serve_http1(stream, peer, handler, watch).await;
         }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Which HTTP a client speaks without TLS: one of HTTP/2 begins with `PRI`, which is no method. `None` when the
+/// connection ends before that is known.
+async fn version(stream: &TcpStream, watch: &Watch) -> Option<Version> {
+    const PREFACE: &[u8; 3] = b"PRI";
+    let mut begun = [0u8; PREFACE.len()];
+    loop {
+        let seen = tokio::select! {
+            biased;
+            seen = stream.peek(&mut begun) => seen.ok()?,
+            () = watch.called.notified() => 0,
+        };
+        if watch.verdict.get() == Verdict::Cut {
+            let _ = stream.try_write(TOO_SLOW);
+        }
+        if seen == 0 || watch.verdict.get() != Verdict::Go {
+            return None;
+        }
+        if begun[..seen] != PREFACE[..seen] {
+            return Some(Version::Http1);
+        }
+        if seen == PREFACE.len() {
+            return Some(Version::Http2);
+        }
+        // A byte or two of what may be either; peeking again finds the same until more comes.
+        if watch.phase.get() == Phase::Idle {
+            watch.enter(Phase::Head);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn serve_http1<S>(stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let io = TokioIo::new(Watched {
+        stream,
+        watch: Rc::clone(&watch),
+    });
+    // Without hyper's `pipeline_flush`: it holds answers back while anything behind the request has been read, be it
+    // half a request, and what refuses a bad head for ever.
+    let mut connection = http1::Builder::new()
+        .max_header_size(HEAD_LIMIT)
+        .max_buf_size(READ_AT_ONCE)
+        .serve_connection(io, service(peer, handler, &watch));
+    loop {
+        tokio::select! {
+            biased;
+            // A client that goes away, or speaks no HTTP, is told so by hyper and needs nothing from us.
+            _ = &mut connection => return,
+            () = watch.called.notified() => {}
+        }
+        if watch.verdict.get() == Verdict::Cut {
+            let Watched { mut stream, .. } = connection.into_parts().io.into_inner();
+            let last_word = async {
+                stream.write_all(TOO_SLOW).await?;
+                stream.shutdown().await
+            };
+            // Who does not read gets nothing.
+            let _ = tokio::time::timeout(LAST_WORD, last_word).await;
+            return;
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+    }
+}
+
+async fn serve_http2<S>(stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let shutdown = handler.parts.shutdown.clone();
+    let connection = http2::Builder::new(OnThisShard)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_LIMIT as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .serve_connection(TokioIo::new(stream), service(peer, handler, &watch));
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = watch.called.notified() => {}
+            // There is no `Connection: close` in HTTP/2: who is connected is told at once to go elsewhere.
+            () = shutdown.begun(), if watch.verdict.get() == Verdict::Go => watch.tell(Verdict::Finish),
+        }
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+/// Answers the requests of one connection, and tells its watch.
+fn service(
+    peer: IpAddr,
+    handler: Rc<Handler>,
+    watch: &Rc<Watch>,
+) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: 'static> + use<> {
+    let watch = Rc::clone(watch);
+    service_fn(move |request| {
+        let handler = Rc::clone(&handler);
+        let busy = Busy::begin(&watch);
+        async move {
+            let answer = handler.handle(request, peer).await;
+            drop(busy);
+            Ok(answer)
+        }
+    })
+}
+
+/// A request in hand. Its end counts also when its client has taken it back.
+struct Busy(Rc<Watch>);
+
+impl Busy {
+    fn begin(watch: &Rc<Watch>) -> Self {
+        watch.requests.set(watch.requests.get() + 1);
+        watch.enter(Phase::Busy);
+        Self(Rc::clone(watch))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        if self.0.requests.get() == 0 {
+            self.0.enter(Phase::Idle);
+        }
+    }
+}
+
+/// Runs the streams of a connection as tasks of its shard.
+#[derive(Clone, Copy, Debug)]
+struct OnThisShard;
+
+impl<F> hyper::rt::Executor<F> for OnThisShard
+where
+    F: Future + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(async move {
+            stream.await;
+        });
     }
 }
 
@@ -165,6 +342,8 @@ struct Open<'c> {
     connections: &'c Connections,
     watch: Rc<Watch>,
     handler: Rc<Handler>,
+    /// One of those that the process has.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Open<'_> {
@@ -177,14 +356,14 @@ impl Drop for Open<'_> {
     }
 }
 
-/// The socket, telling the watch when a head begins.
+/// The stream, telling the watch when a head begins.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     watch: Rc<Watch>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -199,7 +378,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -226,5 +405,24 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prebuilt_answers_are_as_long_as_they_say() {
+        for answer in [TOO_SLOW, TOO_MANY] {
+            let text = std::str::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(
+                head.contains(&format!("content-length: {}", body.len())),
+                "{head}: {}",
+                body.len()
+            );
+            assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
+        }
     }
 }

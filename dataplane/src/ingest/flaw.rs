@@ -18,10 +18,12 @@ pub(crate) enum Flaw {
     AppMismatch,
     TooOld,
     Quota,
+    /// Nothing of its own: another event of its envelope was refused.
+    Envelope,
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::InvalidJson,
         Self::MissingField,
         Self::InvalidType,
@@ -33,6 +35,7 @@ impl Flaw {
         Self::AppMismatch,
         Self::TooOld,
         Self::Quota,
+        Self::Envelope,
     ];
 
     pub(crate) fn code(self) -> &'static str {
@@ -48,6 +51,7 @@ impl Flaw {
             Self::AppMismatch => "app_mismatch",
             Self::TooOld => "too_old",
             Self::Quota => "quota",
+            Self::Envelope => "envelope",
         }
     }
 
@@ -57,7 +61,7 @@ impl Flaw {
             Self::TooOld => Some("TooOld"),
             Self::EventTooLarge => Some("TooLarge"),
             Self::AppMismatch => Some("Refused"),
-            Self::Quota => None,
+            Self::Quota | Self::Envelope => None,
             _ => Some("Malformed"),
         }
     }

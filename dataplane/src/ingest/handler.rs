@@ -13,30 +13,35 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
-use http::header::{CONNECTION, HOST, ORIGIN};
+use http::header::{CONNECTION, HOST, ORIGIN, SERVER};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use penstock_dataplane_config::{IngestLimits, Protocol};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use rand::rngs::StdRng;
-use rand::{RngCore as _, SeedableRng as _};
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::answer::{self, Answer, Code, Refusal};
-use super::apps::{App, Apps};
+use super::apps::{App, Apps, Writer};
 use super::body::{self, Body};
 use super::budget::Budget;
+use super::client::{self, Proxies, Sender};
+use super::cors;
+use super::envelope::Envelope;
 use super::flaw::{Flaw, Found};
 use super::group::Groups;
 use super::health::Health;
 use super::json::Fault;
-use super::line::{Lines, Stamp, client_members};
+use super::line::{Lines, Stamp};
 use super::metrics::{HttpLabels, IngestMetrics};
 use super::native::Native;
 use super::request_log::{Entry, RequestLog};
-use super::route::{self, Route};
+use super::route::{self, Form, Route};
 use super::segment::{self, Segment};
+use super::tls::Tls;
 use super::{head as request_head, key, time};
 use crate::process::Shutdown;
 
@@ -59,10 +64,19 @@ pub(crate) struct Parts {
     pub(crate) budget: Budget,
     pub(crate) limits: IngestLimits,
     pub(crate) protocols: Vec<Protocol>,
+    pub(crate) proxies: Proxies,
+    /// Connections that the process may still open.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) tls: Option<Tls>,
+    /// The `Server` header.
+    pub(crate) server: Option<HeaderValue>,
     pub(crate) metrics: IngestMetrics,
     pub(crate) log: RequestLog,
     pub(crate) shutdown: Shutdown,
 }
+
+/// What a request may exceed its time by.
+const SLOW_TO_COME: Duration = Duration::from_millis(100);
 
 /// What is known of a request when it is answered.
 #[derive(Debug, Default)]
@@ -91,12 +105,22 @@ impl Handler {
         let mut seen = Seen::default();
         let serving = self.serve(&head, incoming, &route, peer, began, &mut seen);
         let outcome = caught(serving).await;
+        let id = request_head::request_id(&head.headers)
+            .cloned()
+            .unwrap_or_else(|| request_head::new_request_id(self.random.borrow_mut().random()));
         let mut answer = outcome.unwrap_or_else(|refusal| {
             seen.code = refusal.code.name();
             refusal.answer(&route)
         });
-        if head.headers.contains_key(ORIGIN) {
-            answer::allow_any_origin(&mut answer);
+        if let Some(origin) = head.headers.get(ORIGIN) {
+            match &seen.app {
+                Some(app) => app.origins.tell(origin, &mut answer),
+                None => self.parts.apps.load().origins().tell(origin, &mut answer),
+            }
+        }
+        answer.headers_mut().insert(request_head::REQUEST_ID, id.clone());
+        if let Some(server) = &self.parts.server {
+            answer.headers_mut().insert(SERVER, server.clone());
         }
         if self.parts.shutdown.is_begun() {
             answer
@@ -109,6 +133,7 @@ impl Handler {
             answer.status().as_u16(),
             began.elapsed(),
             seen,
+            id,
         );
         answer
     }
@@ -123,7 +148,7 @@ impl Handler {
         seen: &mut Seen,
     ) -> Result<Answer, Refusal> {
         if head.method == Method::OPTIONS && *route != Route::Unknown {
-            return Ok(answer::preflight(route));
+            return Ok(cors::preflight(route));
         }
         if !route.allows(&head.method) {
             body::drain(incoming);
@@ -131,14 +156,14 @@ impl Handler {
         }
         match route {
             Route::Health => return Ok(answer::healthy()),
-            Route::SegmentSettings(key) => return self.settings(key, &head.headers),
+            Route::SegmentSettings(key) => return self.settings(key, head, seen),
             Route::Unknown => {
                 body::drain(incoming);
                 return Err(answer::not_found());
             }
             _ => {}
         }
-        let known = match self.judge_head(head, route) {
+        let known = match self.judge_head(head, route, seen) {
             Ok(known) => known,
             Err(refusal) => {
                 body::drain(incoming);
@@ -147,7 +172,6 @@ impl Handler {
         };
         let deadline = began + self.parts.limits.request_timeout.get();
         let limit = usize::try_from(self.parts.limits.body.get()).unwrap_or(usize::MAX);
-        seen.app = known;
         let Body { bytes, permit } =
             body::read(&head.headers, incoming, &self.parts.budget, limit, deadline).await?;
         seen.bytes = bytes.len();
@@ -155,19 +179,18 @@ impl Handler {
             offset: error.valid_up_to(),
             expected: "UTF-8",
         })?;
-        let app = match &seen.app {
-            Some(app) => Arc::clone(app),
+        let writer = match known {
+            Some(writer) => writer,
             // Segment's Python SDK has its key in the body and nowhere else.
             None => {
                 let key = segment::write_key(text).ok_or(Code::MissingKey)?;
-                let app = self.parts.apps.load().writer(&key, time::now_ms())?;
-                seen.app = Some(Arc::clone(&app));
-                app
+                self.writer(&key, &head.headers, seen)?
             }
         };
         let mut lines = self.scratch.take();
         lines.clear();
-        let accepted = self.accept(head, route, peer, text, &app, &mut lines);
+        let accepted = self.accept(head, route, peer, text, &writer, &mut lines);
+        let app = writer.app;
         seen.events = lines.seen;
         self.parts.metrics.ahead.inc_by(u64::from(lines.ahead));
         self.parts
@@ -196,13 +219,25 @@ impl Handler {
         let last_id = lines.last_id;
         self.scratch.replace(lines);
 
-        let mut stored = true;
-        for group in settled {
-            stored &= group.await;
-        }
-        if let Some(letters) = letters {
-            stored &= letters.await;
-        }
+        let settling = async {
+            let mut stored = true;
+            for group in settled {
+                stored &= group.await;
+            }
+            if let Some(letters) = letters {
+                stored &= letters.await;
+            }
+            stored
+        };
+        // Groups settle within the request's time, counted from here; only of a request that was slow to come is so
+        // much gone that it needs a timer.
+        let stored = if began.elapsed() < SLOW_TO_COME {
+            settling.await
+        } else {
+            tokio::time::timeout_at(deadline.into(), settling)
+                .await
+                .unwrap_or(false)
+        };
         self.parts.metrics.seconds.observe(began.elapsed().as_secs_f64());
         rejected.iter().for_each(|one| {
             app.metrics.rejected(one.found.flaw).inc();
@@ -219,6 +254,7 @@ impl Handler {
         match route {
             Route::SegmentBatch if refusal.is_none() => Ok(answer::success()),
             Route::SegmentCall(_) if rejected.is_empty() => Ok(answer::success()),
+            Route::Envelope => Ok(answer::received(seen.events, began.elapsed())),
             // A single event that is only too old is not the client's to repeat.
             _ if events == 0 => Err(Refusal::all_rejected(&rejected, refusal)),
             Route::Event => Ok(answer::accepted_one(&last_id)),
@@ -226,47 +262,59 @@ impl Handler {
         }
     }
 
+    /// Who may write with a key, from where the request comes.
+    fn writer(&self, key: &str, headers: &HeaderMap, seen: &mut Seen) -> Result<Writer, Refusal> {
+        let writer = self.parts.apps.load().writer(key, time::now_ms())?;
+        seen.app = Some(Arc::clone(&writer.app));
+        writer.app.origins.check(headers)?;
+        Ok(writer)
+    }
+
     /// What the head alone can refuse: the key, and Kafka being away. `None` when the key may be in the body.
     fn judge_head(
         &self,
         head: &http::request::Parts,
         route: &Route<'_>,
-    ) -> Result<Option<Arc<App>>, Refusal> {
-        let app = match key::of_head(&head.headers, head.uri.query()) {
-            Some(key) => Some(self.parts.apps.load().writer(&key, time::now_ms())?),
+        seen: &mut Seen,
+    ) -> Result<Option<Writer>, Refusal> {
+        let writer = match key::of_head(&head.headers, head.uri.query()) {
+            Some(key) => Some(self.writer(&key, &head.headers, seen)?),
             None if route.is_segment() => None,
             None => return Err(Code::MissingKey.into()),
         };
         if !self.parts.health.is_open() {
             return Err(Code::NotStored.into());
         }
-        Ok(app)
+        Ok(writer)
     }
 
-    /// Reads the events into `lines` and applies the quota. Segment's batches pass as a whole or not at all, for the
-    /// protocol has no way to refuse a part.
+    /// Reads the events into `lines` and applies the quota. Segment's batches and envelopes pass as a whole or not at
+    /// all, for their protocols have no way to refuse a part.
     fn accept(
         &self,
         head: &http::request::Parts,
         route: &Route<'_>,
         peer: IpAddr,
         text: &str,
-        app: &App,
+        writer: &Writer,
         lines: &mut Lines,
     ) -> Result<Accepted, Refusal> {
         let headers = &head.headers;
+        let app = &*writer.app;
         let received_at = time::now_ms();
-        let source = if route.is_segment() { "segment" } else { "native" };
-        let client = client_members(
-            &peer.to_canonical().to_string(),
-            request_head::user_agent(headers),
-        );
+        let ip = self.parts.proxies.client(peer, headers).to_string();
+        let sender = Sender {
+            ip: &ip,
+            user_agent: client::user_agent(headers),
+        };
+        let client = client::members(&sender);
         let stamp = Stamp {
             app: app.id,
             head: &app.head,
             received_at,
             client: &client,
-            source,
+            on_behalf: writer.trusted.then_some(sender),
+            source: route.source(),
             idempotency_key: request_head::idempotency_key(headers),
             event_limit: usize::try_from(self.parts.limits.event.get()).unwrap_or(usize::MAX),
             batch_limit: self.parts.limits.batch as usize,
@@ -283,6 +331,17 @@ impl Handler {
                 random,
             }
             .single(text, *call, lines)?,
+            Route::Envelope => {
+                let mut envelope = Envelope {
+                    stamp: &stamp,
+                    owner: app,
+                    random,
+                };
+                envelope.read(text, lines)?;
+                if !lines.rejected.is_empty() {
+                    return Err(refused_envelope(app, lines));
+                }
+            }
             Route::Event => Native {
                 stamp: &stamp,
                 owner: app,
@@ -297,7 +356,7 @@ impl Handler {
             .batch(text, request_head::is_ndjson(headers), lines)?,
         }
         let events = lines.lines.len();
-        if route.is_segment() {
+        if route.form() != Form::Native {
             // Dead letters cost as events do, or a client could write any amount of them.
             let bytes = lines.bytes.len()
                 + lines
@@ -338,16 +397,24 @@ impl Handler {
         })
     }
 
-    fn settings(&self, key: &str, headers: &HeaderMap) -> Result<Answer, Refusal> {
-        self.parts.apps.load().writer(key, time::now_ms())?;
-        let host = headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or("localhost");
+    fn settings(&self, key: &str, head: &http::request::Parts, seen: &mut Seen) -> Result<Answer, Refusal> {
+        self.writer(key, &head.headers, seen)?;
+        // HTTP/2 has it in the address of the request.
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let authority = || head.uri.authority().map(http::uri::Authority::as_str);
+        let host = host.or_else(authority).unwrap_or("localhost");
         Ok(answer::segment_settings(key, host))
     }
 
-    fn count(&self, method: &Method, route: &Route<'_>, status: u16, duration: Duration, seen: Seen) {
+    fn count(
+        &self,
+        method: &Method,
+        route: &Route<'_>,
+        status: u16,
+        duration: Duration,
+        seen: Seen,
+        id: HeaderValue,
+    ) {
         let method_index = METHODS
             .iter()
             .position(|known| method.as_str() == *known)
@@ -371,6 +438,7 @@ impl Handler {
                 method: METHODS[method_index],
                 route: route.name(),
                 status,
+                id,
                 code: seen.code,
                 app: seen.app.map(|app| app.name.clone()).unwrap_or_default(),
                 events: seen.events,
@@ -379,6 +447,16 @@ impl Handler {
             });
         }
     }
+}
+
+/// Counts the events of an envelope that falls for some of them.
+fn refused_envelope(app: &App, lines: &Lines) -> Refusal {
+    for one in &lines.rejected {
+        app.metrics.rejected(one.found.flaw).inc();
+    }
+    let others = lines.seen as usize - lines.rejected.len();
+    app.metrics.rejected(Flaw::Envelope).inc_by(others as u64);
+    Refusal::all_rejected(&lines.rejected, None)
 }
 
 /// A panic ends the request that it came from, nothing else.

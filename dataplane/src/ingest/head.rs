@@ -1,17 +1,37 @@
 //! What a request's head says beside its key. Pure.
 
-use http::HeaderMap;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue};
 
 /// A header that names a request, so that its events get the same ids on every retry.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const IDEMPOTENCY_KEY_LIMIT: usize = 255;
-const USER_AGENT_LIMIT: usize = 512;
 
 /// The request's own name, if it has one of a sensible length.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Option<&str> {
     let key = headers.get(IDEMPOTENCY_KEY)?.to_str().ok()?;
     (1..=IDEMPOTENCY_KEY_LIMIT).contains(&key.len()).then_some(key)
+}
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_LIMIT: usize = 128;
+
+/// The name that the client, or a proxy before us, has given the request; it goes into the log, so only plain ones.
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    let bytes = id.as_bytes();
+    ((1..=REQUEST_ID_LIMIT).contains(&bytes.len()) && bytes.iter().all(plain)).then_some(id)
+}
+
+/// A name for a request that has none: 32 hex digits.
+pub(crate) fn new_request_id(random: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0u8; 32];
+    for (index, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(random >> (4 * index) & 0xf) as usize];
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// Whether the body says that it is one event a line.
@@ -31,19 +51,8 @@ pub(crate) fn is_ndjson(headers: &HeaderMap) -> bool {
     .any(|known| kind.eq_ignore_ascii_case(known))
 }
 
-/// The client's name for itself; the rest is cut.
-pub(crate) fn user_agent(headers: &HeaderMap) -> &str {
-    let text = headers
-        .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
-    text.get(..USER_AGENT_LIMIT).unwrap_or(text)
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -57,6 +66,26 @@ mod tests {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             assert_eq!(is_ndjson(&headers), expected, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_plain_request_id_is_taken() {
+        let long = "x".repeat(129);
+        for (value, taken) in [
+            ("0193f1c2-7b3e", true),
+            ("a/b+c=d@e:f_g.h", true),
+            (&long[1..], true),
+            (&*long, false),
+            ("", false),
+            ("a b", false),
+            ("a\"b", false),
+            ("\u{e9}", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            assert_eq!(request_id(&headers).is_some(), taken, "{value}");
+        }
+        assert_eq!(new_request_id(0x1f), "f1000000000000000000000000000000");
     }
 
     #[test]

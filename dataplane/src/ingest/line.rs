@@ -5,6 +5,7 @@
 
 use uuid::Uuid;
 
+use super::client::{Sender, Spoken};
 use super::flaw::{Flaw, Found, Rejection};
 use super::identity::{self, Identity};
 use super::json::{Kind, Raw};
@@ -21,8 +22,10 @@ pub(crate) struct Stamp<'r> {
     /// `{"v":1,"app_id":"…","event_id":"`, made once per App.
     pub(crate) head: &'r [u8],
     pub(crate) received_at: i64,
-    /// [`client_members`].
+    /// [`super::client::members`] of the request.
     pub(crate) client: &'r [u8],
+    /// Who sends, where the key may speak for others: events may then say who their client is.
+    pub(crate) on_behalf: Option<Sender<'r>>,
     pub(crate) source: &'static str,
     pub(crate) idempotency_key: Option<&'r str>,
     /// Bytes of one event.
@@ -33,17 +36,6 @@ pub(crate) struct Stamp<'r> {
 /// How a line of this App begins.
 pub(crate) fn head_of(app: &Uuid) -> Vec<u8> {
     format!("{{\"v\":{VERSION},\"app_id\":\"{app}\",\"event_id\":\"").into_bytes()
-}
-
-/// The members about the client up to the library's value, made once per request.
-pub(crate) fn client_members(ip: &str, user_agent: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + ip.len() + user_agent.len());
-    out.extend_from_slice(b",\"ip\":");
-    push_json_string(&mut out, ip);
-    out.extend_from_slice(b",\"user_agent\":");
-    push_json_string(&mut out, user_agent);
-    out.extend_from_slice(b",\"library\":");
-    out
 }
 
 /// Where a line ends, and which event of the request it is.
@@ -143,6 +135,21 @@ impl Lines {
         self.spare.1.clear();
     }
 
+    /// What an event says of its client: taken from a key that may speak for others, else dropped and counted.
+    #[inline]
+    pub(crate) fn spoken<'a>(
+        &mut self,
+        stamp: &Stamp<'_>,
+        ip: Option<Raw<'a>>,
+        user_agent: Option<Raw<'a>>,
+    ) -> Result<Spoken<'a>, Found> {
+        if stamp.on_behalf.is_some() {
+            return Spoken::read(ip, user_agent);
+        }
+        self.dropped += u32::from(ip.is_some()) + u32::from(user_agent.is_some());
+        Ok(Spoken::default())
+    }
+
     /// Keeps an event for the dead-letter topic.
     pub(crate) fn quarantine(&mut self, original: &str, found: &Found) {
         let Some(reason) = found.flaw.dead_letter_reason() else {
@@ -199,7 +206,10 @@ impl Lines {
         } else {
             push_number(out, times.client_timestamp);
         }
-        out.extend_from_slice(stamp.client);
+        match &stamp.on_behalf {
+            Some(sender) if !draft.client.is_empty() => draft.client.push(out, sender),
+            _ => out.extend_from_slice(stamp.client),
+        }
         push_json_string(out, &draft.library);
         out.extend_from_slice(b",\"source\":\"");
         out.extend_from_slice(stamp.source.as_bytes());
@@ -273,6 +283,7 @@ pub(crate) struct Draft<'a> {
     /// `context` where the protocol made it of several parts; empty where it did not.
     pub(crate) merged_context: Vec<u8>,
     pub(crate) library: String,
+    pub(crate) client: Spoken<'a>,
 }
 
 /// Event types are short, for they are a column of few distinct values.
@@ -328,9 +339,14 @@ fn too_long(name: &'static str, limit: usize) -> Found {
     }
 }
 
-/// What an event is called: a string that must be there, and not be empty.
+/// What an event is called.
 pub(crate) fn event_type<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Raw<'a>, Found> {
-    match text(name, raw, EVENT_TYPE_LIMIT)? {
+    required(name, raw, EVENT_TYPE_LIMIT)
+}
+
+/// A string that must be there, and not be empty.
+pub(crate) fn required<'a>(name: &'static str, raw: Option<Raw<'a>>, limit: usize) -> Result<Raw<'a>, Found> {
+    match text(name, raw, limit)? {
         Some(raw) => Ok(raw),
         None if raw.is_some_and(|raw| raw.kind == Kind::String) => {
             Err(Found::new(Flaw::TooShort, name, "must not be empty"))

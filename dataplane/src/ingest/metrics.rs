@@ -54,6 +54,10 @@ pub(crate) struct IngestMetrics {
     pub(crate) ahead: Counter,
     pub(crate) dropped_members: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Counter,
+    pub(crate) handshakes_failed: Counter,
+    pub(crate) certificates_reloaded: Counter,
+    pub(crate) certificates_refused: Counter,
     pub(crate) memory_used: Gauge,
     pub(crate) memory_limit: Gauge,
     pub(crate) groups_acknowledged: Counter,
@@ -74,6 +78,7 @@ impl IngestMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let groups = Family::<Outcome, Counter>::default();
         let reloads = Family::<Outcome, Counter>::default();
+        let certificates = Family::<Outcome, Counter>::default();
         let syncs = Family::<Outcome, Counter>::default();
         let made = Self {
             http: Family::default(),
@@ -83,6 +88,10 @@ impl IngestMetrics {
             ahead: Counter::default(),
             dropped_members: Counter::default(),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            handshakes_failed: Counter::default(),
+            certificates_reloaded: certificates.get_or_create_owned(&Outcome { outcome: "accepted" }),
+            certificates_refused: certificates.get_or_create_owned(&Outcome { outcome: "refused" }),
             memory_used: Gauge::default(),
             memory_limit: Gauge::default(),
             groups_acknowledged: groups.get_or_create_owned(&Outcome {
@@ -122,6 +131,18 @@ impl IngestMetrics {
             let dropped = "Members of events that only the server may set";
             registry.register("ingest_members_dropped", dropped, made.dropped_members.clone());
             registry.register("ingest_connections", "Open connections", made.connections.clone());
+            let refused = "Connections over the limit";
+            registry.register(
+                "ingest_connections_refused",
+                refused,
+                made.connections_refused.clone(),
+            );
+            registry.register(
+                "ingest_tls_handshakes_failed",
+                "Connections that ended before TLS was agreed on",
+                made.handshakes_failed.clone(),
+            );
+            registry.register("ingest_tls_reloads", "Readings of the TLS files", certificates);
             let used = "Bytes of bodies and groups in flight";
             registry.register("ingest_memory_used_bytes", used, made.memory_used.clone());
             registry.register(

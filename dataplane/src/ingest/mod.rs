@@ -1,8 +1,8 @@
 //! `penstock-dataplane ingest`: HTTP in, Kafka out, and 2xx only for what Kafka has acknowledged.
 //!
 //! ```text
-//! connection -> handler -> native|segment (one pass) -> line -> group -> kafka
-//!    shard         |- key, apps     who sends             |- health: the gate when Kafka is away
+//! connection (tls) -> handler -> native|segment|envelope (one pass) -> line -> group -> kafka
+//!    shard         |- key, apps, client, cors  who sends             |- health: the gate when Kafka is away
 //!                  |- budget, body  within memory         '- partition: where to
 //!                  '- quota         within limits
 //! ```
@@ -14,8 +14,14 @@ mod answer;
 mod apps;
 mod body;
 mod budget;
+mod client;
 mod connection;
+mod cors;
+mod encoding;
+mod envelope;
 mod flaw;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod group;
 mod handler;
 mod head;
@@ -38,18 +44,22 @@ mod segment;
 mod shard;
 mod text;
 mod time;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use penstock_dataplane_config::IngestConfig;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use self::apps::Apps;
 use self::budget::Budget;
+use self::client::Proxies;
 use self::group::{Groups, Settings};
 use self::handler::Parts;
 use self::health::{Checker, Health};
@@ -57,9 +67,12 @@ use self::kafka::Outcomes;
 use self::metrics::IngestMetrics;
 use self::reload::Reload;
 use self::request_log::RequestLog;
+use self::tls::{Tls, TlsReload};
 use crate::process::{Needed, Process, RoleError};
 
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// Open files beside connections: those of Kafka's clients, of the event loops, of the logs.
+const OTHER_FILES: usize = 256;
 /// How long the port stays closed for the sake of the quotas.
 const FIRST_EXCHANGE: Duration = Duration::from_secs(1);
 
@@ -113,6 +126,18 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         .name("kafka-health".into())
         .spawn(move || checker.run())?;
 
+    let (tls, certificates) = match config.tls.clone() {
+        Some(files) => {
+            let dependency = process.dependencies.add("tls", Needed::Never);
+            let (tls, reload) = TlsReload::open(files, metrics.clone(), dependency)?;
+            (Some(tls), Some(reload))
+        }
+        None => (None, None),
+    };
+    let places = usize::try_from(config.limits.connections)?;
+    raise_open_files(places);
+    let places = Arc::new(Semaphore::new(places));
+
     let log = request_log::start()?;
     let mut shards = Vec::with_capacity(count);
     for (shard, outcomes) in outcomes.into_iter().enumerate() {
@@ -131,6 +156,8 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             health: Arc::clone(&health),
             budget: budget.clone(),
             config: config.clone(),
+            places: Arc::clone(&places),
+            tls: tls.clone(),
             metrics: metrics.clone(),
             log: log.clone(),
             process: process.clone(),
@@ -149,11 +176,38 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
                 tokio::time::sleep(GAUGES_EVERY).await;
             }
         };
-        tokio::join!(reload.run(), exchange.run(), gauges)
+        let certificates = async {
+            match certificates {
+                Some(certificates) => certificates.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(reload.run(), exchange.run(), gauges, certificates)
     };
     tokio::select! {
         outcome = finished(shards) => outcome,
         _ = background => Err("the background tasks ended".into()),
+    }
+}
+
+/// Each connection is an open file: the process takes as many as it is allowed to have.
+fn raise_open_files(connections: usize) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(hard)
+    });
+    match raised {
+        Ok(files) if files < (connections + OTHER_FILES) as u64 => {
+            tracing::warn!(
+                files,
+                connections,
+                "fewer open files are allowed than connections"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
     }
 }
 
@@ -174,6 +228,8 @@ struct Seed {
     health: Arc<Health>,
     budget: Budget,
     config: IngestConfig,
+    places: Arc<Semaphore>,
+    tls: Option<Tls>,
     metrics: IngestMetrics,
     log: std::sync::mpsc::SyncSender<request_log::Entry>,
     process: Process,
@@ -194,10 +250,16 @@ impl Seed {
                 health,
                 budget,
                 config,
+                places,
+                tls,
                 metrics,
                 log,
                 process,
             } = self;
+            // The configuration has been checked for what no header can hold.
+            let server = config
+                .server_header
+                .and_then(|server| HeaderValue::from_str(&server).ok());
             let outcome = Groups::new(settings, outcomes, Arc::clone(&health)).map_err(RoleError::from);
             let outcome = outcome.and_then(|groups| {
                 shard::run(listener, groups, |groups| Parts {
@@ -207,6 +269,10 @@ impl Seed {
                     budget,
                     limits: config.limits,
                     protocols: config.protocols,
+                    proxies: Proxies::new(config.trusted_proxies),
+                    places,
+                    tls,
+                    server,
                     log: RequestLog::new(log, metrics.clone()),
                     metrics,
                     shutdown: process.shutdown,

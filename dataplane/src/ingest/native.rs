@@ -19,6 +19,8 @@ pub(crate) enum Refused {
     TooManyEvents(usize),
     NoEvents,
     AppMismatch,
+    /// A rule about the request as a whole, where its protocol has such.
+    Envelope(Found),
 }
 
 impl From<Fault> for Refused {
@@ -231,6 +233,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             attribution: line::object("attribution", fields.attribution)?,
             event_data: line::object("event_data", fields.event_data)?,
             context: line::object("context", fields.context)?,
+            client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
             ..lines.draft()
         };
         if !unknown.is_empty() {
@@ -262,6 +265,8 @@ struct Fields<'a> {
     attribution: Option<Raw<'a>>,
     event_data: Option<Raw<'a>>,
     context: Option<Raw<'a>>,
+    ip: Option<Raw<'a>>,
+    user_agent: Option<Raw<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -280,6 +285,8 @@ impl<'a> Fields<'a> {
             b"attribution" => (10, &mut self.attribution),
             b"event_data" => (11, &mut self.event_data),
             b"context" => (12, &mut self.context),
+            b"ip" => (13, &mut self.ip),
+            b"user_agent" => (14, &mut self.user_agent),
             _ => return Taken::No,
         };
         *field = Some(value);
@@ -288,22 +295,18 @@ impl<'a> Fields<'a> {
 }
 
 /// Members that only the server sets; a client's are dropped.
-const RESERVED: [&str; 7] = [
-    "v",
-    "received_at",
-    "client_timestamp",
-    "ip",
-    "user_agent",
-    "library",
-    "source",
-];
+const RESERVED: [&str; 5] = ["v", "received_at", "client_timestamp", "library", "source"];
 
 /// Up to so many names are compared one by one.
 const FEW: usize = 8;
 
 /// `context` made of the members that have no column and, behind them, what the client put there. How many members
 /// were dropped.
-fn merge_context(out: &mut Vec<u8>, context: Option<Raw<'_>>, unknown: &[(Key<'_>, Raw<'_>)]) -> u32 {
+pub(crate) fn merge_context(
+    out: &mut Vec<u8>,
+    context: Option<Raw<'_>>,
+    unknown: &[(Key<'_>, Raw<'_>)],
+) -> u32 {
     let mut dropped = 0;
     out.push(b'{');
     for (key, value) in unknown {

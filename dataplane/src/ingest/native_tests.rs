@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::line::{client_members, head_of};
+use super::super::client::{Sender, members as client_members};
+use super::super::line::head_of;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
@@ -12,6 +13,7 @@ fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
         head,
         received_at: NOW,
         client,
+        on_behalf: None,
         source: "native",
         idempotency_key: None,
         event_limit: 2000,
@@ -29,7 +31,10 @@ impl Owner for Shop {
 
 fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let client = client_members("203.0.113.7", "curl/8 \"x\"");
+    let client = client_members(&Sender {
+        ip: "203.0.113.7",
+        user_agent: "curl/8 \"x\"",
+    });
     let stamp = stamp(&head, &client);
     let mut lines = Lines::default();
     let mut native = Native {
@@ -94,6 +99,43 @@ fn what_has_no_column_goes_into_context_and_reserved_names_go() {
     assert_eq!(
         (line["ip"].as_str(), line["v"].as_i64(), lines.dropped),
         (Some("203.0.113.7"), Some(1), 2)
+    );
+}
+
+#[test]
+fn a_key_that_speaks_for_others_says_who_the_client_is() {
+    let head = head_of(&Uuid::from_u128(7));
+    let own = Sender {
+        ip: "198.51.100.1",
+        user_agent: "backend/1",
+    };
+    let client = client_members(&own);
+    let stamp = Stamp {
+        on_behalf: Some(own),
+        ..stamp(&head, &client)
+    };
+    let mut lines = Lines::default();
+    let mut native = Native {
+        stamp: &stamp,
+        owner: &Shop,
+        random: || Uuid::from_u128(9),
+    };
+    let body = r#"[{"event_type":"a","ip":"203.0.113.9","user_agent":"Mozilla \"5\""},{"event_type":"b","ip":"2001:db8::1"},
+        {"event_type":"c"},{"event_type":"d","ip":"here"}]"#;
+    assert_eq!(native.batch(body, false, &mut lines), Ok(()));
+    let said: Vec<_> = stored(&lines)
+        .iter()
+        .map(|line| (line["ip"].clone(), line["user_agent"].clone()))
+        .collect();
+    let expected = [
+        ("203.0.113.9", "Mozilla \"5\""),
+        ("2001:db8::1", "backend/1"),
+        ("198.51.100.1", "backend/1"),
+    ];
+    assert_eq!(said, expected.map(|(ip, agent)| (json!(ip), json!(agent))));
+    assert_eq!(
+        (codes(&lines), lines.dropped),
+        (vec![(3, "invalid_type", "ip")], 0)
     );
 }
 

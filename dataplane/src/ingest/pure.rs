@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::line::{Lines, Stamp, client_members, head_of};
+use super::client::{Sender, members};
+use super::line::{Lines, Stamp, head_of};
 use super::native::{Native, Owner};
 
 /// 2025-11-21, for the same body has to give the same lines whenever it is read.
@@ -34,7 +35,10 @@ impl Reader {
         Self {
             app,
             head: head_of(&app),
-            client: client_members("192.0.2.1", "bench"),
+            client: members(&Sender {
+                ip: "192.0.2.1",
+                user_agent: "bench",
+            }),
             lines: Lines::default(),
         }
     }
@@ -48,6 +52,7 @@ impl Reader {
             head: &self.head,
             received_at: RECEIVED_AT,
             client: &self.client,
+            on_behalf: None,
             source: "native",
             idempotency_key: None,
             event_limit: EVENT_LIMIT,

@@ -20,7 +20,7 @@ use crate::process::Dependency;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What tells one version of a file from another without reading it.
-type Identity = (u64, u64, i64, i64, u64);
+pub(crate) type Identity = (u64, u64, i64, i64, u64);
 
 /// Keeps the Apps in force in step with the file.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Reload {
     }
 }
 
-fn identity(path: &Path) -> std::io::Result<Identity> {
+pub(crate) fn identity(path: &Path) -> std::io::Result<Identity> {
     let meta = std::fs::metadata(path)?;
     Ok((
         meta.dev(),

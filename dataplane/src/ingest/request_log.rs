@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+
 use super::metrics::IngestMetrics;
 
 /// Of the requests that were answered well and quickly.
@@ -21,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) method: &'static str,
     pub(crate) route: &'static str,
     pub(crate) status: u16,
+    /// Of its `X-Request-Id`.
+    pub(crate) id: HeaderValue,
     /// The refusal's code, empty for none.
     pub(crate) code: &'static str,
     /// `namespace/name`, empty where the key was not known.
@@ -54,17 +58,20 @@ fn write(lines: &Receiver<Entry>) {
             method,
             route,
             status,
+            id,
             code,
             app,
             events,
             bytes,
             duration,
         } = line;
+        let id = id.to_str().unwrap_or_default();
         let milliseconds = duration.as_secs_f64() * 1000.0;
         tracing::info!(
             method,
             route,
             status,
+            id,
             code,
             app,
             events,

@@ -15,7 +15,17 @@ pub(crate) enum Route<'p> {
     SegmentCall(Call),
     /// What a browser SDK asks for before it starts; the key is in the path.
     SegmentSettings(&'p str),
+    /// The replaced platform's `{app_id, events}`.
+    Envelope,
     Unknown,
+}
+
+/// Whose clients read the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Native,
+    Segment,
+    Envelope,
 }
 
 impl Route<'_> {
@@ -28,6 +38,7 @@ impl Route<'_> {
             Self::SegmentBatch => "/segment/v1/batch",
             Self::SegmentCall(_) => "/segment/v1/{call}",
             Self::SegmentSettings(_) => "/segment/v1/projects/{writeKey}/settings",
+            Self::Envelope => "/api/v1/events",
             Self::Unknown => "other",
         }
     }
@@ -41,11 +52,12 @@ impl Route<'_> {
             Self::SegmentBatch => 3,
             Self::SegmentCall(_) => 4,
             Self::SegmentSettings(_) => 5,
-            Self::Unknown => 6,
+            Self::Envelope => 6,
+            Self::Unknown => 7,
         }
     }
 
-    pub(crate) const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 8;
 
     /// The `Allow` header.
     pub(crate) fn allow(&self) -> &'static str {
@@ -64,18 +76,35 @@ impl Route<'_> {
     }
 
     /// Errors are written the way the protocol's clients read them.
+    pub(crate) fn form(&self) -> Form {
+        match self {
+            Self::SegmentBatch | Self::SegmentCall(_) | Self::SegmentSettings(_) => Form::Segment,
+            Self::Envelope => Form::Envelope,
+            _ => Form::Native,
+        }
+    }
+
     pub(crate) fn is_segment(&self) -> bool {
-        matches!(
-            self,
-            Self::SegmentBatch | Self::SegmentCall(_) | Self::SegmentSettings(_)
-        )
+        self.form() == Form::Segment
+    }
+
+    /// The protocol's name in a line.
+    pub(crate) fn source(&self) -> &'static str {
+        match self.form() {
+            Form::Native => "native",
+            Form::Segment => "segment",
+            Form::Envelope => "envelope",
+        }
     }
 }
 
 /// What exists, for the answer to a path that does not.
-pub(crate) const PATHS: [&str; 7] = [
+pub(crate) const PATHS: [&str; 10] = [
     "/v1/events",
     "/v1/events/batch",
+    "/api/attribution/track",
+    "/api/attribution/batch",
+    "/api/v1/events",
     "/segment/v1/batch",
     "/segment/v1/{track,identify,page,screen,group,alias}",
     "/segment/v1/projects/{writeKey}/settings",
@@ -87,18 +116,19 @@ pub(crate) const PATHS: [&str; 7] = [
 pub(crate) fn of<'p>(path: &'p str, protocols: &[Protocol]) -> Route<'p> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let route = match path {
-        "/v1/events" => Route::Event,
-        "/v1/events/batch" => Route::Batch,
+        "/v1/events" | "/api/attribution/track" => Route::Event,
+        "/v1/events/batch" | "/api/attribution/batch" => Route::Batch,
+        "/api/v1/events" => Route::Envelope,
         "/health" | "/v1/healthcheck" => return Route::Health,
         _ => match path.strip_prefix("/segment").unwrap_or(path).strip_prefix("/v1/") {
             Some(rest) => segment(rest),
             None => Route::Unknown,
         },
     };
-    let protocol = if route.is_segment() {
-        Protocol::Segment
-    } else {
-        Protocol::Native
+    let protocol = match route.form() {
+        Form::Native => Protocol::Native,
+        Form::Segment => Protocol::Segment,
+        Form::Envelope => Protocol::Envelope,
     };
     if protocols.contains(&protocol) {
         route
@@ -137,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    const BOTH: [Protocol; 2] = [Protocol::Native, Protocol::Segment];
+    const ALL: [Protocol; 3] = [Protocol::Native, Protocol::Segment, Protocol::Envelope];
 
     #[test]
     fn paths_lead_where_they_should() {
@@ -146,6 +176,11 @@ mod tests {
             ("/v1/events/", Route::Event),
             ("/v1/events/batch", Route::Batch),
             ("/v1/events/batch/", Route::Batch),
+            ("/api/attribution/track", Route::Event),
+            ("/api/attribution/batch/", Route::Batch),
+            ("/api/v1/events/", Route::Envelope),
+            ("/api/v1/events/batch", Route::Unknown),
+            ("/api/v1/track", Route::Unknown),
             ("/health", Route::Health),
             ("/v1/healthcheck/", Route::Health),
             ("/segment/v1/batch", Route::SegmentBatch),
@@ -171,7 +206,7 @@ mod tests {
             ("/v1/events//", Route::Unknown),
             ("/metrics", Route::Unknown),
         ] {
-            assert_eq!(of(path, &BOTH), expected, "{path}");
+            assert_eq!(of(path, &ALL), expected, "{path}");
         }
     }
 
@@ -179,13 +214,19 @@ mod tests {
     fn a_protocol_that_is_off_is_not_there() {
         assert_eq!(of("/v1/events", &[Protocol::Segment]), Route::Unknown);
         assert_eq!(of("/v1/batch", &[Protocol::Native]), Route::Unknown);
+        assert_eq!(of("/api/v1/events", &ALL[..2]), Route::Unknown);
+        assert_eq!(
+            of("/api/attribution/track", &[Protocol::Envelope]),
+            Route::Unknown
+        );
+        assert_eq!(of("/api/v1/events", &[Protocol::Envelope]), Route::Envelope);
         assert_eq!(of("/health", &[Protocol::Native]), Route::Health);
     }
 
     proptest! {
         #[test]
         fn every_path_has_a_route_and_a_number(path in "[/a-z1{}]{0,40}") {
-            prop_assert!(of(&path, &BOTH).number() < Route::COUNT);
+            prop_assert!(of(&path, &ALL).number() < Route::COUNT);
         }
     }
 }

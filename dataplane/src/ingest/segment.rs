@@ -5,6 +5,7 @@
 //! properties | traits      -> event_data      anonymousId -> device_id
 //! context.library          -> library         context.os.{name,version}  -> platform, os_version
 //! context.campaign         -> attribution     context.app.version        -> app_version
+//! context.{ip,userAgent}   -> ip, user_agent  of a key that may speak for others
 //! timestamp                -> timestamp       messageId                  -> event_id
 //! everything else          -> context.segment, beside the client's own context
 //! ```
@@ -16,6 +17,7 @@ use std::fmt::Write as _;
 
 use uuid::Uuid;
 
+use super::client::Spoken;
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
 use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
@@ -210,7 +212,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
         draft.event_data = data;
         let context = line::object("context", fields.context)?;
         if let Some(context) = &context {
-            from_context(context, &mut draft);
+            from_context(context, self.stamp.on_behalf.is_some(), &mut draft);
         }
         beyond_columns(&mut draft.merged_context, call, fields, unknown, context.as_ref());
         let given = Given {
@@ -268,7 +270,7 @@ fn identifier<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Option<Raw
 }
 
 /// Columns that the protocol keeps inside `context`. What has an unfit type stays in the context only.
-fn from_context<'a>(context: &Raw<'a>, draft: &mut Draft<'a>) {
+fn from_context<'a>(context: &Raw<'a>, on_behalf: bool, draft: &mut Draft<'a>) {
     let short = |raw: Raw<'a>| line::text("context", Some(raw), TEXT_LIMIT).ok().flatten();
     each_member(context, |name, value| match name {
         "library" => {
@@ -296,6 +298,10 @@ fn from_context<'a>(context: &Raw<'a>, draft: &mut Draft<'a>) {
             }
         }),
         "sessionId" => draft.session_id = short(value),
+        "ip" if on_behalf => draft.client.ip = Spoken::read(Some(value), None).unwrap_or_default().ip,
+        "userAgent" if on_behalf => {
+            draft.client.user_agent = Spoken::read(None, Some(value)).unwrap_or_default().user_agent;
+        }
         "campaign" if value.kind == Kind::Object => draft.attribution = Some(value),
         _ => {}
     });

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::line::{client_members, head_of};
+use super::super::client::{Sender, members as client_members};
+use super::super::line::head_of;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
@@ -12,6 +13,7 @@ fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
         head,
         received_at: NOW,
         client,
+        on_behalf: None,
         source: "segment",
         idempotency_key: None,
         event_limit: 2000,
@@ -21,7 +23,10 @@ fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
 
 fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let client = client_members("", "");
+    let client = client_members(&Sender {
+        ip: "",
+        user_agent: "",
+    });
     let stamp = stamp(&head, &client);
     let mut lines = Lines::default();
     let mut segment = Segment {
@@ -217,13 +222,64 @@ proptest! {
 }
 
 #[test]
+fn a_key_that_speaks_for_others_says_who_the_client_is() {
+    let head = head_of(&Uuid::from_u128(7));
+    let own = Sender {
+        ip: "198.51.100.1",
+        user_agent: "backend/1",
+    };
+    let client = client_members(&own);
+    for (on_behalf, context, expected) in [
+        (
+            Some(own),
+            r#"{"ip":"203.0.113.9","userAgent":"Mozilla"}"#,
+            ["203.0.113.9", "Mozilla"],
+        ),
+        (
+            Some(own),
+            r#"{"ip":"here","userAgent":7}"#,
+            ["198.51.100.1", "backend/1"],
+        ),
+        (
+            None,
+            r#"{"ip":"203.0.113.9","userAgent":"Mozilla"}"#,
+            ["198.51.100.1", "backend/1"],
+        ),
+    ] {
+        let stamp = Stamp {
+            on_behalf,
+            ..stamp(&head, &client)
+        };
+        let mut lines = Lines::default();
+        let body = format!(r#"{{"batch":[{{"type":"page","context":{context}}}]}}"#);
+        let mut segment = Segment {
+            stamp: &stamp,
+            random: || Uuid::from_u128(9),
+        };
+        assert_eq!(segment.batch(&body, &mut lines), Ok(()));
+        let line = &stored(&lines)[0];
+        assert_eq!([&line["ip"], &line["user_agent"]], expected, "{context}");
+        assert!(
+            line["context"]["ip"].is_string(),
+            "what the client sent is kept where it sent it"
+        );
+    }
+}
+
+#[test]
 fn a_line_that_no_record_could_hold_becomes_a_dead_letter() {
     // The campaign is kept twice, as attribution and in the context.
     let campaign = "y".repeat(500_000);
     let body = format!(
         r#"{{"batch":[{{"type":"track","event":"a","context":{{"campaign":{{"x":"{campaign}"}}}}}},{{"type":"page"}}]}}"#
     );
-    let (head, client) = (head_of(&Uuid::from_u128(7)), client_members("", ""));
+    let (head, client) = (
+        head_of(&Uuid::from_u128(7)),
+        client_members(&Sender {
+            ip: "",
+            user_agent: "",
+        }),
+    );
     let stamp = Stamp {
         event_limit: 600_000,
         ..stamp(&head, &client)

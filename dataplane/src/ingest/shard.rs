@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
@@ -23,6 +23,8 @@ const STILL_ACCEPTING: Duration = Duration::from_secs(5);
 const REQUESTS_FINISHED: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 4096;
+/// When a silent peer is asked whether it is still there, how often, and how many times in vain.
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
 
 /// Opens a socket that other shards may open beside this one.
 pub(crate) fn listen(address: SocketAddr) -> Result<std::net::TcpListener, RoleError> {
@@ -30,6 +32,13 @@ pub(crate) fn listen(address: SocketAddr) -> Result<std::net::TcpListener, RoleE
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        // Accepted sockets have it from this one.
+        let (idle, every, times) = KEEP_ALIVE;
+        let keep_alive = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(every)
+            .with_retries(times);
+        socket.set_tcp_keepalive(&keep_alive)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

@@ -46,13 +46,18 @@ pub(crate) fn judge(received_at: i64, client: Option<i64>, stable: Stable) -> Ju
     if client < received_at - TOO_OLD_MS {
         return Judged::TooOld;
     }
-    let ahead = client > received_at + TOO_FAR_AHEAD_MS;
+    let ahead = is_ahead(received_at, client);
     let timestamp = if ahead { received_at } else { client };
     Judged::Stored(Times {
         timestamp,
         client_timestamp: client.min(LAST_MS),
         ahead,
     })
+}
+
+/// Whether a client's time is further ahead of us than its clock may be.
+pub(crate) fn is_ahead(received_at: i64, client: i64) -> bool {
+    client > received_at + TOO_FAR_AHEAD_MS
 }
 
 /// What is the same on every retry of an event that has no time of its own.

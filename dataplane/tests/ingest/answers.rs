@@ -95,7 +95,7 @@ fn each_bad_request_has_its_answer() {
         ("/v1/events/batch", &[key], &many, 413, "too_many_events"),
         (
             "/v1/events",
-            &[key, ("content-encoding", "br")],
+            &[key, ("content-encoding", "compress")],
             event,
             415,
             "unsupported_encoding",
@@ -378,37 +378,54 @@ fn a_configuration_is_checked_without_starting() {
 }
 
 #[test]
-fn a_browser_may_send_from_anywhere_and_read_the_answer() {
+fn every_answer_names_its_request() {
     let ingest = Ingest::start();
-    let origin = ("origin", "https://shop.example");
-    let reply = ingest.request(
-        "OPTIONS",
-        "/segment/v1/t",
-        &[origin, ("access-control-request-method", "POST")],
-        b"",
-    );
+    let own = ("x-request-id", "client-7/a_b.c:1");
+    let reply = ingest.post("/v1/events", &[own], "{}");
     assert_eq!(
-        (
-            reply.status,
-            reply.headers["access-control-allow-methods"].as_str()
-        ),
-        (204, "POST")
+        (reply.status, reply.headers["x-request-id"].as_str()),
+        (401, own.1)
     );
-    assert!(reply.headers["access-control-allow-headers"].contains("authorization"));
-    assert_eq!(reply.headers["access-control-allow-origin"], "*");
-    let refused = ingest.post("/segment/v1/t", &[origin], "{}");
-    assert_eq!(
-        (
-            refused.status,
-            refused.headers["access-control-allow-origin"].as_str()
-        ),
-        (401, "*")
-    );
-    assert_eq!(ingest.request("OPTIONS", "/nowhere", &[origin], b"").status, 404);
-    assert!(
-        !ingest
-            .post("/v1/events", &[], "{}")
-            .headers
-            .contains_key("access-control-allow-origin")
-    );
+    let mut made = Vec::new();
+    for given in [
+        None,
+        Some("with space"),
+        Some("quo\"te"),
+        Some(&*"x".repeat(129)),
+        Some(""),
+    ] {
+        let mut headers = vec![("x-api-key", "writer")];
+        headers.extend(given.map(|given| ("x-request-id", given)));
+        let reply = ingest.post("/v1/events", &headers, r#"{"event_type":"a"}"#);
+        let id = reply.headers["x-request-id"].clone();
+        assert!(
+            reply.status == 200 && id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{given:?}: {reply:?}"
+        );
+        made.push(id);
+    }
+    made.sort();
+    made.dedup();
+    assert_eq!(made.len(), 5, "each is another");
+    for (method, path) in [
+        ("GET", "/health"),
+        ("OPTIONS", "/v1/events"),
+        ("GET", "/nowhere"),
+        ("PUT", "/v1/events"),
+    ] {
+        assert!(
+            ingest
+                .request(method, path, &[], b"")
+                .headers
+                .contains_key("x-request-id"),
+            "{path}"
+        );
+    }
+    // The log says which request it was.
+    let log = ingest.directory.path().join("log.json");
+    ingest.wait_for("the line of the refused request", || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        log.lines()
+            .any(|line| line.contains("\"request\"") && line.contains(own.1) && line.contains("missing_key"))
+    });
 }

@@ -23,7 +23,7 @@ pub(crate) const OTHER: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b12";
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keys `writer`, `reader`, `expired` of the App `shop`, `closed` of a suspended one, `other` of another.
+/// Keys `writer`, `backend` (trusted), `reader`, `expired` of the App `shop`, `closed` of a suspended one, `other` of another.
 pub(crate) fn apps(shop_quota: &str) -> String {
     let key = |name: &str, scope: &str, more: &str| {
         let digest: String = Sha256::digest(name.as_bytes())
@@ -34,10 +34,11 @@ pub(crate) fn apps(shop_quota: &str) -> String {
     };
     format!(
         "version: 1\nreplicas: 1\napps:\n\
-         - {{id: {SHOP}, name: growth/shop, aliases: [old-shop], quota: {{{shop_quota}}}, keys: [{}, {}, {}]}}\n\
+         - {{id: {SHOP}, name: growth/shop, aliases: [old-shop], quota: {{{shop_quota}}}, keys: [{}, {}, {}, {}]}}\n\
          - {{id: {OTHER}, name: growth/other, keys: [{}]}}\n\
          - {{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b13, name: growth/closed, suspended: true, keys: [{}]}}\n",
         key("writer", "Write", ""),
+        key("backend", "Write", ", trusted: true"),
         key("reader", "Read", ""),
         key("expired", "Write", ", expiresAt: '2024-01-01T00:00:00Z'"),
         key("other", "Write", ""),
@@ -82,6 +83,10 @@ impl Client {
             &[("x-api-key", "writer")],
             body.as_bytes(),
         )
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

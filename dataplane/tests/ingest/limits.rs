@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+
 use super::harness::{Ingest, apps, parse, read_all};
 
 const SMALL: &str = "limits: {body: 100kB, event: 50kB, memory: 400kB}";
@@ -109,4 +112,95 @@ fn who_is_too_slow_is_cut_with_408() {
             assert!(after < Duration::from_secs(8), "{after:?}");
         });
     });
+}
+
+/// 50 MB of `x` in 80 bytes, made by Node's zlib.
+const BROTLI_BOMB: &[u8] = &[
+    0xcb, 0xff, 0xff, 0x3f, 0xf8, 0x25, 0xf0, 0xe2, 0xb1, 0x40, 0x20, 0xf7, 0xfe, 0x8f, 0xff, 0xff, 0x7f,
+    0xf0, 0x4b, 0x00, 0xc4, 0x61, 0x11, 0x80, 0xee, 0xfd, 0x1f, 0xff, 0xff, 0xff, 0xe0, 0x97, 0x00, 0x88,
+    0xc3, 0x02, 0x00, 0xdd, 0xfb, 0x3f, 0xfe, 0xff, 0xff, 0xc1, 0x2f, 0x01, 0x10, 0x87, 0x05, 0x00, 0xba,
+    0xf7, 0x7f, 0xfc, 0xff, 0xff, 0x83, 0x5f, 0x02, 0x20, 0x0e, 0x0b, 0x00, 0x74, 0xef, 0xff, 0xf2, 0x0f,
+    0x5e, 0x0f, 0xbf, 0x04, 0x40, 0x1c, 0x16, 0x00, 0xe8, 0xa0, 0xeb, 0x01,
+];
+/// `{"event_type":"a"}`
+const BROTLI_EVENT: &[u8] = &[
+    0x8b, 0x08, 0x80, 0x7b, 0x22, 0x65, 0x76, 0x65, 0x6e, 0x74, 0x5f, 0x74, 0x79, 0x70, 0x65, 0x22, 0x3a,
+    0x22, 0x61, 0x22, 0x7d, 0x03,
+];
+
+#[test]
+fn every_encoding_is_taken_and_no_bomb_goes_off() {
+    let ingest = Ingest::start_with(SMALL, &apps(""));
+    let deflate = |bytes: &[u8]| {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    let event = br#"{"event_type":"a"}"#;
+    let large = vec![b'x'; 5_000_000];
+    for (encoding, good, bomb) in [
+        ("deflate", deflate(event), deflate(&large)),
+        ("zstd", zstd(event), zstd(&large)),
+        ("br", BROTLI_EVENT.to_vec(), BROTLI_BOMB.to_vec()),
+    ] {
+        let post = |body: &[u8]| {
+            let headers = [("x-api-key", "writer"), ("content-encoding", encoding)];
+            ingest.post("/v1/events", &headers, body)
+        };
+        assert_eq!(post(&good).status, 200, "{encoding}");
+        let reply = post(&bomb);
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (413, Some("body_too_large")),
+            "{encoding}"
+        );
+        let reply = post(&good[..good.len() - 1]);
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (400, Some("invalid_encoding")),
+            "{encoding}"
+        );
+    }
+    let headers = [("x-api-key", "writer"), ("content-encoding", "compress")];
+    let reply = ingest.post("/v1/events", &headers, event);
+    assert_eq!(
+        (reply.status, reply.headers["accept-encoding"].as_str()),
+        (415, "gzip, deflate, zstd, br")
+    );
+    assert_eq!(ingest.stored(3).len(), 3);
+    ingest.wait_for("the memory to come back", || {
+        ingest.metric("penstock_ingest_memory_used_bytes") == 0.0
+    });
+}
+
+#[test]
+fn a_request_has_one_time_for_its_body_and_for_kafka() {
+    let ingest = Ingest::start_with("limits: {requestTimeout: 3s, kafkaTimeout: 2s}", &apps(""));
+    let event = r#"{"event_type":"a"}"#;
+    let mut stream = ingest.connect();
+    let began = Instant::now();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: writer\r\ncontent-length: {}\r\n\r\n{{",
+        event.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    ingest
+        .kafka
+        .broker_round_trip_time(1, Duration::from_secs(30))
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    stream.write_all(&event.as_bytes()[1..]).unwrap();
+    let reply = parse(&read_all(&mut stream).unwrap()).unwrap();
+    assert_eq!(
+        (reply.status, reply.body["code"].as_str()),
+        (503, Some("not_stored"))
+    );
+    // Kafka alone would have had until 4.5 s.
+    let after = began.elapsed();
+    assert!(
+        (Duration::from_millis(2900)..Duration::from_secs(4)).contains(&after),
+        "{after:?}"
+    );
 }

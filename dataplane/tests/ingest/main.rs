@@ -8,6 +8,10 @@
 )]
 
 mod answers;
+mod client;
+mod connections;
+mod cors;
+mod envelope;
 mod harness;
 mod limits;
 mod outage;

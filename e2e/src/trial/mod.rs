@@ -1,10 +1,11 @@
 //! A pipeline of a test's own: a namespace with an App and an IngestionPipeline, traffic into it, rows out of it.
 //!
-//! Tests run beside each other on one instance, so each has a [`Trial`] of its own; its namespace, and with it all that
-//! the operator made there, is deleted when the trial is dropped.
+//! Tests run beside each other on one instance, each in its [`Turn`], so each has a [`Trial`] of its own; its namespace,
+//! and with it all that the operator made there, is deleted when the trial is dropped.
 
 mod pods;
 mod traffic;
+mod turn;
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use pods::{Pod, kill_operator};
 pub use traffic::{Acknowledged, Traffic};
+pub use turn::Turn;
 
 use crate::error::{Context, Error, Result};
 use crate::instance::Instance;
@@ -172,6 +174,11 @@ impl<'a> Trial<'a> {
             .ok_or_else(|| Error::new(format!("the key of {app} is not base64")))
     }
 
+    /// The id that an App's events are stored under.
+    pub fn app_id(&self, app: &str) -> Result<String> {
+        self.kubectl(&["get", "apps", app, "-o", "jsonpath={.status.appId}"])
+    }
+
     /// Where to send events.
     pub fn url(&self) -> String {
         format!("http://{PIPELINE}-ingest.{}.svc:8080", self.namespace)
@@ -261,6 +268,20 @@ impl<'a> Trial<'a> {
             }
             std::thread::sleep(Duration::from_secs(2));
         }
+    }
+}
+
+/// Polls until it holds; how long that took, or what was waited for in vain.
+pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let started = Instant::now();
+    loop {
+        if holds()? {
+            return Ok(started.elapsed());
+        }
+        if started.elapsed() > Duration::from_secs(seconds) {
+            return Err(Error::new(format!("not within {seconds} s: {what}")));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -71,6 +71,7 @@ pub async fn run(
             .clone()
             .run(move || triggers.all_pipelines(&caches))
     };
+    let usage = app::usage::run(shared.clone(), caches.clone());
     let work = {
         let caches = caches.clone();
         let config = || Config::default().concurrency(CONCURRENCY);
@@ -120,6 +121,7 @@ pub async fn run(
         () = work => {}
         () = watches => tracing::error!("a watch has ended for good"),
         () = monitor => {}
+        () = usage => {}
     }
 }
 
@@ -163,6 +165,13 @@ fn trigger(
                 });
                 if concerns {
                     triggers.app(namespace, &app.name_any());
+                }
+            }
+            for pipeline in caches.pipelines_in(namespace) {
+                let Ok(pipeline) = &pipeline.0 else { continue };
+                let tls = pipeline.spec.endpoint.tls.as_ref();
+                if tls.is_some_and(|tls| tls.secret_name == *name) {
+                    triggers.pipeline(namespace, &pipeline.name_any());
                 }
             }
         }

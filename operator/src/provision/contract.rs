@@ -1,5 +1,5 @@
 //! What every implementation of the traits must do, as one suite: it runs on the fake in this crate's tests and on
-//! real services in `e2e/tests/provision.rs`. A fake that passes may stand in for the real thing in the tests of the
+//! real services in `e2e/tests/cluster/provision`. A fake that passes may stand in for the real thing in the tests of the
 //! controllers.
 //!
 //! Each case works on names that begin with the given prefix, so that suites may run side by side.

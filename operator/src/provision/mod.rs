@@ -142,13 +142,47 @@ pub struct QuotaEntry {
     pub quota: Quota,
 }
 
-/// Quota entries of Redis servers.
+/// What an App has sent: accepted events, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub events: u64,
+    pub bytes: u64,
+}
+
+impl Usage {
+    /// Each pod keeps counts of its own, so that one which starts anew or counts twice harms nobody else's:
+    /// `<pod>:events`, `<pod>:bytes`.
+    pub fn of<'a>(fields: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
+        let mut usage = Self::default();
+        for (field, count) in fields {
+            let total = match field.rsplit_once(':') {
+                Some((_, "events")) => &mut usage.events,
+                Some((_, "bytes")) => &mut usage.bytes,
+                _ => continue,
+            };
+            *total = total.saturating_add(count);
+        }
+        usage
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.events = self.events.saturating_add(other.events);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// Quota entries of Redis servers, and what is counted against them.
 pub trait QuotaStore: Send + Sync + 'static {
     /// Writes the entries, to live for `ttl`: what nobody writes again disappears by itself.
     fn put<'a>(&'a self, redis: &'a RedisTarget, entries: &'a [QuotaEntry], ttl: Duration) -> Answer<'a, ()>;
 
     /// Removes the entries of these Apps.
     fn remove<'a>(&'a self, redis: &'a RedisTarget, apps: &'a [Uuid]) -> Answer<'a, ()>;
+
+    /// What all pods together have counted of an App on a UTC day, `YYYYMMDD`; nothing where nobody has.
+    fn usage<'a>(&'a self, redis: &'a RedisTarget, app: Uuid, day: &'a str) -> Answer<'a, Usage>;
 
     /// Whether the server answers.
     fn ping<'a>(&'a self, redis: &'a RedisTarget) -> Answer<'a, ()>;

@@ -1,7 +1,8 @@
 //! [`QuotaStore`] on Redis: the limits of each App as a hash, for people and tools that look at usage.
 //!
 //! ```text
-//! <prefix>:quota:<app uuid>   {events_per_second, burst, events_per_day, bytes_per_day}   lives for a TTL
+//! <prefix>:quota:<app uuid>          {events_per_second, burst, events_per_day, bytes_per_day}   lives for a TTL
+//! <prefix>:usage:<app uuid>:<day>    {<pod>:events, <pod>:bytes}                   written by ingest, only read here
 //! ```
 //!
 //! Limits reach the pods by their configuration, not from here. An entry that nobody refreshes goes by itself, so an
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use penstock_dataplane_config::{Quota, RedisTarget};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError};
+use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError};
 use uuid::Uuid;
 
 use super::error::{ProvisionError, Service};
-use super::{Answer, QuotaEntry, QuotaStore};
+use super::{Answer, QuotaEntry, QuotaStore, Usage};
 
 /// Connections that nobody used for so long are closed.
 const IDLE: Duration = Duration::from_secs(600);
@@ -85,20 +86,24 @@ impl RedisQuotas {
     }
 
     /// Runs commands. A connection that was held may have died since; then a new one is tried, once.
-    async fn run(&self, redis: &RedisTarget, commands: &Pipeline) -> Result<(), ProvisionError> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        redis: &RedisTarget,
+        commands: &Pipeline,
+    ) -> Result<T, ProvisionError> {
         let place = (redis.address.clone(), redis.database);
         if let Some(mut connection) = self.held(&place) {
-            match commands.query_async::<()>(&mut connection).await {
-                Ok(()) => return Ok(()),
+            match commands.query_async(&mut connection).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) if !lost(&error) => return Err(failed(redis, &error)),
                 Err(_) => self.forget(&place),
             }
         }
         let mut connection = Self::open(redis).await.map_err(|error| failed(redis, &error))?;
-        match commands.query_async::<()>(&mut connection).await {
-            Ok(()) => {
+        match commands.query_async(&mut connection).await {
+            Ok(answer) => {
                 self.hold(place, connection);
-                Ok(())
+                Ok(answer)
             }
             Err(error) => Err(failed(redis, &error)),
         }
@@ -130,6 +135,10 @@ fn failed(redis: &RedisTarget, error: &RedisError) -> ProvisionError {
 
 pub(super) fn key(redis: &RedisTarget, app: Uuid) -> String {
     format!("{}:quota:{app}", redis.prefix)
+}
+
+pub(super) fn usage_key(redis: &RedisTarget, app: Uuid, day: &str) -> String {
+    format!("{}:usage:{app}:{day}", redis.prefix)
 }
 
 pub(super) fn limits(quota: &Quota) -> Vec<(&'static str, u64)> {
@@ -166,7 +175,7 @@ impl QuotaStore for RedisQuotas {
     fn put<'a>(&'a self, redis: &'a RedisTarget, entries: &'a [QuotaEntry], ttl: Duration) -> Answer<'a, ()> {
         Box::pin(async move {
             for chunk in entries.chunks(CHUNK) {
-                self.run(redis, &writes(redis, chunk, ttl)).await?;
+                self.run::<()>(redis, &writes(redis, chunk, ttl)).await?;
             }
             Ok(())
         })
@@ -179,9 +188,20 @@ impl QuotaStore for RedisQuotas {
                 for app in chunk {
                     commands.del(key(redis, *app)).ignore();
                 }
-                self.run(redis, &commands).await?;
+                self.run::<()>(redis, &commands).await?;
             }
             Ok(())
+        })
+    }
+
+    fn usage<'a>(&'a self, redis: &'a RedisTarget, app: Uuid, day: &'a str) -> Answer<'a, Usage> {
+        Box::pin(async move {
+            let mut commands = redis::pipe();
+            commands.hgetall(usage_key(redis, app, day));
+            let (fields,): (HashMap<String, u64>,) = self.run(redis, &commands).await?;
+            Ok(Usage::of(
+                fields.iter().map(|(field, count)| (field.as_str(), *count)),
+            ))
         })
     }
 

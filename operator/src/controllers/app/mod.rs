@@ -13,6 +13,7 @@
 pub mod keyring;
 pub mod plan;
 mod status;
+pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -230,7 +231,7 @@ async fn look(app: &App, subject: &Subject, context: &Context) -> Action {
             (None, _) => "ready",
         }),
     );
-    if app.status.as_ref() != Some(&status)
+    if !status::says(app.status.as_ref(), &status)
         && let Err(error) = context
             .writer
             .status::<App>(&subject.namespace, &subject.name, &status)

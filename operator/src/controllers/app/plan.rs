@@ -162,6 +162,7 @@ mod tests {
             .map(|(name, secret)| AppKey {
                 name: (*name).into(),
                 scope: KeyScope::Write,
+                trusted: false,
                 secret_ref: secret.map(|s| SecretKeyRef {
                     name: s.into(),
                     key: "token".into(),

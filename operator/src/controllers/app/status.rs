@@ -98,7 +98,19 @@ pub(super) fn status(app: &App, subject: &Subject, seen: &Observation<'_>) -> Ap
             })
             .collect(),
         bound_pipelines: seen.pipelines.clone(),
+        usage: None,
     }
+}
+
+/// Whether what is stored says the same. Usage is not this controller's to say.
+pub(super) fn says(stored: Option<&AppStatus>, status: &AppStatus) -> bool {
+    stored.is_some_and(|stored| {
+        let without_usage = AppStatus {
+            usage: None,
+            ..stored.clone()
+        };
+        without_usage == *status
+    })
 }
 
 fn keys_ready(app: &App, seen: &Observation<'_>) -> Statement {
@@ -239,6 +251,22 @@ mod tests {
             "Ready=False/KeyExpired"
         );
         assert_eq!(next_expiry(&app.spec, Timestamp::from_second(200).unwrap()), None);
+    }
+
+    #[test]
+    fn usage_is_none_of_its_business() {
+        let app = app("{keys: [{name: ios}]}");
+        let status = observe(&app, &[("ios", known())], &[], 100);
+        assert!(!says(None, &status));
+        let mut stored = status.clone();
+        stored.usage = Some(penstock_crds::app::UsageStatus {
+            day: "2026-11-21".into(),
+            events: 1,
+            bytes: 2,
+        });
+        assert!(says(Some(&stored), &status));
+        stored.app_id = None;
+        assert!(!says(Some(&stored), &status));
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub(crate) fn list(mut bound: Vec<Bound>, unreadable: Unreadable, replicas: u32)
                     KeyScope::Write => config::KeyScope::Write,
                     KeyScope::Read => config::KeyScope::Read,
                 },
+                trusted: key.trusted,
                 expires_at: key.expires_at.clone(),
             });
         }
@@ -102,6 +103,7 @@ pub(crate) fn list(mut bound: Vec<Bound>, unreadable: Unreadable, replicas: u32)
             name: format!("{}/{name}", app.namespace().unwrap_or_default()),
             aliases: app.spec.aliases.clone(),
             suspended: app.spec.suspended,
+            origins: app.spec.origins.clone(),
             quota: quota(&app.spec.quota),
             keys: entries,
         });
@@ -166,7 +168,7 @@ mod tests {
             "shop",
             1,
             1,
-            "{keys: [{name: ios}, {name: bi, scope: Read, expiresAt: '2030-01-01T00:00:00Z'}, {name: unread}], quota: {eventsPerSecond: 5, bytesPerDay: 1GB}, aliases: [old]}",
+            "{keys: [{name: ios}, {name: bi, scope: Read, trusted: true, expiresAt: '2030-01-01T00:00:00Z'}, {name: unread}], quota: {eventsPerSecond: 5, bytesPerDay: 1GB}, aliases: [old], origins: ['https://shop.example']}",
             &[("ios", "psk_aaaaaaaaaaaaaaaa"), ("bi", "psk_bbbbbbbbbbbbbbbb")],
         );
         let blog = bound(
@@ -184,6 +186,8 @@ mod tests {
         let shop = &listed.file.apps[1];
         assert_eq!(shop.keys.len(), 2, "a key that was not read is not listed");
         assert_eq!(shop.keys[1].scope, config::KeyScope::Read);
+        assert!(shop.keys[1].trusted && !shop.keys[0].trusted);
+        assert_eq!(shop.origins, ["https://shop.example"]);
         assert_eq!(shop.quota.bytes_per_day, Some(1_000_000_000));
         assert_eq!(listed.file.replicas, 3);
     }

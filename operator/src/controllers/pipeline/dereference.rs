@@ -104,6 +104,7 @@ pub(super) async fn dereference(
         );
         invalid(Reason::AppNotFound, message)
     });
+    let incomplete = incomplete.or_else(|| without_certificate(pipeline, subject, context));
     let unreadable = match in_force(unreadable, subject, context).await {
         Ok(unreadable) => unreadable,
         Err(error) => {
@@ -125,6 +126,20 @@ pub(super) async fn dereference(
         settings,
     )?;
     Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
+}
+
+/// New pods wait until the Secret of their certificate is there; running ones go on with what they have read.
+fn without_certificate(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    context: &Context,
+) -> Option<Invalid> {
+    let name = &pipeline.spec.endpoint.tls.as_ref()?.secret_name;
+    if context.caches.secret(&subject.namespace, name).is_some() {
+        return None;
+    }
+    let message = format!("endpoint.tls.secretName: there is no Secret {name} in this namespace");
+    Some(invalid(Reason::SecretNotFound, message))
 }
 
 /// What pods have been told of Apps that cannot be read. Asked only where there are such.

@@ -1,6 +1,8 @@
 //! Every manifest that the examples lead to, in full: a change of a template shows in review.
 
 use clap::Parser;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::PodSpec;
 use penstock_crds::{App, IngestionPipeline};
 use serde::Serialize;
 use uuid::Uuid;
@@ -132,6 +134,60 @@ fn pods_restart_only_for_what_they_read_at_start() {
     let limited = build(&limits, Some("7"));
     assert_ne!(hash(&base).0, hash(&limited).0);
     assert_eq!(hash(&base).1, hash(&limited).1);
+}
+
+#[test]
+fn the_edge_of_a_pipeline_reaches_its_pods() {
+    let mut given: IngestionPipeline = example("quickstart/pipeline.yaml");
+    given.spec.endpoint = serde_yaml::from_str("{tls: {secretName: shop-tls}, serverHeader: edge}").unwrap();
+    given.spec.ingest.trusted_proxies = vec!["10.0.0.0/8".into(), "fd00::/8".into()];
+    given.spec.ingest.limits.connections = 500;
+    let made = |pipeline: &IngestionPipeline| {
+        let settings = settings("penstock.local/penstock:1");
+        let subject = Subject::of(pipeline);
+        let target = Target::of(pipeline, &subject, CLUSTER, &settings).unwrap();
+        let (bound, unreadable) = (vec![], Unreadable::default());
+        validate(pipeline, &subject, target, bound, unreadable, false, &settings)
+    };
+    let objects = build(&made(&given).unwrap(), None);
+    let config = &objects.ingest.config.data.unwrap()["config.yaml"];
+    for line in [
+        "certFile: /etc/penstock/tls/tls.crt",
+        "keyFile: /etc/penstock/tls/tls.key",
+        "serverHeader: edge",
+        "- 10.0.0.0/8",
+        "connections: 500",
+    ] {
+        assert!(config.contains(line), "{line} is not in\n{config}");
+    }
+    let pod = |deployment: Deployment| deployment.spec.unwrap().template.spec.unwrap();
+    let ingest = pod(objects.ingest.deployment);
+    let secrets = |pod: &PodSpec| -> Vec<_> {
+        let volumes = pod.volumes.iter().flatten();
+        volumes
+            .filter_map(|volume| volume.secret.as_ref()?.secret_name.clone())
+            .collect()
+    };
+    assert_eq!(secrets(&ingest), ["shop-tls"]);
+    let mounts = ingest.containers[0].volume_mounts.as_ref().unwrap();
+    let mount = mounts.iter().find(|mount| mount.name == "tls").unwrap();
+    assert_eq!(
+        (mount.mount_path.as_str(), &mount.sub_path),
+        ("/etc/penstock/tls", &None),
+        "kubelet renews no subPath"
+    );
+    assert!(secrets(&pod(objects.consume.deployment)).is_empty());
+    let port = objects.service.spec.unwrap().ports.unwrap().remove(0);
+    assert_eq!(port.app_protocol.as_deref(), Some("https"));
+
+    // The schema lets pass what only looks like an address.
+    given.spec.ingest.trusted_proxies = vec!["fd00:::::/8".into()];
+    let refused = made(&given).unwrap_err();
+    assert!(
+        refused.message.contains("ingest.trustedProxies: `fd00:::::/8`"),
+        "{}",
+        refused.message
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::controllers::subject::Subject;
 pub(crate) struct Observation<'a> {
     /// Why the spec cannot be used, if so. Then the rest is what was known before.
     pub invalid: Option<&'a Invalid>,
-    /// What does not keep the pipeline from working but is wrong: an App that is named and not there.
+    /// What does not keep the pipeline from working but is wrong: an App, or a Secret, that is named and not there.
     pub incomplete: Option<&'a Invalid>,
     pub external: Option<&'a External>,
     pub workloads: Option<Statement>,
@@ -153,7 +153,15 @@ fn stalled(seen: &Observation<'_>, ready: &Statement) -> Option<(Reason, String)
 }
 
 fn endpoints(pipeline: &IngestionPipeline, subject: &Subject) -> Vec<EndpointStatus> {
-    let base = format!("http://{}-ingest.{}.svc:8080", subject.name, subject.namespace);
+    let scheme = if pipeline.spec.endpoint.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base = format!(
+        "{scheme}://{}-ingest.{}.svc:8080",
+        subject.name, subject.namespace
+    );
     pipeline
         .spec
         .endpoint
@@ -162,7 +170,7 @@ fn endpoints(pipeline: &IngestionPipeline, subject: &Subject) -> Vec<EndpointSta
         .map(|protocol| EndpointStatus {
             protocol: *protocol,
             url: match protocol {
-                Protocol::Native => base.clone(),
+                Protocol::Native | Protocol::Envelope => base.clone(),
                 Protocol::Segment => format!("{base}/segment"),
             },
         })
@@ -189,6 +197,22 @@ mod tests {
             "apiVersion: penstock.dev/v1alpha1\nkind: IngestionPipeline\nmetadata: {name: events, namespace: growth, uid: u, generation: 4}\nspec: {apps: {selector: {}}}",
         )
         .unwrap()
+    }
+
+    #[test]
+    fn endpoints_are_where_the_protocols_are_spoken() {
+        let mut pipeline = pipeline();
+        let urls = |pipeline: &IngestionPipeline| -> Vec<String> {
+            let endpoints = endpoints(pipeline, &Subject::of(pipeline));
+            endpoints.into_iter().map(|endpoint| endpoint.url).collect()
+        };
+        let base = "http://events-ingest.growth.svc:8080";
+        assert_eq!(
+            urls(&pipeline),
+            [base.to_owned(), format!("{base}/segment"), base.to_owned()]
+        );
+        pipeline.spec.endpoint = serde_yaml::from_str("{protocols: [Native], tls: {secretName: t}}").unwrap();
+        assert_eq!(urls(&pipeline), ["https://events-ingest.growth.svc:8080"]);
     }
 
     fn external(failure: Option<ProvisionError>) -> External {

@@ -208,7 +208,8 @@ fn brokers(bootstrap: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn redis(pipeline: &IngestionPipeline, cluster: &str, settings: &Settings) -> Option<RedisTarget> {
+/// Where quotas and usage are kept, if anywhere.
+pub fn redis(pipeline: &IngestionPipeline, cluster: &str, settings: &Settings) -> Option<RedisTarget> {
     let spec = &pipeline.spec.redis;
     Some(RedisTarget {
         address: spec.address.clone().or_else(|| settings.redis_address.clone())?,

@@ -5,7 +5,7 @@ use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::validate::Validate;
 use penstock_dataplane_config::{
     self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, Duration, IngestConfig,
-    IngestLimits, KafkaTarget, PipelineRef,
+    IngestLimits, KafkaTarget, PipelineRef, TlsFiles,
 };
 
 use super::apps::{Bound, Listed, Unreadable, list};
@@ -18,6 +18,8 @@ use crate::settings::Settings;
 pub(crate) mod paths {
     pub(crate) const CONFIG: &str = "/etc/penstock/config.yaml";
     pub(crate) const APPS: &str = "/etc/penstock/apps";
+    /// The Secret of `endpoint.tls`.
+    pub(crate) const TLS: &str = "/etc/penstock/tls";
     pub(crate) const CLICKHOUSE: &str = "/etc/penstock/clickhouse";
 }
 
@@ -29,6 +31,8 @@ pub(crate) struct Validated {
     pub ingest: Workload<IngestConfig>,
     pub consume: Workload<ConsumeConfig>,
     pub apps: Listed,
+    /// The Secret that ingest has its certificate from.
+    pub tls_secret: Option<String>,
     pub image: String,
     pub image_pull_policy: String,
     pub image_pull_secrets: Vec<String>,
@@ -76,6 +80,11 @@ pub(crate) fn validate(
         dead_letter_topic: target.dead_letters.name.clone(),
     };
     let limits = &spec.ingest.limits;
+    let proxies = spec.ingest.trusted_proxies.iter().map(|text| {
+        let field = "ingest.trustedProxies";
+        text.parse()
+            .map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: `{text}` is not a network")))
+    });
     let ingest = IngestConfig {
         version: CONFIG_VERSION,
         pipeline: pipeline_ref.clone(),
@@ -85,11 +94,18 @@ pub(crate) fn validate(
         redis: target.redis.clone(),
         apps_file: format!("{}/{APPS_FILE}", paths::APPS).into(),
         protocols: spec.endpoint.protocols.iter().map(|p| protocol(*p)).collect(),
+        tls: spec.endpoint.tls.as_ref().map(|_| TlsFiles {
+            cert_file: format!("{}/tls.crt", paths::TLS).into(),
+            key_file: format!("{}/tls.key", paths::TLS).into(),
+        }),
+        server_header: spec.endpoint.server_header.clone(),
+        trusted_proxies: proxies.collect::<Result<_, _>>()?,
         limits: IngestLimits {
             body: limits.body,
             event: limits.event,
             batch: count("ingest.limits.batch", limits.batch)?,
             memory: limits.memory,
+            connections: count("ingest.limits.connections", limits.connections)?,
             request_timeout: limits.request_timeout,
             kafka_timeout: limits.kafka_timeout,
         },
@@ -140,6 +156,7 @@ pub(crate) fn validate(
             config: consume,
         },
         apps,
+        tls_secret: spec.endpoint.tls.as_ref().map(|tls| tls.secret_name.clone()),
         image: settings.image.clone(),
         image_pull_policy: settings.image_pull_policy.clone(),
         image_pull_secrets: settings.image_pull_secrets.clone(),
@@ -163,5 +180,6 @@ const fn protocol(protocol: Protocol) -> config::Protocol {
     match protocol {
         Protocol::Native => config::Protocol::Native,
         Protocol::Segment => config::Protocol::Segment,
+        Protocol::Envelope => config::Protocol::Envelope,
     }
 }

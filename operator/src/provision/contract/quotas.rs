@@ -6,11 +6,13 @@ use penstock_crds::Reason;
 use penstock_dataplane_config::{Duration as Span, Quota, RedisTarget};
 use uuid::Uuid;
 
-use super::super::{Class, QuotaEntry, QuotaStore};
+use super::super::{Class, QuotaEntry, QuotaStore, Usage};
 use super::{Fields, Side};
 
 /// The server, from behind the operator's back.
 pub trait RedisSide: Send + Sync {
+    /// Sets fields of a hash.
+    fn set<'a>(&'a self, key: &'a str, fields: &'a [(&'a str, u64)]) -> Side<'a, ()>;
     /// The fields of a hash; empty when there is none.
     fn fields<'a>(&'a self, key: &'a str) -> Side<'a, Fields>;
     /// Seconds that a key will still live; `None` when there is none.
@@ -21,6 +23,7 @@ pub trait RedisSide: Send + Sync {
 pub async fn quotas(store: &dyn QuotaStore, side: &dyn RedisSide, redis: &RedisTarget) {
     entries_are_written_whole_and_live_for_a_time(store, side, redis).await;
     entries_are_removed(store, side, redis).await;
+    usage_is_the_sum_of_the_pods(store, side, redis).await;
     an_unreachable_server_is_reported_in_time(store, redis).await;
 }
 
@@ -117,6 +120,29 @@ async fn entries_are_removed(store: &dyn QuotaStore, side: &dyn RedisSide, redis
         "removing again is no error"
     );
     assert_eq!(store.remove(redis, &[]).await, Ok(()));
+}
+
+async fn usage_is_the_sum_of_the_pods(store: &dyn QuotaStore, side: &dyn RedisSide, redis: &RedisTarget) {
+    let app = Uuid::from_u128(30);
+    let key = format!("{}:usage:{app}:20261121", redis.prefix);
+    assert_eq!(store.usage(redis, app, "20261121").await, Ok(Usage::default()));
+    let counts = [
+        ("a:events", 3),
+        ("a:bytes", 900),
+        ("b:events", 4),
+        ("b:bytes", 1100),
+    ];
+    side.set(&key, &counts).await;
+    let expected = Usage {
+        events: 7,
+        bytes: 2000,
+    };
+    assert_eq!(store.usage(redis, app, "20261121").await, Ok(expected));
+    assert_eq!(
+        store.usage(redis, app, "20261122").await,
+        Ok(Usage::default()),
+        "another day"
+    );
 }
 
 async fn an_unreachable_server_is_reported_in_time(store: &dyn QuotaStore, redis: &RedisTarget) {

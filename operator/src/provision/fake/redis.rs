@@ -8,8 +8,8 @@ use penstock_dataplane_config::RedisTarget;
 use uuid::Uuid;
 
 use super::super::contract::{Fields, RedisSide, Side};
-use super::super::redis::{key, limits};
-use super::super::{Answer, ProvisionError, QuotaEntry, QuotaStore, Service};
+use super::super::redis::{key, limits, usage_key};
+use super::super::{Answer, ProvisionError, QuotaEntry, QuotaStore, Service, Usage};
 use super::{answer, unavailable};
 
 #[derive(Debug, Default)]
@@ -82,12 +82,29 @@ impl QuotaStore for FakeRedis {
         }))
     }
 
+    fn usage<'a>(&'a self, redis: &'a RedisTarget, app: Uuid, day: &'a str) -> Answer<'a, Usage> {
+        answer(self.up(redis).map(|state| {
+            let counted = state.entries.get(&usage_key(redis, app, day));
+            let fields = counted.into_iter().flat_map(|(fields, _)| fields);
+            Usage::of(fields.filter_map(|(field, count)| Some((field.as_str(), count.parse().ok()?))))
+        }))
+    }
+
     fn ping<'a>(&'a self, redis: &'a RedisTarget) -> Answer<'a, ()> {
         answer(self.up(redis).map(|_| ()))
     }
 }
 
 impl RedisSide for FakeRedis {
+    fn set<'a>(&'a self, key: &'a str, fields: &'a [(&'a str, u64)]) -> Side<'a, ()> {
+        let fields = fields
+            .iter()
+            .map(|(field, count)| ((*field).to_owned(), count.to_string()));
+        let entry = (fields.collect(), Duration::MAX);
+        self.state().entries.insert(key.to_owned(), entry);
+        Box::pin(std::future::ready(()))
+    }
+
     fn fields<'a>(&'a self, key: &'a str) -> Side<'a, Fields> {
         let fields = self
             .state()

@@ -87,6 +87,8 @@ pub(super) fn service(pipeline: &Validated) -> Service {
                 name: Some("http".into()),
                 port: 8080,
                 protocol: Some("TCP".into()),
+                // What is in front goes by the name, unless it is told.
+                app_protocol: pipeline.tls_secret.as_ref().map(|_| "https".into()),
                 target_port: Some(IntOrString::String("http".into())),
                 ..ServicePort::default()
             }]),

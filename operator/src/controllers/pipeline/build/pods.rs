@@ -163,6 +163,15 @@ fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, V
         }),
         ..Volume::default()
     };
+    let secret_volume = |volume: &str, secret: String| Volume {
+        name: volume.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
     let mount = |volume: &str, path: &str, sub_path: Option<&str>| VolumeMount {
         name: volume.into(),
         mount_path: path.into(),
@@ -176,17 +185,14 @@ fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, V
         Role::Ingest => {
             volumes.push(config_map("apps", apps_name(name)));
             mounts.push(mount("apps", paths::APPS, None));
+            if let Some(secret) = &pipeline.tls_secret {
+                volumes.push(secret_volume("tls", secret.clone()));
+                // Whole, so that kubelet renews it.
+                mounts.push(mount("tls", paths::TLS, None));
+            }
         }
         Role::Consume if credentials => {
-            volumes.push(Volume {
-                name: "clickhouse".into(),
-                secret: Some(SecretVolumeSource {
-                    secret_name: Some(Role::Consume.object(name)),
-                    default_mode: Some(0o440),
-                    ..SecretVolumeSource::default()
-                }),
-                ..Volume::default()
-            });
+            volumes.push(secret_volume("clickhouse", Role::Consume.object(name)));
             mounts.push(mount("clickhouse", paths::CLICKHOUSE, None));
         }
         Role::Consume => {}

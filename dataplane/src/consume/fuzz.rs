@@ -1,0 +1,16 @@
+//! The parser of records, for [`crate::fuzz`].
+
+use super::record::Content;
+
+/// Every line of a record becomes a row or a dead letter, or the record is refused whole.
+pub fn record(bytes: &[u8]) {
+    let mut content = Content::default();
+    let Ok(added) = content.add(0, 0, bytes) else {
+        assert!(content.block.is_empty() && content.dead.is_empty());
+        return;
+    };
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines = 1 + memchr::memchr_iter(b'\n', body).count();
+    assert_eq!(added.rows as usize + added.dead as usize, lines);
+    assert_eq!(content.block.row_ids().count(), added.rows as usize);
+}

@@ -1,0 +1,355 @@
+//! Connections: both versions of HTTP, TLS and its renewal, and their bounds.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use super::harness::{Ingest, apps, parse, read_all, wait_for};
+
+const EVENT: &str = r#"{"event_type":"a"}"#;
+
+type Body = Either<Full<Bytes>, Channel<Bytes>>;
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.unwrap() })
+}
+
+fn post(body: Body) -> Request<Body> {
+    Request::post("http://ingest.test/v1/events")
+        .header("host", "ingest.test")
+        .header("x-api-key", "writer")
+        .body(body)
+        .unwrap()
+}
+
+fn event() -> Request<Body> {
+    post(Either::Left(Full::from(EVENT)))
+}
+
+async fn tcp(ingest: &Ingest) -> tokio::net::TcpStream {
+    tokio::net::TcpStream::connect(("127.0.0.1", ingest.port()))
+        .await
+        .unwrap()
+}
+
+/// A connection of HTTP/2; the task ends with it.
+async fn over_http2<S>(stream: S) -> (http2::SendRequest<Body>, tokio::task::JoinHandle<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    // How it ends does not matter, that it does may.
+    (sender, tokio::spawn(async move { drop(connection.await) }))
+}
+
+#[test]
+fn requests_that_come_at_once_are_answered_in_order() {
+    let ingest = Ingest::start();
+    let mut stream = ingest.connect();
+    let request = |id: &str, more: &str| {
+        format!(
+            "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\nx-request-id: {id}\r\n{more}content-length: {}\r\n\r\n{EVENT}",
+            EVENT.len()
+        )
+    };
+    let all = [
+        request("1", ""),
+        request("2", ""),
+        request("3", "connection: close\r\n"),
+    ]
+    .concat();
+    stream.write_all(all.as_bytes()).unwrap();
+    let answers = String::from_utf8(read_all(&mut stream).unwrap()).unwrap();
+    let ids: Vec<_> = answers
+        .lines()
+        .filter_map(|line| line.strip_prefix("x-request-id: "))
+        .collect();
+    assert_eq!(
+        (ids, answers.matches("HTTP/1.1 200 OK").count()),
+        (vec!["1", "2", "3"], 3),
+        "{answers}"
+    );
+    assert_eq!(ingest.stored(3).len(), 3);
+
+    // An answer does not wait for the rest of the next request.
+    let mut stream = ingest.connect();
+    let (first, second) = (request("4", ""), request("5", "connection: close\r\n"));
+    let (begin, end) = second.split_at(20);
+    stream.write_all(format!("{first}{begin}").as_bytes()).unwrap();
+    let mut buffer = [0; 2000];
+    let read = stream.read(&mut buffer).unwrap();
+    assert!(String::from_utf8_lossy(&buffer[..read]).contains("x-request-id: 4"));
+    stream.write_all(end.as_bytes()).unwrap();
+    let rest = String::from_utf8(read_all(&mut stream).unwrap()).unwrap();
+    assert!(rest.contains("x-request-id: 5"), "{rest}");
+}
+
+#[test]
+fn what_is_no_http_is_told_so() {
+    let ingest = Ingest::start();
+    for text in [
+        "NO HTTP\r\n\r\n",
+        "POST /v1/events HTTP/1.1\r\nbad header\r\n\r\n",
+        "POST /v1/events HTTP/1.1\r\ncontent-length: x\r\n\r\n{}",
+    ] {
+        let mut stream = ingest.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        let answer = parse(&read_all(&mut stream).unwrap()).unwrap();
+        assert_eq!(answer.status, 400, "{text:?}");
+    }
+}
+
+#[test]
+fn http_2_is_spoken_to_who_knows_it() {
+    let ingest = Ingest::start_with("limits: {requestTimeout: 3s, kafkaTimeout: 2s}", &apps(""));
+    block_on(async {
+        let (sender, connection) = over_http2(tcp(&ingest).await).await;
+        // A body that never ends on the same connection keeps nobody waiting.
+        let (mut endless, body) = Channel::new(1);
+        endless.send_data(Bytes::from_static(b"{")).await.unwrap();
+        let endless_answer = tokio::spawn({
+            let mut sender = sender.clone();
+            async move { sender.send_request(post(Either::Right(body))).await }
+        });
+        let answers = (0..20).map(|_| {
+            let mut sender = sender.clone();
+            async move { sender.send_request(event()).await.unwrap() }
+        });
+        for answer in futures::future::join_all(answers).await {
+            assert_eq!(
+                (answer.status(), answer.version()),
+                (StatusCode::OK, Version::HTTP_2)
+            );
+            assert!(answer.headers().contains_key("x-request-id"));
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(body.starts_with(b"{\"status\":\"accepted\""), "{body:?}");
+        }
+        let answer = endless_answer.await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+        assert!(!connection.is_finished(), "the connection outlives it");
+    });
+    assert_eq!(ingest.stored(20).len(), 20);
+}
+
+#[test]
+fn http_2_is_told_to_go_elsewhere_when_the_process_stops() {
+    let mut ingest = Ingest::start();
+    block_on(async {
+        let (mut sender, connection) = over_http2(tcp(&ingest).await).await;
+        assert_eq!(
+            sender.send_request(event()).await.unwrap().status(),
+            StatusCode::OK
+        );
+        ingest.signal("TERM");
+        tokio::time::timeout(Duration::from_secs(3), connection)
+            .await
+            .unwrap()
+            .unwrap();
+    });
+    assert!(ingest.ended(Duration::from_secs(15)).success());
+}
+
+/// Writes a new certificate and its key; gives back what a client has to trust.
+fn certificate(directory: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["ingest.test".to_owned()]).unwrap();
+    // Renamed, as whoever renews a certificate does.
+    for (name, text) in [
+        ("tls.crt", made.cert.pem()),
+        ("tls.key", made.signing_key.serialize_pem()),
+    ] {
+        let new = directory.join(format!("{name}.new"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, directory.join(name)).unwrap();
+    }
+    CertificateDer::from_pem_file(directory.join("tls.crt")).unwrap()
+}
+
+async fn over_tls(
+    ingest: &Ingest,
+    trusted: &CertificateDer<'static>,
+    alpn: &[&str],
+) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from("ingest.test").unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp(ingest).await)
+        .await
+}
+
+#[test]
+fn tls_is_spoken_and_renewed_without_cutting_anybody() {
+    let files = tempfile::tempdir().unwrap();
+    let first = certificate(files.path());
+    let settings = format!(
+        "tls: {{certFile: {0}/tls.crt, keyFile: {0}/tls.key}}",
+        files.path().display()
+    );
+    let ingest = Ingest::start_with(&settings, &apps(""));
+    block_on(async {
+        let stream = over_tls(&ingest, &first, &["h2", "http/1.1"]).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut before, connection) = over_http2(stream).await;
+        assert_eq!(
+            before.send_request(event()).await.unwrap().status(),
+            StatusCode::OK
+        );
+        for alpn in [&["http/1.1"][..], &[]] {
+            let stream = over_tls(&ingest, &first, alpn).await.unwrap();
+            let (mut sender, http1) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(http1);
+            let answer = sender.send_request(event()).await.unwrap();
+            assert_eq!(
+                (answer.status(), answer.version()),
+                (StatusCode::OK, Version::HTTP_11),
+                "{alpn:?}"
+            );
+        }
+
+        let second = certificate(files.path());
+        let reloads = r#"penstock_ingest_tls_reloads_total{outcome="accepted"}"#;
+        wait_for("the new certificate", || ingest.metric(reloads) >= 1.0);
+        assert!(over_tls(&ingest, &first, &[]).await.is_err());
+        let stream = over_tls(&ingest, &second, &["h2"]).await.unwrap();
+        let (mut after, _) = over_http2(stream).await;
+        for sender in [&mut before, &mut after] {
+            assert_eq!(
+                sender.send_request(event()).await.unwrap().status(),
+                StatusCode::OK
+            );
+        }
+        assert!(
+            !connection.is_finished(),
+            "who was connected is not cut by a renewal"
+        );
+    });
+    assert_eq!(ingest.stored(5).len(), 5);
+    // Plain HTTP is no TLS.
+    assert!(ingest.try_write(EVENT).is_err());
+    ingest.wait_for("the failed handshakes to be counted", || {
+        ingest.metric("penstock_ingest_tls_handshakes_failed_total") >= 2.0
+    });
+    let readyz = ingest.readyz();
+    assert_eq!((readyz.status, &readyz.body["status"]), (200, &"ready".into()));
+}
+
+#[test]
+fn without_its_certificate_it_does_not_start() {
+    let settings = "tls: {certFile: /nowhere/tls.crt, keyFile: /nowhere/tls.key}";
+    let mut ingest = Ingest::start_unready(settings, &apps(""));
+    assert!(!ingest.ended(Duration::from_secs(10)).success());
+    let log = std::fs::read_to_string(ingest.directory.path().join("log.json")).unwrap();
+    assert!(log.contains("/nowhere/tls.crt"), "{log}");
+}
+
+#[test]
+fn there_are_only_so_many_connections() {
+    let ingest = Ingest::start_with("limits: {connections: 2}\nshards: 2", &apps(""));
+    let request = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: {}\r\n\r\n{EVENT}",
+        EVENT.len()
+    );
+    let mut held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = ingest.connect();
+            stream.write_all(request.as_bytes()).unwrap();
+            assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+            stream
+        })
+        .collect();
+    let mut refused = ingest.connect();
+    let reply = parse(&read_all(&mut refused).unwrap()).unwrap();
+    assert_eq!(
+        (
+            reply.status,
+            reply.headers["retry-after"].as_str(),
+            reply.headers["connection"].as_str()
+        ),
+        (503, "1", "close")
+    );
+    assert_eq!(reply.body["code"], "overloaded");
+    assert_eq!(ingest.metric("penstock_ingest_connections_refused_total"), 1.0);
+    for stream in &mut held {
+        stream.write_all(request.as_bytes()).unwrap();
+        assert!(
+            stream.read(&mut [0; 1000]).unwrap() > 0,
+            "who is there already is served"
+        );
+    }
+    held.pop();
+    ingest.wait_for("room for another", || {
+        ingest.try_write(EVENT).is_ok_and(|reply| reply.status == 200)
+    });
+}
+
+#[test]
+fn heads_are_bounded_in_size_and_time() {
+    let ingest = Ingest::start();
+    let long = "x".repeat(40_000);
+    let reply = ingest.post("/v1/events", &[("x-api-key", "writer"), ("cookie", &long)], EVENT);
+    assert_eq!(reply.status, 431);
+    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+    // It might have become HTTP/2, had it gone on.
+    let mut stream = ingest.connect();
+    stream.write_all(b"P").unwrap();
+    let before = Instant::now();
+    assert_eq!(parse(&read_all(&mut stream).unwrap()).unwrap().status, 408);
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(12)).contains(&before.elapsed()),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+#[test]
+fn the_kernel_asks_silent_peers_whether_they_are_there() {
+    let ingest = Ingest::start();
+    let stream = ingest.connect();
+    let local = format!("0100007F:{:04X}", ingest.port());
+    let peer = format!("0100007F:{:04X}", stream.local_addr().unwrap().port());
+    // Local and remote address, state (01 is established), queues, then which timer runs (02 is keep-alive).
+    ingest.wait_for("the timer", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.len() > 5
+                && (fields[1], fields[2], fields[3]) == (&*local, &*peer, "01")
+                && fields[5].starts_with("02:")
+        })
+    });
+}
+
+#[test]
+fn it_says_what_it_is_only_when_told_to() {
+    let ingest = Ingest::start();
+    assert!(!ingest.write("/v1/events", EVENT).headers.contains_key("server"));
+    let ingest = Ingest::start_with("serverHeader: edge/7", &apps(""));
+    assert_eq!(ingest.write("/v1/events", EVENT).headers["server"], "edge/7");
+    assert_eq!(ingest.write("/nowhere", EVENT).headers["server"], "edge/7");
+}

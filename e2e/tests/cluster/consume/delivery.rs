@@ -1,0 +1,121 @@
+//! Consumers die, come and go while events flow.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::consumer::Consumer;
+use super::pipeline::Pipeline;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Pauses that differ from one another, the same in every run.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let mut state = 0x9E37_79B9_u32;
+    std::iter::from_fn(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        Some(Duration::from_millis(u64::from(state >> 16) % 1200 + 50))
+    })
+}
+
+/// Produces on a thread of its own until all is out.
+fn flow(pipeline: &Pipeline, count: u64, over: Duration) {
+    let rounds = 50;
+    for round in 0..rounds {
+        pipeline.produce_events(round * (count / rounds), count / rounds, 100);
+        std::thread::sleep(over / rounds as u32);
+    }
+    pipeline.flush();
+}
+
+#[test]
+fn a_consumer_killed_again_and_again_stores_each_event_once() {
+    let pipeline = Pipeline::new("kill", 3);
+    let events = 60_000;
+    std::thread::scope(|scope| {
+        let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(12)));
+        for (kills, pause) in pauses().enumerate() {
+            if producing.is_finished() && kills >= 5 {
+                break;
+            }
+            let mut consumer = Consumer::start(&pipeline);
+            let before = pipeline.counts().0;
+            // Some die before they have joined, some in the middle of a batch.
+            if kills % 2 == 0 {
+                consumer.wait_for("a row, or the end", Duration::from_secs(60), |_| {
+                    let rows = pipeline.counts().0;
+                    rows > before || rows == events
+                });
+            }
+            std::thread::sleep(pause);
+            consumer.kill();
+        }
+        producing.join().expect("produced");
+    });
+    let last = Consumer::start(&pipeline);
+    pipeline.expect_rows(events, PATIENCE);
+    assert!(last.stop() < Duration::from_secs(30));
+}
+
+#[test]
+fn consumers_that_come_and_go_share_the_partitions() {
+    let pipeline = Pipeline::new("share", 6);
+    let events = 60_000;
+    std::thread::scope(|scope| {
+        let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(15)));
+        let mut first = Consumer::start(&pipeline);
+        first.wait_for("assignment", PATIENCE, |c| {
+            c.metric("penstock_consume_assigned_partitions", "") == 6.0
+        });
+        let mut second = Consumer::start(&pipeline);
+        second.wait_for("its share", PATIENCE, |c| {
+            c.metric("penstock_consume_assigned_partitions", "") == 3.0
+        });
+        assert!(first.stop() < Duration::from_secs(30), "a graceful leave");
+        second.wait_for("all partitions", PATIENCE, |c| {
+            c.metric("penstock_consume_assigned_partitions", "") == 6.0
+        });
+        let third = Consumer::start(&pipeline);
+        std::thread::sleep(Duration::from_secs(2));
+        second.kill();
+        producing.join().expect("produced");
+        pipeline.expect_rows(events, PATIENCE);
+        drop(third);
+    });
+    assert_eq!(pipeline.counts(), (events, events));
+}
+
+/// A process that sleeps through its session: the group gives its partitions away, and when it wakes up in the
+/// middle of whatever it was doing, it must store nothing of it.
+#[test]
+fn a_frozen_consumer_wakes_up_to_nothing() {
+    let pipeline = Pipeline::new("frozen", 3);
+    let events = 40_000;
+    let mut frozen = Consumer::start(&pipeline);
+    frozen.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 3.0
+    });
+    let frozen_at = OnceLock::new();
+    std::thread::scope(|scope| {
+        let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(4)));
+        std::thread::sleep(Duration::from_millis(1700));
+        frozen.signal(Signal::SIGSTOP);
+        let _ = frozen_at.set(Instant::now());
+        producing.join().expect("produced");
+    });
+    let other = Consumer::start(&pipeline);
+    pipeline.expect_rows(events, PATIENCE);
+    assert!(
+        frozen_at
+            .get()
+            .is_some_and(|at: &Instant| at.elapsed() > Duration::from_secs(14)),
+        "the group waits out the session"
+    );
+    frozen.signal(Signal::SIGCONT);
+    std::thread::sleep(Duration::from_secs(3));
+    pipeline.produce_events(events, 1000, 100);
+    pipeline.flush();
+    pipeline.expect_rows(events + 1000, PATIENCE);
+    drop(other);
+}

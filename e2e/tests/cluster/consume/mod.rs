@@ -1,0 +1,11 @@
+//! The consumer against a real Kafka and a real ClickHouse, as a process of its own: what is produced is stored
+//! once, whatever dies, stalls or lies.
+
+mod catch_up;
+mod consumer;
+mod delivery;
+mod events;
+mod outages;
+mod pipeline;
+mod proxy;
+mod records;

@@ -1,0 +1,179 @@
+//! ClickHouse is away, slow, killed, or its answers are lost.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use penstock_e2e::Component;
+
+use super::consumer::Consumer;
+use super::pipeline::Pipeline;
+use super::proxy::{Mode, Proxy};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn lost_answers_store_nothing_twice() {
+    let pipeline = Pipeline::new("answers", 3);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "batch: {maxAge: 200ms}\n");
+    consumer.wait_for("readiness", PATIENCE, |c| c.readyz().0 == 200);
+    proxy.set(Mode::LoseAnswers);
+    for round in 0..30 {
+        pipeline.produce_events(round * 1000, 1000, 50);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    pipeline.flush();
+    pipeline.expect_rows(30_000, PATIENCE);
+    assert!(
+        proxy.lost.load(std::sync::atomic::Ordering::SeqCst) > 5,
+        "answers were lost"
+    );
+    assert!(consumer.metric("penstock_consume_insert_retries_total", "unreachable") >= 1.0);
+}
+
+#[test]
+fn cut_requests_store_no_part_of_a_batch() {
+    let pipeline = Pipeline::new("cut", 3);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "batch: {maxAge: 200ms}\n");
+    consumer.wait_for("readiness", PATIENCE, |c| c.readyz().0 == 200);
+    for round in 0..10 {
+        // Large requests pass in pieces of 64 kB and would hardly ever get through whole, so it is not always on.
+        proxy.set(if round % 2 == 0 {
+            Mode::CutRequests
+        } else {
+            Mode::Pass
+        });
+        pipeline.produce_events(round * 3000, 3000, 100);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    proxy.set(Mode::Pass);
+    pipeline.flush();
+    pipeline.expect_rows(30_000, PATIENCE);
+    assert!(
+        proxy.lost.load(std::sync::atomic::Ordering::SeqCst) > 0,
+        "requests were cut"
+    );
+}
+
+#[test]
+fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
+    let pipeline = Pipeline::new("away", 3);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "");
+    consumer.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 3.0
+    });
+    proxy.set(Mode::Refuse);
+    // More than fits into memory.
+    pipeline.produce_events(0, 400_000, 1000);
+    pipeline.flush();
+    consumer.wait_for("the loss to be seen", PATIENCE, |c| {
+        c.readyz().1.contains("unreachable") && c.metric("penstock_dependency_up", "clickhouse") == 0.0
+    });
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(consumer.metric("penstock_consume_assigned_partitions", ""), 3.0);
+    assert_eq!(
+        consumer.metric("penstock_consume_rebalanced_partitions_total", "revoked"),
+        0.0
+    );
+    assert!(consumer.metric("penstock_consume_lag_records", "") > 0.0);
+    proxy.set(Mode::Pass);
+    pipeline.expect_rows(400_000, PATIENCE);
+    let (_, peak) = consumer.usage();
+    assert!(peak < 150_000_000, "{} MB at most", peak / 1_000_000);
+    assert!(consumer.log().contains("dependency lost") && consumer.log().contains("dependency found"));
+}
+
+#[test]
+fn a_stalled_answer_is_waited_for_and_asked_about_again() {
+    let pipeline = Pipeline::new("stall", 1);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "");
+    consumer.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 1.0
+    });
+    proxy.set(Mode::Stall);
+    pipeline.produce_events(0, 5000, 100);
+    pipeline.flush();
+    consumer.wait_for("a timeout", PATIENCE, |c| {
+        c.metric("penstock_consume_insert_retries_total", "timeout") >= 1.0
+    });
+    proxy.set(Mode::Pass);
+    pipeline.expect_rows(5000, PATIENCE);
+    // A shutdown in the middle of a stall leaves the intent to the next one.
+    proxy.set(Mode::Stall);
+    pipeline.produce_events(5000, 5000, 100);
+    pipeline.flush();
+    consumer.wait_for("an open intent", PATIENCE, |c| {
+        c.metric("penstock_consume_open_intents", "") == 1.0
+    });
+    assert!(consumer.stop() < Duration::from_secs(30));
+    proxy.set(Mode::Pass);
+    let next = Consumer::start(&pipeline);
+    pipeline.expect_rows(10_000, PATIENCE);
+    assert!(next.metric("penstock_consume_recovered_total", "") <= 1.0);
+}
+
+#[test]
+fn clickhouse_killed_in_the_middle_of_inserts() {
+    let pipeline = Pipeline::alone("server", 3);
+    let mut consumer = Consumer::start_at(
+        &pipeline,
+        &pipeline.kit.clickhouse_url(),
+        "batch: {maxAge: 100ms}\n",
+    );
+    consumer.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 3.0
+    });
+    for round in 0..3_u64 {
+        for step in 0..10 {
+            pipeline.produce_events(round * 20_000 + step * 2000, 2000, 50);
+            std::thread::sleep(Duration::from_millis(70));
+        }
+        let server = pipeline
+            .kit
+            .process(Component::ClickHouse)
+            .expect("ClickHouse runs");
+        server.signal(Signal::SIGKILL).expect("killed");
+        std::thread::sleep(Duration::from_millis(500));
+        pipeline
+            .kit
+            .start(Component::ClickHouse)
+            .expect("ClickHouse starts again");
+    }
+    pipeline.flush();
+    pipeline.expect_rows(60_000, PATIENCE);
+    assert!(consumer.is_running());
+}
+
+#[test]
+fn a_table_that_is_not_fit_is_waited_for() {
+    let pipeline = Pipeline::new("unfit", 2);
+    let table = pipeline.table();
+    pipeline.sql(&format!(
+        "ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 100"
+    ));
+    pipeline.produce_events(0, 1000, 100);
+    pipeline.flush();
+    let mut consumer = Consumer::start(&pipeline);
+    consumer.wait_for("the reason", PATIENCE, |c| {
+        let (status, body) = c.readyz();
+        status == 503 && body.contains("DedupWindowTooSmall")
+    });
+    pipeline.sql(&format!("RENAME TABLE {table} TO {table}_away"));
+    consumer.wait_for("the other reason", PATIENCE, |c| {
+        c.readyz().1.contains("there is no table")
+    });
+    assert_eq!(
+        consumer.metric("penstock_consume_assigned_partitions", ""),
+        0.0,
+        "nothing is consumed"
+    );
+    pipeline.sql(&format!("RENAME TABLE {table}_away TO {table}"));
+    pipeline.sql(&format!(
+        "ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 10000"
+    ));
+    pipeline.expect_rows(1000, PATIENCE);
+    assert_eq!(consumer.readyz().0, 200);
+}

@@ -1,0 +1,217 @@
+//! What is in the topic is not always what it should be.
+
+use std::time::Duration;
+
+use super::consumer::Consumer;
+use super::events;
+use super::pipeline::Pipeline;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[test]
+fn rows_keep_what_was_sent() {
+    let pipeline = Pipeline::new("fields", 1);
+    let id = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
+    let line = format!(
+        r#"{{"v":1,"app_id":"{}","event_id":"{id}","received_at":1763730000123,"timestamp":1763730000000,"client_timestamp":-5,"ip":"2001:db8::1","user_agent":"tab\there \"quoted\" \ud83d\ude00","library":"l/1","source":"native","event_type":"purchase","user_id":"ünïcode","session_id":"","platform":"ios","os_version":"17","app_version":"1.0","attribution":{{"c":"ä"}},"event_data":{{"a":[1,{{"b":"}}"}}]}}}}"#,
+        events::APP
+    );
+    pipeline.produce(0, line.as_bytes());
+    pipeline.flush();
+    let _consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(1, PATIENCE);
+    let row = pipeline.sql(&format!(
+        "SELECT event_id, app_id, event_name, user_id, device_id, session_id, toUnixTimestamp64Milli(event_timestamp),
+            toUnixTimestamp64Milli(client_timestamp), toUnixTimestamp64Milli(received_at), platform, os_version,
+            app_version, attribution, properties, context, ip, user_agent, library, source, src_partition, src_offset,
+            src_row, event_date, user_hash = cityHash64('ünïcode') FROM {} FORMAT JSONCompactEachRow",
+        pipeline.table()
+    ));
+    let row: serde_json::Value = serde_json::from_str(&row).expect("a row");
+    let expected = serde_json::json!([
+        id,
+        events::APP,
+        "purchase",
+        "ünïcode",
+        "",
+        "",
+        1763730000000_i64,
+        -5,
+        1763730000123_i64,
+        "ios",
+        "17",
+        "1.0",
+        r#"{"c":"ä"}"#,
+        r#"{"a":[1,{"b":"}"}]}"#,
+        "{}",
+        "2001:db8::1",
+        "tab\there \"quoted\" 😀",
+        "l/1",
+        "native",
+        0,
+        0,
+        0,
+        "2025-11-21",
+        1
+    ]);
+    let plain = |value: &serde_json::Value| -> Vec<String> {
+        let fields = value.as_array().expect("fields").iter();
+        fields
+            .map(|field| field.as_str().map_or_else(|| field.to_string(), str::to_owned))
+            .collect()
+    };
+    assert_eq!(plain(&row), plain(&expected));
+}
+
+#[test]
+fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
+    let pipeline = Pipeline::new("malformed", 1);
+    let good = |number| events::line(pipeline.run, number, "u");
+    let cut = good(9);
+    let mixed = format!("{}not ours at all\n{}{}", good(0), good(1), &cut[..cut.len() / 2]);
+    for value in [
+        good(2).as_bytes(),
+        mixed.as_bytes(),
+        b"\x00\xff\xfe",
+        b"",
+        good(3).as_bytes(),
+    ] {
+        pipeline.produce(0, value);
+    }
+    pipeline.flush();
+    let consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(4, PATIENCE);
+    let letters = pipeline.letters(4, PATIENCE);
+    let origin = |offset, row| format!("{}/0/{offset}/{row}", pipeline.topic);
+    for (letter, (origin, detail, value)) in letters.iter().zip([
+        (origin(1, 1), "no JSON object", b"not ours at all".to_vec()),
+        (origin(1, 3), "at byte", cut.as_bytes()[..cut.len() / 2].to_vec()),
+        (origin(2, 0), "not UTF-8", b"\x00\xff\xfe".to_vec()),
+        (origin(3, 0), "no JSON object", Vec::new()),
+    ]) {
+        assert_eq!(
+            (letter.reason.as_str(), letter.step.as_str()),
+            ("Malformed", "consume")
+        );
+        assert_eq!((&letter.origin, &letter.value), (&origin, &value));
+        assert!(letter.detail.contains(detail), "{}", letter.detail);
+    }
+    assert_eq!(
+        consumer.metric("penstock_consume_dead_letters_total", "Malformed"),
+        4.0
+    );
+    consumer.stop();
+    let _again = Consumer::start(&pipeline);
+    pipeline.expect_rows(4, PATIENCE);
+    assert_eq!(
+        pipeline.letter_count(),
+        4,
+        "what is committed is not gone through again"
+    );
+}
+
+#[test]
+fn a_row_that_clickhouse_refuses_is_found_and_its_neighbours_are_stored() {
+    let pipeline = Pipeline::new("poison", 1);
+    let table = pipeline.table();
+    pipeline.sql(&format!(
+        "ALTER TABLE {table} ADD CONSTRAINT sane CHECK user_id NOT LIKE 'poison%'"
+    ));
+    let mut poison = Vec::new();
+    for record in 0..20_u64 {
+        let lines: String = (record * 50..record * 50 + 50)
+            .map(|number| {
+                let bad = [3, 4, 517, 999].contains(&number);
+                let line = events::line(
+                    pipeline.run,
+                    number,
+                    &format!("{}-{number}", if bad { "poison" } else { "u" }),
+                );
+                if bad {
+                    poison.push((
+                        format!("{}/0/{record}/{}", pipeline.topic, number % 50),
+                        line.trim_end().to_owned(),
+                    ));
+                }
+                line
+            })
+            .collect();
+        pipeline.produce(0, lines.as_bytes());
+    }
+    pipeline.flush();
+    // Killed in the middle of the search for the poison, twice.
+    for _ in 0..2 {
+        let mut consumer = Consumer::start(&pipeline);
+        consumer.wait_for("a refusal", PATIENCE, |c| {
+            c.metric("penstock_consume_insert_retries_total", "data") >= 3.0
+        });
+        consumer.kill();
+    }
+    let _consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(996, PATIENCE);
+    let count = pipeline.letter_count();
+    let letters = pipeline.letters(count as usize, PATIENCE);
+    for (origin, value) in &poison {
+        let letter = letters.iter().find(|letter| letter.origin == *origin);
+        let letter = letter.unwrap_or_else(|| panic!("no dead letter for {origin}: {letters:?}"));
+        assert_eq!(
+            (letter.reason.as_str(), letter.step.as_str()),
+            ("Refused", "consume")
+        );
+        assert_eq!(std::str::from_utf8(&letter.value), Ok(value.as_str()));
+        assert!(letter.detail.contains("sane"), "{}", letter.detail);
+    }
+    assert!(
+        letters
+            .iter()
+            .all(|letter| poison.iter().any(|(origin, _)| *origin == letter.origin))
+    );
+}
+
+#[test]
+fn a_record_of_a_newer_version_stops_its_partition_only() {
+    let pipeline = Pipeline::new("newer", 2);
+    pipeline.produce(0, events::record(pipeline.run, 0, 10).as_bytes());
+    pipeline.produce(0, b"{\"v\":2,\"something\":\"new\"}\n");
+    pipeline.produce(0, events::record(pipeline.run, 10, 10).as_bytes());
+    pipeline.produce(1, events::record(pipeline.run, 20, 10).as_bytes());
+    pipeline.flush();
+    let mut consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(20, PATIENCE);
+    consumer.wait_for("the metric", PATIENCE, |c| {
+        c.metric("penstock_consume_blocked_partitions", "") == 1.0
+    });
+    pipeline.produce(1, events::record(pipeline.run, 30, 10).as_bytes());
+    pipeline.flush();
+    pipeline.expect_rows(30, PATIENCE);
+    assert!(
+        consumer.log().contains("upgrade the consumer"),
+        "{}",
+        consumer.log()
+    );
+    assert_eq!(pipeline.letter_count(), 0, "nothing is thrown away");
+    assert!(consumer.stop() < Duration::from_secs(10));
+}
+
+/// The topic is deleted and made again; offsets begin at 0, the table keeps what it holds, and what the new topic
+/// brings under the old offsets is stored.
+#[test]
+fn a_topic_made_anew_under_a_retained_table() {
+    let pipeline = Pipeline::new("anew", 2);
+    let consumer = Consumer::start(&pipeline);
+    pipeline.produce_events(0, 4000, 100);
+    pipeline.flush();
+    pipeline.expect_rows(4000, PATIENCE);
+    consumer.stop();
+    pipeline.recreate_topic();
+    pipeline.produce_events(4000, 3000, 100);
+    pipeline.flush();
+    let mut consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(7000, PATIENCE);
+    // And under a consumer that runs.
+    pipeline.recreate_topic();
+    pipeline.produce_events(7000, 9000, 100);
+    pipeline.flush();
+    pipeline.expect_rows(16_000, PATIENCE);
+    assert!(consumer.is_running());
+}

@@ -1,0 +1,191 @@
+//! The `ingest` role before a real Kafka and Redis, outside the cluster: what a mock cannot show.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+mod setup;
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use penstock_e2e::trial::Turn;
+use penstock_e2e::{Component, Result};
+use setup::{Ingest, Setup, batch, wait_for};
+use uuid::Uuid;
+
+#[test]
+fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
+    let setup = Setup::new(Turn::alone()?)?;
+    setup.create_topics(3);
+    setup.write_apps("");
+    let pods = [setup.start(), setup.start()];
+    pods.iter().for_each(Ingest::wait_ready);
+    let (stop, acknowledged, refused) = (
+        AtomicBool::new(false),
+        Mutex::new(BTreeSet::new()),
+        AtomicU64::new(0),
+    );
+    let count = || acknowledged.lock().unwrap().len();
+    std::thread::scope(|scope| {
+        for sender in 0..4 {
+            let (stop, acknowledged, refused, pod) = (&stop, &acknowledged, &refused, &pods[sender % 2]);
+            scope.spawn(move || {
+                while !stop.load(Relaxed) {
+                    // New ids for every attempt: one that was not acknowledged may be stored or not.
+                    let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
+                    match pod.send(&batch(&ids)).0 {
+                        200 => acknowledged.lock().unwrap().extend(ids),
+                        503 => {
+                            refused.fetch_add(1, Relaxed);
+                            std::thread::sleep(Duration::from_millis(50));
+                        }
+                        status => panic!("{status}"),
+                    }
+                }
+            });
+        }
+        wait_for("events to be accepted", || count() >= 2000);
+        setup.kit.kill(Component::Kafka(1)).unwrap();
+        let killed = Instant::now();
+        wait_for("a refusal at once", || {
+            let before = Instant::now();
+            let (status, _) = pods[0].send(&batch(&[Uuid::new_v4().to_string()]));
+            status == 503 && before.elapsed() < Duration::from_secs(1)
+        });
+        println!("refused at once {:?} after the kill", killed.elapsed());
+        setup.kit.start(Component::Kafka(1)).unwrap();
+        let (back, before) = (Instant::now(), count());
+        wait_for("events to be accepted again", || count() >= before + 2000);
+        println!("2000 more {:?} after the start", back.elapsed());
+        stop.store(true, Relaxed);
+    });
+    let acknowledged = acknowledged.into_inner().unwrap();
+    println!(
+        "{} acknowledged, {} attempts refused",
+        acknowledged.len(),
+        refused.load(Relaxed)
+    );
+    let stored = setup.stored_ids();
+    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
+    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
+    let missing = acknowledged.difference(&distinct).count();
+    assert_eq!(
+        missing,
+        0,
+        "of {} acknowledged events so many are not stored",
+        acknowledged.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_topic_that_is_missing_is_named_until_it_is_there() -> Result<()> {
+    let setup = Setup::new(Turn::beside_others()?)?;
+    setup.write_apps("");
+    let pod = setup.start();
+    wait_for("the topic to be named", || {
+        let (status, body) = pod.readyz();
+        status == 503 && body.contains(&setup.topic)
+    });
+    assert_eq!(pod.send(&batch(&[Uuid::new_v4().to_string()])).0, 503);
+    setup.create_topics(1);
+    pod.wait_ready();
+    assert_eq!(pod.send(&batch(&[Uuid::new_v4().to_string()])).0, 200);
+    Ok(())
+}
+
+#[test]
+fn pods_share_the_limit_per_second() -> Result<()> {
+    const RATE: u64 = 3000;
+    const BURST: u64 = 2000;
+    const WARM_UP: Duration = Duration::from_secs(3);
+    const MEASURED: Duration = Duration::from_secs(12);
+    let setup = Setup::new(Turn::beside_others()?)?;
+    setup.create_topics(3);
+    setup.write_apps(&format!("eventsPerSecond: {RATE}, burst: {BURST}"));
+    let pods = [setup.start(), setup.start(), setup.start()];
+    pods.iter().for_each(Ingest::wait_ready);
+    // Twice the limit, most of it to one pod.
+    let offered = [RATE * 5 / 4, RATE / 2, RATE / 4];
+    let (admitted, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for (pod, per_second) in pods.iter().zip(offered) {
+            let (admitted, sent) = (&admitted, &sent);
+            scope.spawn(move || {
+                let pause = Duration::from_micros(50 * 1_000_000 / per_second);
+                let mut next = Instant::now();
+                while began.elapsed() < WARM_UP + MEASURED {
+                    let ids: Vec<_> = (0..50).map(|_| Uuid::new_v4().to_string()).collect();
+                    let (status, body) = pod.send(&batch(&ids));
+                    if began.elapsed() >= WARM_UP {
+                        sent.fetch_add(50, Relaxed);
+                        match status {
+                            200 => admitted.fetch_add(setup::accepted(&body), Relaxed),
+                            429 => 0,
+                            status => panic!("{status}: {body}"),
+                        };
+                    }
+                    next += pause;
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            });
+        }
+    });
+    let (admitted, sent, limit) = (
+        admitted.load(Relaxed),
+        sent.load(Relaxed),
+        RATE * MEASURED.as_secs(),
+    );
+    println!("{sent} sent, {admitted} admitted of {limit}");
+    assert!(sent > limit * 3 / 2, "too little was sent to tell");
+    // What the pods together held when the measurement began is at most the burst.
+    assert!(
+        admitted <= limit + BURST + RATE / 10,
+        "more than the limit and the burst"
+    );
+    assert!(admitted >= limit * 92 / 100, "less than the limit");
+    Ok(())
+}
+
+#[test]
+fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
+    let setup = Setup::new(Turn::beside_others()?)?;
+    setup.create_topics(1);
+    setup.write_apps("eventsPerDay: 1000");
+    let pods = [setup.start(), setup.start()];
+    pods.iter().for_each(Ingest::wait_ready);
+    let send = |pod: &Ingest, events: usize| -> u64 {
+        let ids: Vec<_> = (0..events).map(|_| Uuid::new_v4().to_string()).collect();
+        let (status, body) = pod.send(&batch(&ids));
+        if status == 429 { 0 } else { setup::accepted(&body) }
+    };
+    assert_eq!(send(&pods[0], 600), 600);
+    // Both learn within two exchanges what the other has admitted.
+    wait_for("the usage in Redis", || setup.usage() == 600);
+    pods.iter().for_each(Ingest::wait_exchanged);
+    assert_eq!(send(&pods[1], 1000), 400);
+    assert_eq!(send(&pods[1], 1), 0);
+    wait_for("the usage in Redis", || setup.usage() == 1000);
+
+    setup.forget_usage();
+    wait_for("a wiped Redis to be filled again", || setup.usage() == 1000);
+    pods.iter().for_each(Ingest::wait_exchanged);
+    assert_eq!(send(&pods[0], 1) + send(&pods[1], 1), 0);
+
+    setup.write_limits(&[("events_per_day", "1500")]);
+    wait_for("the operator's limit to be in force", || send(&pods[0], 1) == 1);
+    pods.iter().for_each(Ingest::wait_exchanged);
+    let more = send(&pods[0], 300) + send(&pods[1], 100);
+    assert_eq!(more, 400);
+
+    // Another process starts from what is known, not from nothing.
+    let third = setup.start();
+    third.wait_ready();
+    third.wait_exchanged();
+    assert!(send(&third, 1000) <= 99);
+    Ok(())
+}

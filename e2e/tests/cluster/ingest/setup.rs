@@ -1,0 +1,299 @@
+//! One topic, one App, and ingest processes for it, in the instance's network.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use penstock_e2e::Result;
+use penstock_e2e::trial::Turn;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use redis::Commands as _;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const KEY: &str = "a-key-of-the-tests";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Setup {
+    pub(crate) kit: Turn,
+    pub(crate) topic: String,
+    app: Uuid,
+    directory: TempDir,
+}
+
+impl Setup {
+    /// Nothing is made yet.
+    pub(crate) fn new(kit: Turn) -> Result<Self> {
+        let app = Uuid::new_v4();
+        Ok(Self {
+            kit,
+            topic: format!("ingest-test-{}", app.simple()),
+            app,
+            directory: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    pub(crate) fn create_topics(&self, partitions: i32) {
+        let client: AdminClient<DefaultClientContext> = self.kafka().create().unwrap();
+        let letters = self.letters();
+        let topics = [
+            NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1)),
+            NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        for created in runtime.block_on(client.create_topics(&topics, &options)).unwrap() {
+            created.unwrap();
+        }
+    }
+
+    fn kafka(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.kit.kafka_bootstrap().unwrap());
+        config
+    }
+
+    fn letters(&self) -> String {
+        format!("{}.dlq", self.topic)
+    }
+
+    fn apps_file(&self) -> PathBuf {
+        self.directory.path().join("apps.yaml")
+    }
+
+    pub(crate) fn write_apps(&self, quota: &str) {
+        let digest: String = Sha256::digest(KEY)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let app = self.app;
+        let text = format!(
+            "{{version: 1, replicas: 3, apps: [{{id: {app}, name: test/shop, quota: {{{quota}}}, \
+             keys: [{{name: k, digest: '{digest}', scope: Write}}]}}]}}"
+        );
+        std::fs::write(self.apps_file(), text).unwrap();
+    }
+
+    /// Starts one process; the binary is the one that `kit up` has built for the image.
+    pub(crate) fn start(&self) -> Ingest {
+        let (port, admin) = (free_port(), free_port());
+        let name = format!("config-{port}.yaml");
+        let config = self.directory.path().join(name);
+        let text = format!(
+            "version: 1\npipeline: {{namespace: test, name: shop}}\nlisten: 127.0.0.1:{port}\n\
+             admin: 127.0.0.1:{admin}\nkafka: {{bootstrap: '{}', topic: {}, deadLetterTopic: {}}}\n\
+             redis: {{address: '{}', prefix: '{}'}}\nappsFile: {}\nshards: 1\n",
+            self.kit.kafka_bootstrap().unwrap(),
+            self.topic,
+            self.letters(),
+            self.kit.redis_address(),
+            self.topic,
+            self.apps_file().display(),
+        );
+        std::fs::write(&config, text).unwrap();
+        let binary = self.kit.program("penstock-dataplane");
+        let mut command = Command::new(&binary);
+        command
+            .arg("ingest")
+            .arg("--config")
+            .arg(config)
+            .env_clear()
+            .stdout(Stdio::null());
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(30)))
+            .build();
+        Ingest {
+            child,
+            port,
+            admin,
+            agent: config.into(),
+        }
+    }
+
+    /// The ids of all events in the topic, in no order.
+    pub(crate) fn stored_ids(&self) -> Vec<String> {
+        let consumer: BaseConsumer = self.kafka().set("group.id", "reader").create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&self.topic), PATIENCE).unwrap();
+        let partitions: Vec<_> = metadata.topics()[0]
+            .partitions()
+            .iter()
+            .map(|one| one.id())
+            .collect();
+        let (mut list, mut left) = (TopicPartitionList::new(), 0);
+        for partition in partitions {
+            list.add_partition_offset(&self.topic, partition, Offset::Beginning)
+                .unwrap();
+            let (low, high) = consumer
+                .fetch_watermarks(&self.topic, partition, PATIENCE)
+                .unwrap();
+            left += high - low;
+        }
+        consumer.assign(&list).unwrap();
+        let mut ids = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while left > 0 {
+            assert!(Instant::now() < deadline, "{left} records not read");
+            let Some(message) = consumer.poll(Duration::from_millis(200)) else {
+                continue;
+            };
+            let message = message.unwrap();
+            left -= 1;
+            for line in std::str::from_utf8(message.payload().unwrap()).unwrap().lines() {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                ids.push(event["event_id"].as_str().unwrap().to_owned());
+            }
+        }
+        ids
+    }
+
+    fn redis(&self) -> redis::Connection {
+        redis::Client::open(format!("redis://{}", self.kit.redis_address()))
+            .unwrap()
+            .get_connection()
+            .unwrap()
+    }
+
+    fn usage_key(&self) -> Option<String> {
+        let keys: Vec<String> = self
+            .redis()
+            .keys(format!("{}:usage:{}:*", self.topic, self.app))
+            .unwrap();
+        keys.into_iter().next()
+    }
+
+    /// Events that all processes together have reported for today.
+    pub(crate) fn usage(&self) -> u64 {
+        let Some(key) = self.usage_key() else { return 0 };
+        let fields: Vec<(String, u64)> = self.redis().hgetall(key).unwrap();
+        fields
+            .iter()
+            .filter(|(name, _)| name.ends_with(":events"))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// As a Redis that lost its data.
+    pub(crate) fn forget_usage(&self) {
+        let _: () = self.redis().del(self.usage_key().unwrap()).unwrap();
+    }
+
+    /// Limits as the operator writes them.
+    pub(crate) fn write_limits(&self, limits: &[(&str, &str)]) {
+        let _: () = self
+            .redis()
+            .hset_multiple(format!("{}:quota:{}", self.topic, self.app), limits)
+            .unwrap();
+    }
+}
+
+/// One process.
+pub(crate) struct Ingest {
+    child: Child,
+    port: u16,
+    admin: u16,
+    agent: ureq::Agent,
+}
+
+impl Ingest {
+    /// Status and body; a connection that fails is status 0.
+    pub(crate) fn send(&self, body: &str) -> (u16, String) {
+        let url = format!("http://127.0.0.1:{}/v1/events/batch", self.port);
+        match self.agent.post(url).header("x-api-key", KEY).send(body) {
+            Ok(mut answer) => (
+                answer.status().as_u16(),
+                answer.body_mut().read_to_string().unwrap_or_default(),
+            ),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
+    pub(crate) fn readyz(&self) -> (u16, String) {
+        match self
+            .agent
+            .get(format!("http://127.0.0.1:{}/readyz", self.admin))
+            .call()
+        {
+            Ok(mut answer) => (
+                answer.status().as_u16(),
+                answer.body_mut().read_to_string().unwrap_or_default(),
+            ),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
+    /// Waits until the process has told Redis its usage twice, and so has read what the others told before.
+    pub(crate) fn wait_exchanged(&self) {
+        let before = self.exchanges();
+        // At least one a second is about usage, the others may be leases only.
+        let began = Instant::now();
+        wait_for("exchanges with Redis", || {
+            self.exchanges() >= before + 3 && began.elapsed() > Duration::from_millis(2100)
+        });
+    }
+
+    fn exchanges(&self) -> u64 {
+        let mut answer = self
+            .agent
+            .get(format!("http://127.0.0.1:{}/metrics", self.admin))
+            .call()
+            .unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let series = "penstock_ingest_quota_syncs_total{outcome=\"done\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn wait_ready(&self) {
+        wait_for("readiness", || self.readyz().0 == 200);
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A batch of events with these ids.
+pub(crate) fn batch(ids: &[String]) -> String {
+    let events: Vec<_> = ids
+        .iter()
+        .map(|id| format!(r#"{{"event_type":"test","event_id":"{id}"}}"#))
+        .collect();
+    format!("[{}]", events.join(","))
+}
+
+/// How many events an answer says were accepted.
+pub(crate) fn accepted(body: &str) -> u64 {
+    let answer: serde_json::Value = serde_json::from_str(body).unwrap();
+    answer["accepted"].as_u64().unwrap_or_else(|| panic!("{body}"))
+}
+
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
