@@ -6,7 +6,7 @@ TEST := ./e2e/test
 .PHONY: help
 help: ## What can be done
 	@echo "Penstock. On a fresh machine: make up"
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: up
 up: ## Build everything, start a real cluster on this machine, send the first events
@@ -19,6 +19,10 @@ down: ## Stop it and remove every trace
 .PHONY: test
 test: ## Every check and test of the project, on a cluster of its own
 	@$(TEST)
+
+.PHONY: bench-ingest
+bench-ingest: ## Measure ingest beside what it replaces, write docs/benchmarks.md (RUNS=5, PEERS=all)
+	@./e2e/bench/run
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser, SECONDS=60 each, or only TARGET=json

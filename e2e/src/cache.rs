@@ -50,6 +50,11 @@ impl Cache {
         self.tools(&format!("coredns-v{}", versions::COREDNS))
     }
 
+    /// A program built of sources with this sum.
+    pub(crate) fn program(&self, name: &str, sum: &str) -> PathBuf {
+        self.tools(&format!("{name}-{sum}"))
+    }
+
     fn tools(&self, name: &str) -> PathBuf {
         self.root.join("tools").join(name)
     }

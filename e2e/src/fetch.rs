@@ -135,6 +135,49 @@ pub(crate) fn go_tool(instance: &Instance, progress: &Progress, tool: GoTool) ->
     })
 }
 
+impl Instance {
+    /// Builds the Go program in a folder of the checkout into the cache, under `name` and the sum of its sources;
+    /// gives back the program.
+    pub fn go_program(&self, progress: &Progress, name: &str, folder: &str) -> Result<PathBuf> {
+        let sources = self.repository().join(folder);
+        let mut hash = Sha256::new();
+        for file in ["go.mod", "go.sum", "main.go"] {
+            let path = sources.join(file);
+            hash.update(fs::read(&path).doing(format_args!("reading {}", path.display()))?);
+        }
+        let sum: String = hash
+            .finalize()
+            .iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let built = self.cache().program(name, &sum);
+        let program = built.join(name);
+        if program.exists() {
+            return Ok(program);
+        }
+        let log = self.cache().build_log(name);
+        progress.step(&format!("build {name}"), Some(&log), || {
+            let _lock = lock(self, name)?;
+            let work = fresh(&beside(&built))?;
+            let mut build = Command::new("go");
+            build
+                .current_dir(&sources)
+                .env("CGO_ENABLED", "0")
+                .env("GOFLAGS", "")
+                .args(["build", "-v", "-trimpath", "-ldflags", "-s -w", "-o"])
+                .arg(work.join(name))
+                .arg(".");
+            run_logged(&mut build, &log).map_err(|error| {
+                error.next("check that the Go module proxy is reachable (`go env GOPROXY`), then run the same command again")
+            })?;
+            replace(&work, &built)?;
+            Ok(Outcome::done(format!("into {}", built.display())))
+        })?;
+        Ok(program)
+    }
+}
+
 pub(crate) fn announce(tool: GoTool) -> String {
     format!("{} {} (about {})", tool.module(), tool.version(), tool.estimate())
 }

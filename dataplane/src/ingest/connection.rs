@@ -45,6 +45,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a client that was too slow may take to be told so.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// What is read of a connection at once, and so what a request takes that waits for room: hyper reads so much of a body
+/// before anybody asks for it.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
 content-length: 82\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\"}";
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
@@ -232,6 +236,7 @@ where
     // half a request, and what refuses a bad head for ever.
     let mut connection = http1::Builder::new()
         .max_header_size(HEAD_LIMIT)
+        .max_buf_size(READ_AT_ONCE)
         .serve_connection(io, service(peer, handler, &watch));
     loop {
         tokio::select! {

@@ -183,7 +183,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Envelope<'_, O, R> {
             event_data: line::object("properties", fields.properties)?,
             context: line::object("context", fields.context)?,
             client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
-            ..Draft::default()
+            ..lines.draft()
         };
         if !unknown.is_empty() {
             lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
@@ -192,7 +192,9 @@ impl<O: Owner, R: FnMut() -> Uuid> Envelope<'_, O, R> {
             id: ("event_id", Some(event_id)),
             time: ("timestamp", Some(timestamp)),
         };
-        lines.push(self.stamp, index, given, &draft, &mut self.random)
+        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
+        lines.reclaim(draft);
+        pushed
     }
 }
 

@@ -3,7 +3,13 @@
 //! The client's own UUID; else a UUID of version 5 made from what the client sent, so that a retry gets the same
 //! one; else a random one. Duplicates with one id collapse in the table.
 
+use std::io::Write as _;
+
 use uuid::Uuid;
+
+/// What an id is derived from is shorter than this: a protocol's name and 1000 bytes of a client's, or an idempotency
+/// key and a number.
+const LONGEST_NAME: usize = 1100;
 
 /// An id, and whether a retry gets the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +27,16 @@ pub(crate) fn of(
     index: usize,
     random: impl FnOnce() -> Uuid,
 ) -> Identity {
-    let derived = |name: String| Identity {
-        id: Uuid::new_v5(app, name.as_bytes()),
-        from_client: true,
+    let derived = |name: std::fmt::Arguments<'_>| {
+        let mut bytes = [0u8; LONGEST_NAME];
+        let mut rest = &mut bytes[..];
+        // A longer name would be cut; the limits of its parts keep it shorter.
+        let _ = rest.write_fmt(name);
+        let length = LONGEST_NAME - rest.len();
+        Identity {
+            id: Uuid::new_v5(app, &bytes[..length]),
+            from_client: true,
+        }
     };
     match (client_id.filter(|id| !id.is_empty()), idempotency_key) {
         (Some(given), _) => match Uuid::try_parse(given) {
@@ -31,9 +44,9 @@ pub(crate) fn of(
                 id,
                 from_client: true,
             },
-            Err(_) => derived(format!("{protocol}/{given}")),
+            Err(_) => derived(format_args!("{protocol}/{given}")),
         },
-        (None, Some(key)) => derived(format!("idempotency/{key}/{index}")),
+        (None, Some(key)) => derived(format_args!("idempotency/{key}/{index}")),
         (None, None) => Identity {
             id: random(),
             from_client: false,

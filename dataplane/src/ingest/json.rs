@@ -72,12 +72,17 @@ impl<'a> Key<'a> {
     }
 }
 
+/// Members of an object whose names are remembered.
+const PLACES: usize = 16;
+
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     /// A line break was passed outside a string.
     breaks: bool,
+    /// Names as written, quotes and colon included, by their place in the object read by [`Self::object_next_at`] before.
+    names: [&'a str; PLACES],
 }
 
 impl<'a> Scanner<'a> {
@@ -86,6 +91,7 @@ impl<'a> Scanner<'a> {
             text,
             at: 0,
             breaks: false,
+            names: [""; PLACES],
         }
     }
 
@@ -122,11 +128,52 @@ impl<'a> Scanner<'a> {
     /// The next member's name, with its colon consumed; `None` at the object's end.
     #[inline]
     pub(crate) fn object_next(&mut self, first: &mut bool) -> Result<Option<Key<'a>>, Fault> {
+        if self.another_member(first)? {
+            self.key().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The same for the member at `place` of one of many like objects. They mostly name the same members in the same
+    /// order, and what was checked once needs only be compared.
+    #[inline]
+    pub(crate) fn object_next_at(
+        &mut self,
+        first: &mut bool,
+        place: usize,
+    ) -> Result<Option<Key<'a>>, Fault> {
+        if !self.another_member(first)? {
+            return Ok(None);
+        }
+        let start = self.at;
+        if let Some(name) = self.names.get(place).copied()
+            && name.len() > 3
+            && self.text.as_bytes()[start..].starts_with(name.as_bytes())
+        {
+            self.at += name.len();
+            let raw = name.get(1..name.len() - 2).unwrap_or("");
+            return Ok(Some(Key { raw, escapes: false }));
+        }
+        let key = self.key()?;
+        // Only what is as short as it can be: with white space or escapes the same name may be written otherwise.
+        if !key.escapes && self.at - start == key.raw.len() + 3 {
+            let written = self.text.get(start..self.at).unwrap_or("");
+            if let Some(name) = self.names.get_mut(place) {
+                *name = written;
+            }
+        }
+        Ok(Some(key))
+    }
+
+    /// Passes what is before a member's name; false at the object's end, which is passed too.
+    #[inline]
+    fn another_member(&mut self, first: &mut bool) -> Result<bool, Fault> {
         self.white_space();
         match self.byte() {
             Some(b'}') => {
                 self.at += 1;
-                return Ok(None);
+                return Ok(false);
             }
             Some(b',') if !*first => {
                 self.at += 1;
@@ -136,7 +183,7 @@ impl<'a> Scanner<'a> {
             _ => return Err(self.fault("`,` or `}`")),
         }
         *first = false;
-        self.key().map(Some)
+        Ok(true)
     }
 
     pub(crate) fn array_start(&mut self) -> Result<(), Fault> {

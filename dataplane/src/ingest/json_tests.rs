@@ -202,3 +202,51 @@ proptest! {
         agrees(&format!("{{\"{text}\":[\"{text}\"]}}"));
     }
 }
+
+/// The members of all objects of an array, the names read with or without those of the object before.
+fn members_of_all(text: &str, remember: bool) -> Result<Vec<(String, bool, String)>, Fault> {
+    let mut scanner = Scanner::new(text);
+    scanner.array_start()?;
+    let (mut first, mut found) = (true, Vec::new());
+    while scanner.array_next(&mut first)? {
+        scanner.object_start()?;
+        let mut first = true;
+        for place in 0.. {
+            let key = if remember {
+                scanner.object_next_at(&mut first, place)?
+            } else {
+                scanner.object_next(&mut first)?
+            };
+            let Some(key) = key else { break };
+            found.push((key.raw.to_owned(), key.escapes, scanner.value()?.text.to_owned()));
+        }
+    }
+    scanner.end()?;
+    Ok(found)
+}
+
+proptest! {
+    #[test]
+    fn names_that_are_remembered_are_read_as_if_they_were_not(
+        objects in prop::collection::vec(prop::collection::vec(0..10usize, 0..20), 0..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        const NAMES: [&str; 10] = [
+            r#""":"#, r#""a":"#, r#""ab":"#, r#""a" :"#, r#""a":	"#, r#" "a":"#, r#""\u0061":"#, r#""b":"#, r#""ключ":"#, r#""a\":":"#,
+        ];
+        let objects: Vec<String> = objects
+            .iter()
+            .map(|names| {
+                let members: Vec<String> = names.iter().map(|name| format!("{}1", NAMES[*name])).collect();
+                format!("{{{}}}", members.join(","))
+            })
+            .collect();
+        let text = format!("[{}]", objects.join(","));
+        prop_assert_eq!(members_of_all(&text, true), members_of_all(&text, false));
+        let mut end = cut.index(text.len() + 1);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        prop_assert_eq!(members_of_all(&text[..end], true), members_of_all(&text[..end], false));
+    }
+}

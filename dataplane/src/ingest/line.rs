@@ -69,6 +69,30 @@ pub(crate) struct Lines {
     pub(crate) ahead: u32,
     /// Members that clients may not set, dropped.
     pub(crate) dropped: u32,
+    /// Buffers of the last draft, for the next.
+    spare: (Vec<u8>, String),
+    received: Written,
+}
+
+/// A number and its digits, so that one which stays the same is written once.
+#[derive(Debug, Default)]
+struct Written {
+    number: Option<i64>,
+    digits: Vec<u8>,
+}
+
+impl Written {
+    fn set(&mut self, number: i64) {
+        if self.number != Some(number) {
+            self.number = Some(number);
+            self.digits.clear();
+            push_number(&mut self.digits, number);
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.digits
+    }
 }
 
 /// Bytes kept between requests; a larger buffer is given back.
@@ -92,6 +116,23 @@ impl Lines {
 
     pub(crate) fn reject(&mut self, index: u32, found: Found) {
         self.rejected.push(Rejection { index, found });
+    }
+
+    /// An empty draft, with the buffers of one that was [reclaimed](Self::reclaim).
+    pub(crate) fn draft<'a>(&mut self) -> Draft<'a> {
+        let (merged_context, library) = std::mem::take(&mut self.spare);
+        Draft {
+            merged_context,
+            library,
+            ..Draft::default()
+        }
+    }
+
+    /// Takes a draft's buffers back, so that the next event needs none.
+    pub(crate) fn reclaim(&mut self, draft: Draft<'_>) {
+        self.spare = (draft.merged_context, draft.library);
+        self.spare.0.clear();
+        self.spare.1.clear();
     }
 
     /// What an event says of its client: taken from a key that may speak for others, else dropped and counted.
@@ -151,12 +192,20 @@ impl Lines {
         out.extend_from_slice(stamp.head);
         let mut id = [0u8; uuid::fmt::Hyphenated::LENGTH];
         out.extend_from_slice(identity.id.hyphenated().encode_lower(&mut id).as_bytes());
+        self.received.set(stamp.received_at);
         out.extend_from_slice(b"\",\"received_at\":");
-        push_number(out, stamp.received_at);
+        out.extend_from_slice(self.received.text());
         out.extend_from_slice(b",\"timestamp\":");
+        let written = out.len();
         push_number(out, times.timestamp);
+        let written = written..out.len();
         out.extend_from_slice(b",\"client_timestamp\":");
-        push_number(out, times.client_timestamp);
+        // Mostly the two are one.
+        if times.client_timestamp == times.timestamp {
+            out.extend_from_within(written);
+        } else {
+            push_number(out, times.client_timestamp);
+        }
         match &stamp.on_behalf {
             Some(sender) if !draft.client.is_empty() => draft.client.push(out, sender),
             _ => out.extend_from_slice(stamp.client),

@@ -17,7 +17,9 @@ pub(crate) fn read<'a>(
     unknown.clear();
     scanner.object_start()?;
     let (mut first, mut seen, mut found) = (true, 0u32, None);
-    while let Some(key) = scanner.object_next(&mut first)? {
+    let mut place = 0;
+    while let Some(key) = scanner.object_next_at(&mut first, place)? {
+        place += 1;
         let value = scanner.value()?;
         let taken = if key.escapes {
             match key.decoded() {

@@ -40,6 +40,7 @@ mod metrics;
 mod native;
 mod outage;
 mod partition;
+pub mod pure;
 mod quota;
 mod reload;
 mod request_log;

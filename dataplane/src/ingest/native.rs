@@ -234,7 +234,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             event_data: line::object("event_data", fields.event_data)?,
             context: line::object("context", fields.context)?,
             client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
-            ..Draft::default()
+            ..lines.draft()
         };
         if !unknown.is_empty() {
             lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
@@ -243,7 +243,9 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             id: ("event_id", fields.event_id),
             time: ("timestamp", fields.timestamp),
         };
-        lines.push(self.stamp, index, given, &draft, &mut self.random)
+        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
+        lines.reclaim(draft);
+        pushed
     }
 }
 
@@ -295,6 +297,9 @@ impl<'a> Fields<'a> {
 /// Members that only the server sets; a client's are dropped.
 const RESERVED: [&str; 5] = ["v", "received_at", "client_timestamp", "library", "source"];
 
+/// Up to so many names are compared one by one.
+const FEW: usize = 8;
+
 /// `context` made of the members that have no column and, behind them, what the client put there. How many members
 /// were dropped.
 pub(crate) fn merge_context(
@@ -303,7 +308,6 @@ pub(crate) fn merge_context(
     unknown: &[(Key<'_>, Raw<'_>)],
 ) -> u32 {
     let mut dropped = 0;
-    let mut names = HashSet::with_capacity(unknown.len());
     out.push(b'{');
     for (key, value) in unknown {
         let name = key.decoded().unwrap_or_default();
@@ -312,11 +316,17 @@ pub(crate) fn merge_context(
             continue;
         }
         push_member(out, &name, value);
-        names.insert(name);
     }
     if let Some(context) = context {
+        let named = || unknown.iter().map(|(key, _)| key.decoded().unwrap_or_default());
+        // Only an event of many members is worth a set.
+        let many: Option<HashSet<_>> = (unknown.len() > FEW).then(|| named().collect());
+        let is_taken = |name: &str| match &many {
+            Some(names) => names.contains(name),
+            None => named().any(|known| known == name),
+        };
         each_member(&context, |name, value| {
-            if !names.contains(name) {
+            if RESERVED.contains(&name) || !is_taken(name) {
                 push_member(out, name, &value);
             }
         });

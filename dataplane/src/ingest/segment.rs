@@ -192,7 +192,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             ))?,
             None => call.ok_or(Found::new(Flaw::MissingField, "type", "is required"))?,
         };
-        let mut draft = Draft::default();
+        let mut draft = lines.draft();
         let event = match call {
             Call::Track => line::event_type("event", fields.event)?,
             other => Raw {
@@ -219,7 +219,9 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             id: ("messageId", fields.message_id),
             time: ("timestamp", fields.timestamp),
         };
-        lines.push(self.stamp, index, given, &draft, &mut self.random)
+        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
+        lines.reclaim(draft);
+        pushed
     }
 }
 
@@ -278,7 +280,8 @@ fn from_context<'a>(context: &Raw<'a>, on_behalf: bool, draft: &mut Draft<'a>) {
                 "version" => version = short(value).and_then(|raw| raw.decoded()),
                 _ => {}
             });
-            draft.library = library.map(std::borrow::Cow::into_owned).unwrap_or_default();
+            draft.library.clear();
+            draft.library.push_str(&library.unwrap_or_default());
             if let Some(version) = version.filter(|_| !draft.library.is_empty()) {
                 // Writing to a String cannot fail.
                 let _ = write!(draft.library, "/{version}");

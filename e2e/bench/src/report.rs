@@ -1,0 +1,150 @@
+//! `docs/benchmarks.md`, written anew by every full run.
+
+use std::fmt::Write as _;
+
+use crate::corpus::EVENT_BYTES;
+use crate::extras::Together;
+use crate::goals::{Goal, Measured, short};
+use crate::summary::Line;
+
+/// A machine with more to do than this is not idle.
+const IDLE: f64 = 1.0;
+
+/// What the page is made of.
+#[derive(Debug)]
+pub struct Report<'r> {
+    pub machine: &'r [(&'static str, String)],
+    /// Processes that wanted a core before the first run.
+    pub load_before: f64,
+    pub measured: &'r Measured<'r>,
+    /// Of all servers.
+    pub lines: &'r [Line],
+    pub runs: usize,
+    pub seconds: f64,
+    /// What `wrk` measured of single events beside the load here: events a second and microseconds an event.
+    pub cross_check: Option<CrossCheck>,
+}
+
+/// The same load by two generators.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossCheck {
+    pub wrk_cpu: f64,
+    pub wrk_rate: f64,
+    pub own_cpu: f64,
+    pub own_rate: f64,
+}
+
+impl Report<'_> {
+    /// The page. Writing to a String cannot fail, so what `write!` says is not looked at.
+    pub fn page(&self) -> String {
+        let mut page = String::from(
+            "# Benchmarks of ingest\n\nWritten by `make bench-ingest`; do not edit. [What the figures mean and how they are \
+             taken](decisions/0007-measuring-ingest.md).\n\n| | |\n|---|---|\n",
+        );
+        for (name, value) in self.machine {
+            let _ = writeln!(page, "| {name} | {value} |");
+        }
+        let _ = writeln!(
+            page,
+            "| runs | {} of {} s each, servers in turns; medians, memory the highest |\n\n\
+             Each server has core 0 to itself; the load and Kafka share core 1. CPU is user and system time of the \
+             server's process. Events have {EVENT_BYTES} bytes. Latencies of paced loads count from the moment at which \
+             a request was due.\n",
+            self.runs, self.seconds
+        );
+        if self.load_before > IDLE {
+            page.push_str(
+                "**The machine was busy with other work**, so latencies, rates and the CPU of paced loads say more about that \
+                 than about the servers. Run it again on an idle machine; what is missed here may be reached there.\n\n",
+            );
+        }
+        self.goals(&mut page);
+        self.loads(&mut page);
+        self.together(&mut page);
+        self.check(&mut page);
+        page
+    }
+
+    fn goals(&self, page: &mut String) {
+        page.push_str("## Goals\n\n| | goal | measured | |\n|---|---|---|---|\n");
+        for Goal {
+            of,
+            goal,
+            figure,
+            reached,
+        } in self.measured.goals()
+        {
+            let verdict = if reached { "reached" } else { "**missed**" };
+            let _ = writeln!(page, "| {of} | {goal} | {figure} | {verdict} |");
+        }
+        page.push('\n');
+    }
+
+    fn loads(&self, page: &mut String) {
+        page.push_str(
+            "## Loads\n\nA load is the events of one request x connections, and how hard the server is driven: as fast as it \
+             answers, or at a share of the rate that it took then.\n\n\
+             | load | server | CPU us/event (lowest-highest) | events/s | p50 ms | p99 ms | p99.9 ms | peak MB | failed \
+             | stored = acknowledged |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for line in self.lines {
+            let (low, high) = line.cpu_range;
+            let _ = writeln!(
+                page,
+                "| {} | {} | **{}** ({}-{}) | {:.0} | {} | {} | {} | {:.0} | {} | {} |",
+                line.workload,
+                line.server,
+                short(line.cpu),
+                short(low),
+                short(high),
+                line.rate,
+                short(line.p50),
+                short(line.p99),
+                short(line.p999),
+                line.peak as f64 / 1e6,
+                line.failed,
+                if line.adds_up { "yes" } else { "**no**" },
+            );
+        }
+        page.push('\n');
+    }
+
+    fn together(&self, page: &mut String) {
+        page.push_str(
+            "## More processes\n\nAll of them on core 0, each under the same load.\n\n\
+             | processes | events a request | events/s each | CPU us/event | cores for 10 M events/s |\n\
+             |---|---|---|---|---|\n",
+        );
+        for Together {
+            processes,
+            events,
+            rate,
+            cpu,
+        } in self.measured.together
+        {
+            let _ = writeln!(
+                page,
+                "| {processes} | {events} | {rate:.0} | {} | {:.1} |",
+                short(*cpu),
+                cpu * 10.0
+            );
+        }
+        page.push_str(
+            "\nThe last column is 10 M x the CPU of one event: what that rate would take of ingest if pods went on adding up \
+             as they do here. It is derived, not measured, and leaves Kafka out.\n",
+        );
+    }
+
+    fn check(&self, page: &mut String) {
+        let Some(check) = self.cross_check else { return };
+        let _ = writeln!(
+            page,
+            "\n## The load against wrk\n\nThe same single events over 64 connections, sent by `wrk` and by the load of this \
+             benchmark in turns: {} and {} us an event, {:.0} and {:.0} events/s.",
+            short(check.wrk_cpu),
+            short(check.own_cpu),
+            check.wrk_rate,
+            check.own_rate
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! The servers that are measured: how each is started, and what it writes.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use penstock_e2e::error::Context as _;
+use penstock_e2e::{Error, Result};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::corpus::Protocol;
+use crate::process;
+use crate::topic::{Record, letters};
+
+/// Servers run here, everything else on [`LOAD_CORE`].
+pub const SERVER_CORE: usize = 0;
+pub const LOAD_CORE: usize = 1;
+/// What requests carry.
+pub const KEY: &str = "psk_a-key-of-the-benchmark";
+const APP: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    /// Penstock's ingest as it ships.
+    Ingest,
+    /// The replaced service as it ran: it answers before Kafka does, acks of one.
+    FiberAsync,
+    /// The same with ingest's promise: it answers after Kafka, acks of all.
+    FiberSync,
+    /// hyper that reads the body and answers; no Kafka.
+    Hyper,
+    /// axum that reads the body and answers; no Kafka.
+    Axum,
+    /// The OpenTelemetry Collector: OTLP in, Kafka out.
+    Collector,
+}
+
+impl Kind {
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ingest => "Penstock ingest",
+            Self::FiberAsync => "Fiber + kafka-go, async, acks=one",
+            Self::FiberSync => "Fiber + kafka-go, sync, acks=all",
+            Self::Hyper => "bare hyper, no Kafka",
+            Self::Axum => "bare axum, no Kafka",
+            Self::Collector => "OpenTelemetry Collector, acks=one",
+        }
+    }
+
+    /// What its records hold; none where nothing is written.
+    pub fn record(self, events: usize) -> Option<Record> {
+        match self {
+            Self::Ingest => Some(Record::Lines),
+            Self::FiberAsync | Self::FiberSync => Some(Record::Event),
+            Self::Collector => Some(Record::Request {
+                events: events as u64,
+            }),
+            Self::Hyper | Self::Axum => None,
+        }
+    }
+
+    /// What it reads.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Collector => Protocol::Otlp,
+            _ => Protocol::Native,
+        }
+    }
+
+    /// Whether an answer says nothing of what is in Kafka.
+    pub fn answers_first(self) -> bool {
+        self == Self::FiberAsync
+    }
+}
+
+/// A server that can be started.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub kind: Kind,
+    /// What it is called in the results: its title, or the name of one of several builds.
+    pub name: String,
+    pub program: PathBuf,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    pub address: SocketAddr,
+    /// From the start of the process until its port was open.
+    pub listening_after: Duration,
+    _directory: TempDir,
+}
+
+impl Server {
+    /// Starts it on its core and waits until it answers.
+    pub fn start(&self, bootstrap: &str, topic: &str) -> Result<Running> {
+        let directory = tempfile::tempdir().doing("making a folder")?;
+        let (address, admin) = (free_address()?, free_address()?);
+        let mut command = Command::new(&self.program);
+        command.env_clear().stdin(Stdio::null());
+        match self.kind {
+            Kind::Ingest => {
+                let config = directory.path().join("config.yaml");
+                let apps = directory.path().join("apps.yaml");
+                std::fs::write(&apps, apps_yaml()).doing("writing apps.yaml")?;
+                let text = format!(
+                    "version: 1\npipeline: {{namespace: bench, name: events}}\nlisten: {address}\nadmin: {admin}\n\
+                     kafka: {{bootstrap: '{bootstrap}', topic: {topic}, deadLetterTopic: {}}}\nappsFile: {}\n",
+                    letters(topic),
+                    apps.display()
+                );
+                std::fs::write(&config, text).doing("writing config.yaml")?;
+                command.args(["ingest", "--config"]).arg(&config);
+            }
+            Kind::FiberAsync | Kind::FiberSync => {
+                let mode = if self.kind == Kind::FiberAsync {
+                    "async"
+                } else {
+                    "sync"
+                };
+                command
+                    .env("MODE", mode)
+                    .env("KAFKA_BOOTSTRAP", bootstrap)
+                    .env("TOPIC", topic)
+                    .env("LISTEN", address.to_string())
+                    .env("API_KEY", KEY)
+                    .env("APP_ID", APP);
+            }
+            Kind::Hyper => {
+                command.arg("hyper").arg(address.to_string());
+            }
+            Kind::Axum => {
+                command.arg("axum").arg(address.to_string());
+            }
+            Kind::Collector => {
+                let config = directory.path().join("collector.yaml");
+                std::fs::write(&config, collector_yaml(bootstrap, topic, address))
+                    .doing("writing collector.yaml")?;
+                command.arg("--config").arg(&config);
+            }
+        }
+        let log = directory.path().join("log");
+        let output = File::create(&log).doing("making a log")?;
+        let errors = output.try_clone().doing("making a log")?;
+        command.stdout(output).stderr(errors);
+        // What is started stays where its parent is.
+        process::stay_on(SERVER_CORE)?;
+        let began = Instant::now();
+        let spawned = command.spawn();
+        process::stay_on(LOAD_CORE)?;
+        let child = spawned.map_err(|error| Error::new(format!("{}: {error}", self.program.display())))?;
+        let mut running = Running {
+            child,
+            address,
+            listening_after: Duration::ZERO,
+            _directory: directory,
+        };
+        running.wait(&log, || TcpStream::connect(address).is_ok())?;
+        running.listening_after = began.elapsed();
+        if self.kind == Kind::Ingest {
+            let ready = format!("http://{admin}/readyz");
+            running.wait(&log, || ureq_ok(&ready))?;
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait(&mut self, log: &std::path::Path, condition: impl Fn() -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !condition() {
+            if self.child.try_wait().doing("looking at the server")?.is_some() || Instant::now() > end {
+                return Err(Error::new("the server did not come up").log(log));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already, and nothing it has not stored was acknowledged.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn ureq_ok(url: &str) -> bool {
+    ureq::get(url).call().is_ok()
+}
+
+fn apps_yaml() -> String {
+    let digest: String = Sha256::digest(KEY)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!(
+        "{{version: 1, replicas: 1, apps: [{{id: {APP}, name: bench/shop, \
+         keys: [{{name: bench, digest: '{digest}', scope: Write}}]}}]}}"
+    )
+}
+
+/// The Collector's fastest setting that still answers after Kafka: no queue, no batching.
+fn collector_yaml(bootstrap: &str, topic: &str, address: SocketAddr) -> String {
+    format!(
+        "receivers: {{otlp: {{protocols: {{http: {{endpoint: '{address}'}}}}}}}}\n\
+         exporters:\n  kafka:\n    brokers: ['{bootstrap}']\n    logs: {{topic: {topic}, encoding: otlp_proto}}\n    \
+         producer: {{compression: snappy, required_acks: 1}}\n    sending_queue: {{enabled: false}}\n\
+         service:\n  telemetry: {{metrics: {{level: none}}, logs: {{level: error}}}}\n  \
+         pipelines: {{logs: {{receivers: [otlp], exporters: [kafka]}}}}\n"
+    )
+}
+
+fn free_address() -> Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .doing("looking for a free port")
+}
