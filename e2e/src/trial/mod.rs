@@ -10,6 +10,7 @@ mod turn;
 use std::collections::HashSet;
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub use pods::{Pod, kill_operator};
@@ -269,6 +270,15 @@ impl<'a> Trial<'a> {
             std::thread::sleep(Duration::from_secs(2));
         }
     }
+}
+
+/// A port that no other test of this program is given, below those that the kernel hands out to connections. Asking the
+/// kernel for a free one would not do: servers share ports, so two that were given the same one would both start.
+pub fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Programs that run at the same time differ in their ids.
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    first + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Polls until it holds; how long that took, or what was waited for in vain.

@@ -292,7 +292,7 @@ fn every_ready_object_answers_the_common_questions() -> Result<()> {
         .filter_map(|e| e["url"].as_str())
         .collect();
     let base = format!("http://events-ingest.{namespace}.svc:8080");
-    assert_eq!(endpoints, [base.clone(), format!("{base}/segment")]);
+    assert_eq!(endpoints, [base.clone(), format!("{base}/segment"), base]);
     assert_eq!(status["topic"], format!("{namespace}.events"));
     assert_eq!(status["table"], trial.table());
     assert_eq!(status["replicas"], serde_json::json!({"ingest": 2, "consume": 1}));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use penstock_e2e::trial::port;
 
 use super::pipeline::Pipeline;
 
@@ -33,10 +34,7 @@ impl Consumer {
         };
         let username = secret("username", &users.consumer.user);
         let password = secret("password", &users.consumer.password);
-        let admin = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+        let admin = port();
         let config = folder.join(format!("consume-{number}.yaml"));
         let yaml = format!(
             "version: 1\npipeline: {{namespace: test, name: {topic}}}\nadmin: 127.0.0.1:{admin}\n\

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use penstock_e2e::Result;
-use penstock_e2e::trial::Turn;
+use penstock_e2e::trial::{Turn, port};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -90,7 +90,7 @@ impl Setup {
 
     /// `settings`: lines for its configuration.
     pub(crate) fn start_with(&self, settings: &str) -> Ingest {
-        let (port, admin) = (free_port(), free_port());
+        let (port, admin) = (port(), port());
         let name = format!("config-{port}.yaml");
         let config = self.directory.path().join(name);
         let text = format!(
@@ -339,7 +339,8 @@ pub(crate) fn batch(ids: &[String]) -> String {
 
 /// How many events an answer says were accepted.
 pub(crate) fn accepted(body: &str) -> u64 {
-    let answer: serde_json::Value = serde_json::from_str(body).unwrap();
+    let answer: serde_json::Value =
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: `{body}`"));
     answer["accepted"].as_u64().unwrap_or_else(|| panic!("{body}"))
 }
 
@@ -349,12 +350,4 @@ pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "no {what} after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
