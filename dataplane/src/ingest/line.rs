@@ -322,15 +322,6 @@ pub(crate) fn text<'a>(
     }
 }
 
-/// An event larger than this App's limit, if it is.
-pub(crate) fn too_large(event: &str, limit: usize) -> Option<Found> {
-    (event.len() > limit).then(|| Found {
-        flaw: Flaw::EventTooLarge,
-        field: "".into(),
-        detail: format!("{} bytes, over {limit}", event.len()).into(),
-    })
-}
-
 fn too_long(name: &'static str, limit: usize) -> Found {
     Found {
         flaw: Flaw::TooLong,

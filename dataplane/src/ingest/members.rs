@@ -3,13 +3,41 @@
 use std::collections::HashSet;
 
 use super::flaw::{Flaw, Found};
-use super::json::{Fault, Key, Raw, Scanner};
+use super::json::{Fault, Key, Kind, Raw, Scanner};
+
+/// Reads the next value as an event of at most `limit` bytes: its text, and what is wrong with it before any protocol
+/// has looked. `known` and `unknown` as for [`read`].
+#[inline]
+pub(crate) fn event<'a>(
+    scanner: &mut Scanner<'a>,
+    unknown: &mut Vec<(Key<'a>, Raw<'a>)>,
+    limit: usize,
+    known: impl FnMut(&[u8], Raw<'a>) -> Taken,
+) -> Result<(&'a str, Option<Found>), Fault> {
+    let start = scanner.offset();
+    if scanner.peek()? != Kind::Object {
+        scanner.value()?;
+        let found = Found::new(Flaw::InvalidType, "", "an event must be an object");
+        return Ok((scanner.since(start), Some(found)));
+    }
+    let found = read(scanner, unknown, known)?;
+    let text = scanner.since(start);
+    Ok((text, found.or_else(|| too_large(text, limit))))
+}
+
+fn too_large(event: &str, limit: usize) -> Option<Found> {
+    (event.len() > limit).then(|| Found {
+        flaw: Flaw::EventTooLarge,
+        field: "".into(),
+        detail: format!("{} bytes, over {limit}", event.len()).into(),
+    })
+}
 
 /// Reads an event's members. Known ones go to `known`, which says whether it took the member; the rest to `unknown`.
 ///
 /// The scan goes on to the event's end whatever it finds, so the caller stays in step with the text; the first flaw
 /// is returned beside. `unknown` is cleared first, and is the caller's so that it is allocated once.
-pub(crate) fn read<'a>(
+fn read<'a>(
     scanner: &mut Scanner<'a>,
     unknown: &mut Vec<(Key<'a>, Raw<'a>)>,
     mut known: impl FnMut(&[u8], Raw<'a>) -> Taken,

@@ -182,19 +182,10 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         lines: &mut Lines,
     ) -> Result<(), Fault> {
         let index = lines.next();
-        if scanner.peek()? != Kind::Object {
-            scanner.value()?;
-            lines.reject(
-                index,
-                Found::new(Flaw::InvalidType, "", "an event must be an object"),
-            );
-            return Ok(());
-        }
-        let start = scanner.offset();
         let mut fields = Fields::default();
-        let found = members::read(scanner, unknown, |name, value| fields.take(name, value))?;
-        let original = scanner.since(start);
-        let outcome = match found.or_else(|| line::too_large(original, self.stamp.event_limit)) {
+        let take = |name: &[u8], value| fields.take(name, value);
+        let (original, found) = members::event(scanner, unknown, self.stamp.event_limit, take)?;
+        let outcome = match found {
             Some(found) => Err(found),
             None => self.checked(&fields, unknown, index, lines),
         };

@@ -158,18 +158,10 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
         index: u32,
         lines: &mut Lines,
     ) -> Result<Result<(), (&'a str, Found)>, Fault> {
-        let start = scanner.offset();
-        if scanner.peek()? != Kind::Object {
-            scanner.value()?;
-            return Ok(Err((
-                scanner.since(start),
-                Found::new(Flaw::InvalidType, "", "an event must be an object"),
-            )));
-        }
         let mut fields = Fields::default();
-        let found = members::read(scanner, unknown, |name, value| fields.take(name, value))?;
-        let original = scanner.since(start);
-        let outcome = match found.or_else(|| line::too_large(original, self.stamp.event_limit)) {
+        let take = |name: &[u8], value| fields.take(name, value);
+        let (original, found) = members::event(scanner, unknown, self.stamp.event_limit, take)?;
+        let outcome = match found {
             Some(found) => Err(found),
             None => self.checked(&fields, unknown, call, index, lines),
         };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+use kube::ResourceExt as _;
 use penstock_crds::App;
 use penstock_crds::app::UsageStatus;
 use penstock_dataplane_config::RedisTarget;
@@ -90,11 +91,7 @@ fn servers(app: &App, subject: &Subject, shared: &Shared, caches: &Caches) -> Ve
     let servers: BTreeMap<(String, u16), RedisTarget> = pipelines
         .iter()
         .filter_map(|pipeline| pipeline.0.as_ref().ok())
-        .filter(|pipeline| {
-            let labels = app.metadata.labels.as_ref();
-            let none = BTreeMap::new();
-            pipeline.spec.apps.selects(&subject.name, labels.unwrap_or(&none))
-        })
+        .filter(|pipeline| pipeline.spec.apps.selects(&subject.name, app.labels()))
         .filter_map(|pipeline| target::redis(pipeline, &shared.cluster, &shared.settings))
         .map(|redis| ((redis.address.clone(), redis.database), redis))
         .collect();
