@@ -27,8 +27,8 @@ impl Identity {
     pub fn of(pid: i32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
             .doing(format_args!("looking at process {pid}"))?;
-        let (_, started) =
-            parse_stat(&stat).ok_or_else(|| Error::new(format!("cannot read /proc/{pid}/stat")))?;
+        let Stat { started, .. } =
+            Stat::parse(&stat).ok_or_else(|| Error::new(format!("cannot read /proc/{pid}/stat")))?;
         Ok(Self {
             pid,
             started,
@@ -40,14 +40,10 @@ impl Identity {
         let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             return false;
         };
-        let Some((state, started)) = parse_stat(&stat) else {
+        let Some(stat) = Stat::parse(&stat) else {
             return false;
         };
-        // A zombie has ended; its parent has not looked yet.
-        state != 'Z'
-            && state != 'X'
-            && started == self.started
-            && boot_id().is_ok_and(|boot| boot == self.boot)
+        !stat.has_ended() && stat.started == self.started && boot_id().is_ok_and(|boot| boot == self.boot)
     }
 
     /// Sends a signal; a process that is gone already is fine.
@@ -102,13 +98,32 @@ pub fn boot_id() -> Result<String> {
     Ok(id.trim().to_owned())
 }
 
-/// The state letter and the start time. The command's name comes before them in parentheses and may hold anything,
-/// parentheses and spaces too, so fields are counted from the last one.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
-    let rest = &stat[stat.rfind(')')? + 1..];
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+/// What the kernel says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u32,
+    started: u64,
+}
+
+impl Stat {
+    /// The command's name comes before the rest in parentheses and may hold anything, parentheses and spaces too, so
+    /// fields are counted from the last one.
+    fn parse(stat: &str) -> Option<Self> {
+        let rest = &stat[stat.rfind(')')? + 1..];
+        let mut fields = rest.split_whitespace();
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            threads: fields.nth(16)?.parse().ok()?,
+            started: fields.nth(1)?.parse().ok()?,
+        })
+    }
+
+    /// A zombie has ended, and its parent has not looked yet; but not while threads are left that its first one did not
+    /// wait for, for with them its ports are still open.
+    fn has_ended(self) -> bool {
+        self.state == 'X' || self.state == 'Z' && self.threads <= 1
+    }
 }
 
 /// The command line of a process, for people.
@@ -132,14 +147,34 @@ mod tests {
     fn stat_is_read_behind_any_name() {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         for name in ["sh", "a b", "x) R 1 (y", "((("] {
+            let stat = Stat::parse(&format!("12 ({name}) {tail}")).unwrap();
             assert_eq!(
-                parse_stat(&format!("12 ({name}) {tail}")),
-                Some(('S', 4711)),
+                (stat.state, stat.threads, stat.started),
+                ('S', 17, 4711),
                 "{name}"
             );
         }
-        assert_eq!(parse_stat("12 (sh) S 1"), None);
-        assert_eq!(parse_stat(""), None);
+        assert_eq!(Stat::parse("12 (sh) S 1"), None);
+        assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn a_process_lives_as_long_as_its_last_thread() {
+        let program = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); \
+                       ctypes.CDLL(None).pthread_exit(None)";
+        let mut child = Command::new("python3").args(["-c", program]).spawn().unwrap();
+        let identity = Identity::of(child.id().cast_signed()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let state =
+            || Stat::parse(&fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap()).unwrap();
+        while state().state != 'Z' {
+            assert!(Instant::now() < deadline, "{:?}", state());
+            std::thread::sleep(POLL);
+        }
+        assert!(identity.is_alive());
+        identity.stop(Duration::ZERO).unwrap();
+        assert!(!identity.is_alive());
+        child.wait().unwrap();
     }
 
     #[test]
