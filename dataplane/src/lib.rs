@@ -5,6 +5,7 @@
 //! process/   what every role shares: logs, admin port, metrics, dependencies, shutdown
 //! ingest/    HTTP -> Kafka
 //! consume/   Kafka -> ClickHouse
+//! stops.rs   where JSON strings may stop, found by vectors
 //! ```
 #![forbid(unsafe_code)]
 
@@ -13,3 +14,4 @@ pub mod consume;
 pub mod fuzz;
 pub mod ingest;
 pub mod process;
+mod stops;

@@ -117,11 +117,41 @@ impl<'a> Spoken<'a> {
     }
 }
 
-/// The members about the client up to the library's value, made once per request.
-pub(crate) fn members(sender: &Sender<'_>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + sender.ip.len() + sender.user_agent.len());
-    push_members(&mut out, sender.ip, sender.user_agent);
-    out
+/// The members that all events of a request share behind their times, from the client's address to the protocol.
+/// Made once per request.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    bytes: Vec<u8>,
+    /// Where the library's value begins.
+    library: usize,
+}
+
+impl Shared {
+    pub(crate) fn new(sender: &Sender<'_>, source: &str) -> Self {
+        let mut bytes = Vec::with_capacity(96 + sender.ip.len() + sender.user_agent.len());
+        push_members(&mut bytes, sender.ip, sender.user_agent);
+        let library = bytes.len();
+        bytes.extend_from_slice(b"\"\"");
+        push_source(&mut bytes, source);
+        Self { bytes, library }
+    }
+
+    /// Without a library.
+    pub(crate) fn whole(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Up to the library's value.
+    pub(crate) fn before_library(&self) -> &[u8] {
+        &self.bytes[..self.library]
+    }
+}
+
+/// The member that names the protocol.
+pub(crate) fn push_source(out: &mut Vec<u8>, source: &str) {
+    out.extend_from_slice(b",\"source\":\"");
+    out.extend_from_slice(source.as_bytes());
+    out.push(b'"');
 }
 
 fn push_members(out: &mut Vec<u8>, ip: &str, user_agent: &str) {

@@ -13,10 +13,10 @@
 use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
-use super::json::{Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
-use super::members::{self, Taken};
-use super::native::{Owner, Refused, merge_context};
+use super::json::{Fault, Kind, Scanner};
+use super::line::{self, EVENT_TYPE_LIMIT, Given, Lines, Stamp, TEXT_LIMIT};
+use super::members::{Known, Members, Protocol, Rule};
+use super::native::{Owner, Refused, each_event, owned, push_with_context};
 use super::time;
 
 const USER_ID_LIMIT: usize = 255;
@@ -90,30 +90,26 @@ impl<O: Owner, R: FnMut() -> Uuid> Envelope<'_, O, R> {
     }
 
     fn events(&mut self, scanner: &mut Scanner<'_>, lines: &mut Lines) -> Result<(), Refused> {
-        scanner.array_start()?;
-        let (mut first, mut unknown) = (true, Vec::new());
-        while scanner.array_next(&mut first)? {
-            if lines.seen as usize >= self.stamp.batch_limit {
-                return Err(Refused::TooManyEvents(self.stamp.batch_limit));
-            }
-            self.event(scanner, &mut unknown, lines)?;
-        }
-        Ok(())
+        each_event(
+            scanner,
+            &PROTOCOL,
+            self.stamp.batch_limit,
+            lines,
+            |scanner, members, lines| self.event(scanner, members, lines),
+        )
     }
 
     fn event<'a>(
         &mut self,
         scanner: &mut Scanner<'a>,
-        unknown: &mut Vec<(Key<'a>, Raw<'a>)>,
+        members: &mut Members<'a>,
         lines: &mut Lines,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Fault> {
         let index = lines.next();
-        let mut fields = Fields::default();
-        let take = |name: &[u8], value| fields.take(name, value);
-        let (original, found) = members::event(scanner, unknown, self.stamp.event_limit, take)?;
+        let (original, found) = members.read(scanner, &mut lines.shape, self.stamp.event_limit)?;
         let outcome = match found {
             Some(found) => Err(found),
-            None => self.checked(&fields, unknown, index, lines),
+            None => self.checked(members, index, lines),
         };
         match outcome {
             Err(found) if found.flaw == Flaw::TooOld => lines.quarantine(original, &found),
@@ -123,69 +119,40 @@ impl<O: Owner, R: FnMut() -> Uuid> Envelope<'_, O, R> {
         Ok(())
     }
 
-    fn checked<'a>(
-        &mut self,
-        fields: &Fields<'a>,
-        unknown: &[(Key<'a>, Raw<'a>)],
-        index: u32,
-        lines: &mut Lines,
-    ) -> Result<(), Found> {
-        let event_id = line::required("event_id", fields.event_id, TEXT_LIMIT)?;
-        let text = event_id.decoded().unwrap_or_default();
+    fn checked(&mut self, members: &Members<'_>, index: u32, lines: &mut Lines) -> Result<(), Found> {
+        let slots = members.check()?;
+        let (id, at) = (members.get(EVENT_ID), members.get(TIMESTAMP));
+        let text = id.and_then(|raw| raw.decoded()).unwrap_or_default();
         if Uuid::try_parse(&text).is_err() {
             return Err(Found::new(Flaw::InvalidType, "event_id", "must be a UUID"));
         }
-        let event_type = line::event_type("event_name", fields.event_name)?;
-        let user_id = line::required("user_id", fields.user_id, USER_ID_LIMIT)?;
-        let timestamp = line::required("timestamp", fields.timestamp, TEXT_LIMIT)?;
-        let at = timestamp.decoded().and_then(|text| time::from_text(&text));
-        match at {
-            None => {
-                return Err(Found::new(
-                    Flaw::InvalidTime,
-                    "timestamp",
-                    "must be RFC 3339, from 1970 on",
-                ));
-            }
-            Some(at) if time::is_ahead(self.stamp.received_at, at) => {
-                return Err(Found::new(
-                    Flaw::InvalidTime,
-                    "timestamp",
-                    "more than 5 minutes in the future",
-                ));
-            }
-            Some(_) => {}
-        }
-        if let Some(app_id) = line::text("app_id", fields.app_id, TEXT_LIMIT)?
-            && !app_id.decoded().is_some_and(|id| self.owner.is(&id))
-        {
-            return Err(Found::new(Flaw::AppMismatch, "app_id", "is not the key's App"));
-        }
-        let text = |name, raw| line::text(name, raw, TEXT_LIMIT);
-        let mut draft = Draft {
-            event_type: Some(event_type),
-            user_id: Some(user_id),
-            device_id: text("device_id", fields.device_id)?,
-            session_id: text("session_id", fields.session_id)?,
-            platform: text("platform", fields.platform)?,
-            os_version: text("os_version", fields.os_version)?,
-            app_version: text("app_version", fields.app_version)?,
-            attribution: line::object("attribution", fields.attribution)?,
-            event_data: line::object("properties", fields.properties)?,
-            context: line::object("context", fields.context)?,
-            client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
-            ..lines.draft()
+        let time = at
+            .and_then(|raw| raw.decoded())
+            .and_then(|text| time::from_text(&text));
+        let detail = match time {
+            None => "must be RFC 3339, from 1970 on",
+            Some(at) if time::is_ahead(self.stamp.received_at, at) => "more than 5 minutes in the future",
+            Some(_) => "",
         };
-        if !unknown.is_empty() {
-            lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
+        if !detail.is_empty() {
+            return Err(Found::new(Flaw::InvalidTime, "timestamp", detail));
         }
+        owned(members.get(APP_ID), self.owner)?;
         let given = Given {
-            id: ("event_id", Some(event_id)),
-            time: ("timestamp", Some(timestamp)),
+            id: ("event_id", id),
+            time: ("timestamp", at),
+            client: lines.spoken(self.stamp, members.get(IP), members.get(USER_AGENT))?,
+            library: "",
         };
-        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
-        lines.reclaim(draft);
-        pushed
+        push_with_context(
+            self.stamp,
+            index,
+            &given,
+            members,
+            (slots, CONTEXT),
+            &mut self.random,
+            lines,
+        )
     }
 }
 
@@ -194,50 +161,39 @@ fn broken(flaw: Flaw, field: &'static str, detail: &'static str) -> Refused {
     Refused::Envelope(Found::new(flaw, field, detail))
 }
 
-/// The members that the protocol knows, as written.
-#[derive(Debug, Default)]
-struct Fields<'a> {
-    event_id: Option<Raw<'a>>,
-    event_name: Option<Raw<'a>>,
-    user_id: Option<Raw<'a>>,
-    timestamp: Option<Raw<'a>>,
-    properties: Option<Raw<'a>>,
-    app_id: Option<Raw<'a>>,
-    device_id: Option<Raw<'a>>,
-    session_id: Option<Raw<'a>>,
-    platform: Option<Raw<'a>>,
-    os_version: Option<Raw<'a>>,
-    app_version: Option<Raw<'a>>,
-    attribution: Option<Raw<'a>>,
-    context: Option<Raw<'a>>,
-    ip: Option<Raw<'a>>,
-    user_agent: Option<Raw<'a>>,
-}
+const EVENT_ID: usize = PROTOCOL.index("event_id");
+const TIMESTAMP: usize = PROTOCOL.index("timestamp");
+const APP_ID: usize = PROTOCOL.index("app_id");
+const CONTEXT: usize = PROTOCOL.index("context");
+const IP: usize = PROTOCOL.index("ip");
+const USER_AGENT: usize = PROTOCOL.index("user_agent");
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, name: &[u8], value: Raw<'a>) -> Taken {
-        let (bit, field) = match name {
-            b"event_id" => (0, &mut self.event_id),
-            b"event_name" => (1, &mut self.event_name),
-            b"user_id" => (2, &mut self.user_id),
-            b"timestamp" => (3, &mut self.timestamp),
-            b"properties" => (4, &mut self.properties),
-            b"app_id" => (5, &mut self.app_id),
-            b"device_id" => (6, &mut self.device_id),
-            b"session_id" => (7, &mut self.session_id),
-            b"platform" => (8, &mut self.platform),
-            b"os_version" => (9, &mut self.os_version),
-            b"app_version" => (10, &mut self.app_version),
-            b"attribution" => (11, &mut self.attribution),
-            b"context" => (12, &mut self.context),
-            b"ip" => (13, &mut self.ip),
-            b"user_agent" => (14, &mut self.user_agent),
-            _ => return Taken::No,
-        };
-        *field = Some(value);
-        Taken::As(bit)
+/// The members that the protocol knows.
+static PROTOCOL: Protocol = {
+    const fn text(name: &'static str) -> Known {
+        Known::same(name, Rule::Text(TEXT_LIMIT))
     }
-}
+    const fn required(name: &'static str) -> Known {
+        Known::column(name, Rule::Required(TEXT_LIMIT), "")
+    }
+    Protocol::new(&[
+        required("event_id"),
+        Known::column("event_name", Rule::Required(EVENT_TYPE_LIMIT), "event_type"),
+        Known::same("user_id", Rule::Required(USER_ID_LIMIT)),
+        required("timestamp"),
+        Known::column("properties", Rule::Object, "event_data"),
+        Known::own("app_id"),
+        text("device_id"),
+        text("session_id"),
+        text("platform"),
+        text("os_version"),
+        text("app_version"),
+        Known::same("attribution", Rule::Object),
+        Known::same("context", Rule::Object),
+        Known::own("ip"),
+        Known::own("user_agent"),
+    ])
+};
 
 #[cfg(test)]
 #[path = "envelope_tests.rs"]

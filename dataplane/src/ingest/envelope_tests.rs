@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::client::{Sender, members as client_members};
+use super::super::client::{Sender, Shared};
 use super::super::json::Fault;
 use super::super::line::head_of;
 use super::*;
@@ -19,15 +19,18 @@ impl Owner for Shop {
 
 fn read(body: &str) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let client = client_members(&Sender {
-        ip: "203.0.113.7",
-        user_agent: "",
-    });
+    let shared = Shared::new(
+        &Sender {
+            ip: "203.0.113.7",
+            user_agent: "",
+        },
+        "envelope",
+    );
     let stamp = Stamp {
         app: Uuid::from_u128(7),
         head: &head,
         received_at: NOW,
-        client: &client,
+        shared: &shared,
         on_behalf: None,
         source: "envelope",
         idempotency_key: None,

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::client::{self, Proxies, Sender};
+use super::client::{Proxies, Sender, Shared};
 use super::encoding::{self, Encoding};
 use super::envelope::Envelope;
 use super::json::Scanner;
@@ -160,12 +160,12 @@ fn requests(
         ip: "203.0.113.7",
         user_agent: "fuzz/1",
     };
-    let (head, client) = (head_of(&APP), client::members(&sender));
+    let (head, shared) = (head_of(&APP), Shared::new(&sender, source));
     let stamp = Stamp {
         app: APP,
         head: &head,
         received_at: NOW,
-        client: &client,
+        shared: &shared,
         // Of a key that may say who its clients are, so that what it says is read.
         on_behalf: Some(sender),
         source,

@@ -28,7 +28,7 @@ use super::answer::{self, Answer, Code, Refusal};
 use super::apps::{App, Apps, Writer};
 use super::body::{self, Body};
 use super::budget::Budget;
-use super::client::{self, Proxies, Sender};
+use super::client::{self, Proxies, Sender, Shared};
 use super::cors;
 use super::envelope::Envelope;
 use super::fate::Fate;
@@ -306,12 +306,12 @@ impl Handler {
             ip: &ip,
             user_agent: client::user_agent(headers),
         };
-        let client = client::members(&sender);
+        let shared = Shared::new(&sender, route.source());
         let stamp = Stamp {
             app: app.id,
             head: &app.head,
             received_at,
-            client: &client,
+            shared: &shared,
             on_behalf: writer.trusted.then_some(sender),
             source: route.source(),
             idempotency_key: request_head::idempotency_key(headers),

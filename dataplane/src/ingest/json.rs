@@ -11,6 +11,8 @@
 
 use std::borrow::Cow;
 
+use crate::stops::Stops;
+
 /// How deep containers may nest inside one value.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
@@ -46,6 +48,13 @@ pub(crate) struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
+    pub(crate) const NULL: Self = Self {
+        text: "null",
+        kind: Kind::Null,
+        breaks: false,
+        escapes: false,
+    };
+
     /// What is between the quotes of a string, still escaped.
     pub(crate) fn inner(&self) -> &'a str {
         self.text.get(1..self.text.len().saturating_sub(1)).unwrap_or("")
@@ -72,17 +81,29 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Members of an object whose names are remembered.
-const PLACES: usize = 16;
+/// The text stops being JSON; where and why is in the scanner. It fits into a register beside what it stands in for,
+/// which a [`Fault`] does not, and values are many.
+#[derive(Debug)]
+pub(crate) struct Broken;
 
+/// What a value is, without its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) kind: Kind,
+    pub(crate) breaks: bool,
+    pub(crate) escapes: bool,
+}
+
+/// Methods that yield what callers ask for say what is wrong themselves; those that only pass it are for who reads
+/// many values, and leave that to [`Scanner::fault`].
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     /// A line break was passed outside a string.
     breaks: bool,
-    /// Names as written, quotes and colon included, by their place in the object read by [`Self::object_next_at`] before.
-    names: [&'a str; PLACES],
+    stops: Stops,
+    fault: Fault,
 }
 
 impl<'a> Scanner<'a> {
@@ -91,14 +112,36 @@ impl<'a> Scanner<'a> {
             text,
             at: 0,
             breaks: false,
-            names: [""; PLACES],
+            stops: Stops::new(),
+            fault: Fault {
+                offset: 0,
+                expected: "JSON",
+            },
         }
     }
 
-    /// Index of the next byte that is not white space.
-    pub(crate) fn offset(&mut self) -> usize {
-        self.white_space();
+    /// The whole text.
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Index of the next byte.
+    #[inline]
+    pub(crate) fn at(&self) -> usize {
         self.at
+    }
+
+    /// Index of the next byte that is not white space.
+    #[inline]
+    pub(crate) fn offset(&mut self) -> usize {
+        self.at = self.space_end(self.at);
+        self.at
+    }
+
+    /// Goes to an index that was returned.
+    #[inline]
+    pub(crate) fn go_to(&mut self, at: usize) {
+        self.at = at;
     }
 
     /// The text from `start` to here.
@@ -106,132 +149,53 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at).unwrap_or("")
     }
 
+    /// Where and why the text turned out to be broken.
+    pub(crate) fn fault(&self, Broken: Broken) -> Fault {
+        self.fault
+    }
+
     /// What the next value is, judged by its first byte; nothing is consumed but white space.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<Kind, Fault> {
-        self.white_space();
-        match self.byte() {
-            Some(b'{') => Ok(Kind::Object),
-            Some(b'[') => Ok(Kind::Array),
-            Some(b'"') => Ok(Kind::String),
-            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
-            Some(b't' | b'f') => Ok(Kind::Bool),
-            Some(b'n') => Ok(Kind::Null),
-            _ => Err(self.fault("a value")),
-        }
+        let at = self.offset();
+        self.kind(at).map_err(|broken| self.fault(broken))
     }
 
     pub(crate) fn object_start(&mut self) -> Result<(), Fault> {
-        self.take(b'{', "`{`")
+        self.pass(b'{', "`{`").map_err(|broken| self.fault(broken))
     }
 
     /// The next member's name, with its colon consumed; `None` at the object's end.
-    #[inline]
     pub(crate) fn object_next(&mut self, first: &mut bool) -> Result<Option<Key<'a>>, Fault> {
-        if self.another_member(first)? {
-            self.key().map(Some)
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// The same for the member at `place` of one of many like objects. They mostly name the same members in the same
-    /// order, and what was checked once needs only be compared.
-    #[inline]
-    pub(crate) fn object_next_at(
-        &mut self,
-        first: &mut bool,
-        place: usize,
-    ) -> Result<Option<Key<'a>>, Fault> {
-        if !self.another_member(first)? {
-            return Ok(None);
-        }
-        let start = self.at;
-        if let Some(name) = self.names.get(place).copied()
-            && name.len() > 3
-            && self.text.as_bytes()[start..].starts_with(name.as_bytes())
-        {
-            self.at += name.len();
-            let raw = name.get(1..name.len() - 2).unwrap_or("");
-            return Ok(Some(Key { raw, escapes: false }));
-        }
-        let key = self.key()?;
-        // Only what is as short as it can be: with white space or escapes the same name may be written otherwise.
-        if !key.escapes && self.at - start == key.raw.len() + 3 {
-            let written = self.text.get(start..self.at).unwrap_or("");
-            if let Some(name) = self.names.get_mut(place) {
-                *name = written;
-            }
-        }
-        Ok(Some(key))
-    }
-
-    /// Passes what is before a member's name; false at the object's end, which is passed too.
-    #[inline]
-    fn another_member(&mut self, first: &mut bool) -> Result<bool, Fault> {
-        self.white_space();
-        match self.byte() {
-            Some(b'}') => {
-                self.at += 1;
-                return Ok(false);
-            }
-            Some(b',') if !*first => {
-                self.at += 1;
-                self.white_space();
-            }
-            _ if *first => {}
-            _ => return Err(self.fault("`,` or `}`")),
-        }
-        *first = false;
-        Ok(true)
+        let key = match self.pass_to_member(first) {
+            Ok(true) => self.key().map(Some),
+            Ok(false) => Ok(None),
+            Err(broken) => Err(broken),
+        };
+        key.map_err(|broken| self.fault(broken))
     }
 
     pub(crate) fn array_start(&mut self) -> Result<(), Fault> {
-        self.take(b'[', "`[`")
+        self.pass(b'[', "`[`").map_err(|broken| self.fault(broken))
     }
 
     /// Whether an element follows.
     pub(crate) fn array_next(&mut self, first: &mut bool) -> Result<bool, Fault> {
-        self.white_space();
-        match self.byte() {
-            Some(b']') => {
-                self.at += 1;
-                return Ok(false);
-            }
-            Some(b',') if !*first => {
-                self.at += 1;
-                self.white_space();
-                // A value must follow; `]` here would be a trailing comma, which the value's check refuses.
-            }
-            _ if *first => {}
-            _ => return Err(self.fault("`,` or `]`")),
-        }
-        *first = false;
-        Ok(true)
+        // A value must follow a comma; `]` there would be a trailing comma, which the value's check refuses.
+        self.pass_to(first, b']', "`,` or `]`")
+            .map_err(|broken| self.fault(broken))
     }
 
     /// The next value, whatever it is.
-    #[inline]
     pub(crate) fn value(&mut self) -> Result<Raw<'a>, Fault> {
-        self.white_space();
-        let start = self.at;
-        // Most values are strings, and need no stack.
-        if self.byte() == Some(b'"') {
-            let escapes = self.string()?;
-            let text = self.text.get(start..self.at).unwrap_or("");
-            return Ok(Raw {
-                text,
-                kind: Kind::String,
-                breaks: false,
-                escapes,
-            });
-        }
-        let outer_breaks = std::mem::replace(&mut self.breaks, false);
-        let (kind, escapes) = self.skip()?;
-        let breaks = std::mem::replace(&mut self.breaks, outer_breaks);
-        let text = self.text.get(start..self.at).unwrap_or("");
+        let start = self.offset();
+        let Passed {
+            kind,
+            breaks,
+            escapes,
+        } = self.pass_value().map_err(|broken| self.fault(broken))?;
         Ok(Raw {
-            text,
+            text: self.since(start),
             kind,
             breaks,
             escapes,
@@ -240,250 +204,313 @@ impl<'a> Scanner<'a> {
 
     /// Nothing but white space may be left.
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
-        self.white_space();
-        if self.at == self.text.len() {
-            Ok(())
-        } else {
-            Err(self.fault("the end of the text"))
+        if self.offset() == self.text.len() {
+            return Ok(());
         }
-    }
-
-    fn fault(&self, expected: &'static str) -> Fault {
-        Fault {
-            offset: self.at,
-            expected,
-        }
+        let broken = self.broken(self.at, "the end of the text");
+        Err(self.fault(broken))
     }
 
     #[inline]
-    fn byte(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+    fn pass_to(&mut self, first: &mut bool, close: u8, expected: &'static str) -> Result<bool, Broken> {
+        let mut at = self.space_end(self.at);
+        match self.byte(at) {
+            Some(byte) if byte == close => {
+                self.at = at + 1;
+                return Ok(false);
+            }
+            Some(b',') if !*first => at = self.space_end(at + 1),
+            _ if *first => {}
+            _ => return Err(self.broken(at, expected)),
+        }
+        (*first, self.at) = (false, at);
+        Ok(true)
     }
 
-    #[inline]
-    fn take(&mut self, byte: u8, expected: &'static str) -> Result<(), Fault> {
-        self.white_space();
-        if self.byte() != Some(byte) {
-            return Err(self.fault(expected));
-        }
-        self.at += 1;
+    fn pass(&mut self, byte: u8, expected: &'static str) -> Result<(), Broken> {
+        self.at = self.space_end(self.at);
+        self.at = self.byte_end(self.at, byte, expected)?;
         Ok(())
     }
 
+    /// Passes what is before a member's name; false at the object's end, which is passed too.
     #[inline]
-    fn white_space(&mut self) {
-        // Mostly there is none.
-        if self.byte().is_some_and(|byte| byte <= b' ') {
-            self.skip_white_space();
-        }
+    pub(crate) fn pass_to_member(&mut self, first: &mut bool) -> Result<bool, Broken> {
+        self.pass_to(first, b'}', "`,` or `}`")
     }
 
-    fn skip_white_space(&mut self) {
-        while let Some(byte) = self.byte() {
-            match byte {
-                b' ' | b'\t' => {}
-                b'\n' | b'\r' => self.breaks = true,
-                _ => return,
-            }
-            self.at += 1;
-        }
-    }
-
-    #[inline]
-    fn key(&mut self) -> Result<Key<'a>, Fault> {
-        if self.byte() != Some(b'"') {
-            return Err(self.fault("a member's name"));
-        }
+    /// A member's name, with its colon consumed.
+    pub(crate) fn key(&mut self) -> Result<Key<'a>, Broken> {
         let start = self.at + 1;
-        let escapes = self.string()?;
-        let raw = self.text.get(start..self.at - 1).unwrap_or("");
-        self.take(b':', "`:`")?;
+        let (end, escapes) = self.name_end(self.at)?;
+        self.at = self.colon_end(end)?;
+        let raw = self.text.get(start..end - 1).unwrap_or("");
         Ok(Key { raw, escapes })
     }
 
-    /// Passes one value. Containers are kept on a stack of bits: 1 is an object, 0 an array.
-    fn skip(&mut self) -> Result<(Kind, bool), Fault> {
+    /// Passes the next value.
+    pub(crate) fn pass_value(&mut self) -> Result<Passed, Broken> {
+        let (end, passed) = self.value_end(self.at)?;
+        self.at = end;
+        Ok(passed)
+    }
+
+    #[cold]
+    fn broken(&mut self, offset: usize, expected: &'static str) -> Broken {
+        self.fault = Fault { offset, expected };
+        Broken
+    }
+}
+
+/// Each of these is given where something begins and returns where it ends: an index that stays in a register is much
+/// faster than one in the scanner.
+impl Scanner<'_> {
+    #[inline]
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.text.as_bytes().get(at).copied()
+    }
+
+    #[inline]
+    fn byte_end(&mut self, at: usize, byte: u8, expected: &'static str) -> Result<usize, Broken> {
+        if self.byte(at) != Some(byte) {
+            return Err(self.broken(at, expected));
+        }
+        Ok(at + 1)
+    }
+
+    #[inline]
+    fn space_end(&mut self, at: usize) -> usize {
+        // Mostly there is none.
+        match self.byte(at) {
+            Some(byte) if byte <= b' ' => self.spaces_end(at),
+            _ => at,
+        }
+    }
+
+    #[inline(never)]
+    fn spaces_end(&mut self, mut at: usize) -> usize {
+        while let Some(byte) = self.byte(at) {
+            match byte {
+                b' ' | b'\t' => {}
+                b'\n' | b'\r' => self.breaks = true,
+                _ => break,
+            }
+            at += 1;
+        }
+        at
+    }
+
+    #[inline]
+    fn kind(&mut self, at: usize) -> Result<Kind, Broken> {
+        match self.byte(at) {
+            Some(b'{') => Ok(Kind::Object),
+            Some(b'[') => Ok(Kind::Array),
+            Some(b'"') => Ok(Kind::String),
+            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
+            Some(b't' | b'f') => Ok(Kind::Bool),
+            Some(b'n') => Ok(Kind::Null),
+            _ => Err(self.broken(at, "a value")),
+        }
+    }
+
+    #[inline]
+    fn name_end(&mut self, at: usize) -> Result<(usize, bool), Broken> {
+        if self.byte(at) != Some(b'"') {
+            return Err(self.broken(at, "a member's name"));
+        }
+        self.string_end(at)
+    }
+
+    #[inline]
+    fn colon_end(&mut self, at: usize) -> Result<usize, Broken> {
+        let at = self.space_end(at);
+        self.byte_end(at, b':', "`:`")
+    }
+
+    /// From a member's name to the beginning of its value.
+    #[inline]
+    fn key_end(&mut self, at: usize) -> Result<usize, Broken> {
+        let (at, _) = self.name_end(at)?;
+        let at = self.colon_end(at)?;
+        Ok(self.space_end(at))
+    }
+
+    #[inline]
+    pub(crate) fn value_end(&mut self, at: usize) -> Result<(usize, Passed), Broken> {
+        // Most values are strings, and need no stack.
+        if self.byte(at) == Some(b'"') {
+            let (end, escapes) = self.string_end(at)?;
+            let passed = Passed {
+                kind: Kind::String,
+                breaks: false,
+                escapes,
+            };
+            return Ok((end, passed));
+        }
+        self.other_end(at)
+    }
+
+    #[inline(never)]
+    fn other_end(&mut self, at: usize) -> Result<(usize, Passed), Broken> {
+        let outer_breaks = std::mem::replace(&mut self.breaks, false);
+        let (end, kind) = self.nested_end(at)?;
+        let breaks = std::mem::replace(&mut self.breaks, outer_breaks);
+        let passed = Passed {
+            kind,
+            breaks,
+            escapes: false,
+        };
+        Ok((end, passed))
+    }
+
+    /// Containers are kept on a stack of bits: 1 is an object, 0 an array.
+    #[inline]
+    fn nested_end(&mut self, mut at: usize) -> Result<(usize, Kind), Broken> {
         let mut stack = 0u64;
         let mut depth = 0u32;
-        let first = self.peek()?;
-        let mut escapes = false;
+        let outermost = self.kind(at)?;
+        let mut kind = outermost;
         'value: loop {
-            match self.peek()? {
-                kind @ (Kind::Object | Kind::Array) => {
+            match kind {
+                Kind::Object | Kind::Array => {
                     if depth == MAX_DEPTH {
-                        return Err(self.fault("less nesting"));
+                        return Err(self.broken(at, "less nesting"));
                     }
-                    self.at += 1;
-                    self.white_space();
-                    let object = kind == Kind::Object;
-                    let close = if object { b'}' } else { b']' };
-                    if self.byte() == Some(close) {
-                        self.at += 1;
+                    at = self.space_end(at + 1);
+                    let is_object = kind == Kind::Object;
+                    let close = if is_object { b'}' } else { b']' };
+                    if self.byte(at) == Some(close) {
+                        at += 1;
                     } else {
                         depth += 1;
-                        stack = stack << 1 | u64::from(object);
-                        if object {
-                            self.key()?;
+                        stack = stack << 1 | u64::from(is_object);
+                        if is_object {
+                            at = self.key_end(at)?;
                         }
+                        kind = self.kind(at)?;
                         continue 'value;
                     }
                 }
-                Kind::String => escapes = self.string()?,
-                Kind::Number => self.number()?,
-                Kind::Bool | Kind::Null => self.literal()?,
+                Kind::String => (at, _) = self.string_end(at)?,
+                Kind::Number => at = self.number_end(at)?,
+                Kind::Bool | Kind::Null => at = self.literal_end(at)?,
             }
             loop {
                 if depth == 0 {
-                    return Ok((first, escapes && first == Kind::String));
+                    return Ok((at, outermost));
                 }
-                self.white_space();
-                let object = stack & 1 == 1;
-                match self.byte() {
+                at = self.space_end(at);
+                let is_object = stack & 1 == 1;
+                match self.byte(at) {
                     Some(b',') => {
-                        self.at += 1;
-                        if object {
-                            self.white_space();
-                            self.key()?;
+                        at = self.space_end(at + 1);
+                        if is_object {
+                            at = self.key_end(at)?;
                         }
+                        kind = self.kind(at)?;
                         continue 'value;
                     }
-                    Some(b'}') if object => {}
-                    Some(b']') if !object => {}
-                    _ => return Err(self.fault(if object { "`,` or `}`" } else { "`,` or `]`" })),
+                    Some(b'}') if is_object => {}
+                    Some(b']') if !is_object => {}
+                    _ => {
+                        let expected = if is_object { "`,` or `}`" } else { "`,` or `]`" };
+                        return Err(self.broken(at, expected));
+                    }
                 }
-                self.at += 1;
+                at += 1;
                 depth -= 1;
                 stack >>= 1;
             }
         }
     }
 
-    /// Passes a string from its opening to behind its closing quote; true when it has escapes.
+    /// From the opening quote to behind the closing one; true when there are escapes.
     #[inline]
-    fn string(&mut self) -> Result<bool, Fault> {
+    fn string_end(&mut self, at: usize) -> Result<(usize, bool), Broken> {
         let bytes = self.text.as_bytes();
-        let mut at = self.at + 1;
-        let mut escapes = false;
+        let stop = self.stops.next(bytes, at + 1);
+        if bytes.get(stop) == Some(&b'"') {
+            return Ok((stop + 1, false));
+        }
+        Ok((self.escapes_end(stop)?, true))
+    }
+
+    /// The rest of a string, from its first stop that is no quote.
+    #[inline(never)]
+    fn escapes_end(&mut self, mut at: usize) -> Result<usize, Broken> {
+        let bytes = self.text.as_bytes();
         loop {
-            // Eight bytes at a time up to the first quote, backslash or control character.
-            while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-                let stops = special(u64::from_le_bytes(*word));
-                if stops != 0 {
-                    at += (stops.trailing_zeros() / 8) as usize;
-                    break;
-                }
-                at += 8;
-            }
             match bytes.get(at) {
-                Some(b'"') => {
-                    self.at = at + 1;
-                    return Ok(escapes);
-                }
-                Some(b'\\') => {
-                    escapes = true;
-                    at = self.escape(at)?;
-                }
-                Some(0..=0x1f) => {
-                    return Err(Fault {
-                        offset: at,
-                        expected: "no control character",
-                    });
-                }
-                Some(_) => at += 1,
-                None => {
-                    return Err(Fault {
-                        offset: at,
-                        expected: "`\"`",
-                    });
-                }
+                Some(b'"') => return Ok(at + 1),
+                Some(b'\\') => at = self.escape_end(at)?,
+                Some(_) => return Err(self.broken(at, "no control character")),
+                None => return Err(self.broken(at, "`\"`")),
             }
+            at = self.stops.next(bytes, at);
         }
     }
 
-    /// Checks the escape at `at`; the index behind it.
-    fn escape(&self, at: usize) -> Result<usize, Fault> {
+    fn escape_end(&mut self, at: usize) -> Result<usize, Broken> {
         let bytes = self.text.as_bytes();
         match bytes.get(at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
             Some(b'u') => {
                 for digit in at + 2..at + 6 {
                     if !bytes.get(digit).is_some_and(u8::is_ascii_hexdigit) {
-                        return Err(Fault {
-                            offset: digit.min(bytes.len()),
-                            expected: "a hexadecimal digit",
-                        });
+                        return Err(self.broken(digit.min(bytes.len()), "a hexadecimal digit"));
                     }
                 }
                 Ok(at + 6)
             }
-            _ => Err(Fault {
-                offset: (at + 1).min(bytes.len()),
-                expected: "an escape",
-            }),
+            _ => Err(self.broken((at + 1).min(bytes.len()), "an escape")),
         }
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
-        if self.byte() == Some(b'-') {
-            self.at += 1;
+    #[inline]
+    fn number_end(&mut self, mut at: usize) -> Result<usize, Broken> {
+        if self.byte(at) == Some(b'-') {
+            at += 1;
         }
-        match self.byte() {
-            Some(b'0') => self.at += 1,
-            Some(b'1'..=b'9') => self.digits()?,
-            _ => return Err(self.fault("a digit")),
+        at = match self.byte(at) {
+            Some(b'0') => at + 1,
+            _ => self.digits_end(at)?,
+        };
+        if self.byte(at) == Some(b'.') {
+            at = self.digits_end(at + 1)?;
         }
-        if self.byte() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.byte() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.byte() {
-                self.at += 1;
+        if let Some(b'e' | b'E') = self.byte(at) {
+            at += 1;
+            if let Some(b'+' | b'-') = self.byte(at) {
+                at += 1;
             }
-            self.digits()?;
+            at = self.digits_end(at)?;
         }
-        Ok(())
+        Ok(at)
     }
 
-    fn digits(&mut self) -> Result<(), Fault> {
-        let start = self.at;
-        while self.byte().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
+    #[inline]
+    fn digits_end(&mut self, start: usize) -> Result<usize, Broken> {
+        let mut at = start;
+        while self.byte(at).is_some_and(|byte| byte.is_ascii_digit()) {
+            at += 1;
         }
-        if self.at == start {
-            Err(self.fault("a digit"))
-        } else {
-            Ok(())
+        if at == start {
+            return Err(self.broken(at, "a digit"));
         }
+        Ok(at)
     }
 
-    fn literal(&mut self) -> Result<(), Fault> {
-        let word: &[u8] = match self.byte() {
+    fn literal_end(&mut self, mut at: usize) -> Result<usize, Broken> {
+        let word: &[u8] = match self.byte(at) {
             Some(b't') => b"true",
             Some(b'f') => b"false",
             _ => b"null",
         };
         for letter in word {
-            if self.byte() != Some(*letter) {
-                return Err(self.fault("`true`, `false` or `null`"));
-            }
-            self.at += 1;
+            at = self.byte_end(at, *letter, "`true`, `false` or `null`")?;
         }
-        Ok(())
+        Ok(at)
     }
-}
-
-/// The high bit of each byte that is a quote, a backslash or below 0x20. Only the lowest set bit is exact: a borrow
-/// may set higher ones.
-fn special(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let quote = zeros(word ^ (ONES * b'"' as u64));
-    let backslash = zeros(word ^ (ONES * b'\\' as u64));
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (quote | backslash | control) & HIGH
 }
 
 /// Decodes the inside of a checked string; `None` for half a surrogate pair.

@@ -5,11 +5,12 @@
 
 use uuid::Uuid;
 
-use super::client::{Sender, Spoken};
+use super::client::{Sender, Shared, Spoken, push_source};
 use super::flaw::{Flaw, Found, Rejection};
 use super::identity::{self, Identity};
 use super::json::{Kind, Raw};
-use super::text::{push_json_string, push_number, push_raw};
+use super::shape::Shape;
+use super::text::{push_json_string, push_number};
 use super::time::{self, Judged, Stable};
 
 /// The version of the line.
@@ -22,8 +23,7 @@ pub(crate) struct Stamp<'r> {
     /// `{"v":1,"app_id":"…","event_id":"`, made once per App.
     pub(crate) head: &'r [u8],
     pub(crate) received_at: i64,
-    /// [`super::client::members`] of the request.
-    pub(crate) client: &'r [u8],
+    pub(crate) shared: &'r Shared,
     /// Who sends, where the key may speak for others: events may then say who their client is.
     pub(crate) on_behalf: Option<Sender<'r>>,
     pub(crate) source: &'static str,
@@ -69,29 +69,31 @@ pub(crate) struct Lines {
     pub(crate) ahead: u32,
     /// Members that clients may not set, dropped.
     pub(crate) dropped: u32,
-    /// Buffers of the last draft, for the next.
-    spare: (Vec<u8>, String),
-    received: Written,
+    /// Names of the last event's members.
+    pub(crate) shape: Shape,
+    /// Buffers for an event's `context` and library, taken and given back empty.
+    pub(crate) context: Vec<u8>,
+    pub(crate) library: String,
+    received: Received,
 }
 
-/// A number and its digits, so that one which stays the same is written once.
+/// What is between a line's id and its time, so that it is written once a millisecond.
 #[derive(Debug, Default)]
-struct Written {
-    number: Option<i64>,
-    digits: Vec<u8>,
+struct Received {
+    at: Option<i64>,
+    text: Vec<u8>,
 }
 
-impl Written {
-    fn set(&mut self, number: i64) {
-        if self.number != Some(number) {
-            self.number = Some(number);
-            self.digits.clear();
-            push_number(&mut self.digits, number);
+impl Received {
+    fn text(&mut self, at: i64) -> &[u8] {
+        if self.at != Some(at) {
+            self.at = Some(at);
+            self.text.clear();
+            self.text.extend_from_slice(b"\",\"received_at\":");
+            push_number(&mut self.text, at);
+            self.text.extend_from_slice(b",\"timestamp\":");
         }
-    }
-
-    fn text(&self) -> &[u8] {
-        &self.digits
+        &self.text
     }
 }
 
@@ -116,23 +118,6 @@ impl Lines {
 
     pub(crate) fn reject(&mut self, index: u32, found: Found) {
         self.rejected.push(Rejection { index, found });
-    }
-
-    /// An empty draft, with the buffers of one that was [reclaimed](Self::reclaim).
-    pub(crate) fn draft<'a>(&mut self) -> Draft<'a> {
-        let (merged_context, library) = std::mem::take(&mut self.spare);
-        Draft {
-            merged_context,
-            library,
-            ..Draft::default()
-        }
-    }
-
-    /// Takes a draft's buffers back, so that the next event needs none.
-    pub(crate) fn reclaim(&mut self, draft: Draft<'_>) {
-        self.spare = (draft.merged_context, draft.library);
-        self.spare.0.clear();
-        self.spare.1.clear();
     }
 
     /// What an event says of its client: taken from a key that may speak for others, else dropped and counted.
@@ -173,14 +158,15 @@ impl Lines {
         });
     }
 
-    /// Writes one line. The members in `draft` have been checked; what may still be wrong is the client's id or time,
-    /// or that the line has become larger than a record.
+    /// Writes one line, which `client` ends with the members that the client gave; they have been checked. What may
+    /// still be wrong is the client's id or time, or that the line has become larger than a record.
+    #[inline]
     pub(crate) fn push(
         &mut self,
         stamp: &Stamp<'_>,
         index: u32,
-        given: Given<'_>,
-        draft: &Draft<'_>,
+        given: &Given<'_>,
+        client: impl FnOnce(&mut Vec<u8>),
         random: impl FnOnce() -> Uuid,
     ) -> Result<(), Found> {
         let (name, id) = given.id;
@@ -192,10 +178,7 @@ impl Lines {
         out.extend_from_slice(stamp.head);
         let mut id = [0u8; uuid::fmt::Hyphenated::LENGTH];
         out.extend_from_slice(identity.id.hyphenated().encode_lower(&mut id).as_bytes());
-        self.received.set(stamp.received_at);
-        out.extend_from_slice(b"\",\"received_at\":");
-        out.extend_from_slice(self.received.text());
-        out.extend_from_slice(b",\"timestamp\":");
+        out.extend_from_slice(self.received.text(stamp.received_at));
         let written = out.len();
         push_number(out, times.timestamp);
         let written = written..out.len();
@@ -206,38 +189,8 @@ impl Lines {
         } else {
             push_number(out, times.client_timestamp);
         }
-        match &stamp.on_behalf {
-            Some(sender) if !draft.client.is_empty() => draft.client.push(out, sender),
-            _ => out.extend_from_slice(stamp.client),
-        }
-        push_json_string(out, &draft.library);
-        out.extend_from_slice(b",\"source\":\"");
-        out.extend_from_slice(stamp.source.as_bytes());
-        out.push(b'"');
-        for (name, raw) in [
-            (&b",\"event_type\":"[..], draft.event_type),
-            (b",\"user_id\":", draft.user_id),
-            (b",\"device_id\":", draft.device_id),
-            (b",\"session_id\":", draft.session_id),
-            (b",\"platform\":", draft.platform),
-            (b",\"os_version\":", draft.os_version),
-            (b",\"app_version\":", draft.app_version),
-            (b",\"attribution\":", draft.attribution),
-            (b",\"event_data\":", draft.event_data),
-            (b",\"context\":", draft.context),
-        ] {
-            let Some(raw) = raw else { continue };
-            out.extend_from_slice(name);
-            if raw.kind == Kind::Number {
-                push_json_string(out, raw.text);
-            } else {
-                push_raw(out, &raw);
-            }
-        }
-        if !draft.merged_context.is_empty() {
-            out.extend_from_slice(b",\"context\":");
-            out.extend_from_slice(&draft.merged_context);
-        }
+        given.push_shared(stamp, out);
+        client(out);
         out.extend_from_slice(b"}\n");
         if out.len() - start > LARGEST_LINE {
             out.truncate(start);
@@ -253,11 +206,38 @@ impl Lines {
     }
 }
 
-/// The client's id and time of an event, each with the member's name in its protocol.
+/// What an event says of itself, each member with its name in the protocol.
 #[derive(Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) id: (&'static str, Option<Raw<'a>>),
     pub(crate) time: (&'static str, Option<Raw<'a>>),
+    /// Who its client is.
+    pub(crate) client: Spoken<'a>,
+    /// Name and version of the SDK, or nothing.
+    pub(crate) library: &'a str,
+}
+
+impl Given<'_> {
+    /// The members from the client's address to the protocol.
+    #[inline]
+    fn push_shared(&self, stamp: &Stamp<'_>, out: &mut Vec<u8>) {
+        let sender = stamp.on_behalf.as_ref().filter(|_| !self.client.is_empty());
+        match (sender, self.library) {
+            (None, "") => return out.extend_from_slice(stamp.shared.whole()),
+            (None, _) => out.extend_from_slice(stamp.shared.before_library()),
+            (Some(sender), _) => self.client.push(out, sender),
+        }
+        push_json_string(out, self.library);
+        push_source(out, stamp.source);
+    }
+}
+
+/// Appends a `context` that was made of several parts; empty for none.
+pub(crate) fn push_context(out: &mut Vec<u8>, context: &[u8]) {
+    if !context.is_empty() {
+        out.extend_from_slice(b",\"context\":");
+        out.extend_from_slice(context);
+    }
 }
 
 /// Brokers refuse records over 1 MB, and no retry would help.
@@ -265,29 +245,8 @@ const LARGEST_LINE: usize = 950_000;
 /// Larger events are cut before they become dead letters, or no broker would take them.
 const LARGEST_LETTER: usize = 900_000;
 
-/// The client's part of a line, borrowed from the body.
-#[derive(Debug, Default)]
-pub(crate) struct Draft<'a> {
-    // Strings as written; a number, from protocols that allow one, is written as a string.
-    pub(crate) event_type: Option<Raw<'a>>,
-    pub(crate) user_id: Option<Raw<'a>>,
-    pub(crate) device_id: Option<Raw<'a>>,
-    pub(crate) session_id: Option<Raw<'a>>,
-    pub(crate) platform: Option<Raw<'a>>,
-    pub(crate) os_version: Option<Raw<'a>>,
-    pub(crate) app_version: Option<Raw<'a>>,
-    // Objects as written.
-    pub(crate) attribution: Option<Raw<'a>>,
-    pub(crate) event_data: Option<Raw<'a>>,
-    pub(crate) context: Option<Raw<'a>>,
-    /// `context` where the protocol made it of several parts; empty where it did not.
-    pub(crate) merged_context: Vec<u8>,
-    pub(crate) library: String,
-    pub(crate) client: Spoken<'a>,
-}
-
 /// Event types are short, for they are a column of few distinct values.
-const EVENT_TYPE_LIMIT: usize = 100;
+pub(crate) const EVENT_TYPE_LIMIT: usize = 100;
 /// Every other string.
 pub(crate) const TEXT_LIMIT: usize = 1000;
 
@@ -328,11 +287,6 @@ fn too_long(name: &'static str, limit: usize) -> Found {
         field: name.into(),
         detail: format!("longer than {limit} bytes").into(),
     }
-}
-
-/// What an event is called.
-pub(crate) fn event_type<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Raw<'a>, Found> {
-    required(name, raw, EVENT_TYPE_LIMIT)
 }
 
 /// A string that must be there, and not be empty.

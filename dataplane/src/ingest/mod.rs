@@ -46,6 +46,7 @@ mod reload;
 mod request_log;
 mod route;
 mod segment;
+mod shape;
 mod shard;
 mod spool;
 mod text;

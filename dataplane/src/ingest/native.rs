@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::flaw::{Flaw, Found};
 use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
-use super::members::{self, Taken};
+use super::line::{self, EVENT_TYPE_LIMIT, Given, Lines, Stamp, TEXT_LIMIT};
+use super::members::{Known, Members, Protocol, Rule};
 use super::text::{each_member, push_json_string, push_raw};
 
 /// Why a whole request was refused while its body was read.
@@ -46,7 +46,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
     /// `POST /v1/events`.
     pub(crate) fn single(&mut self, body: &str, lines: &mut Lines) -> Result<(), Refused> {
         let mut scanner = Scanner::new(body);
-        self.event(&mut scanner, &mut Vec::new(), lines)?;
+        self.event(&mut scanner, &mut Members::new(&PROTOCOL), lines)?;
         Ok(scanner.end()?)
     }
 
@@ -118,19 +118,18 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
     }
 
     fn array(&mut self, scanner: &mut Scanner<'_>, lines: &mut Lines) -> Result<(), Refused> {
-        scanner.array_start()?;
-        let (mut first, mut unknown) = (true, Vec::new());
-        while scanner.array_next(&mut first)? {
-            if lines.seen as usize >= self.stamp.batch_limit {
-                return Err(Refused::TooManyEvents(self.stamp.batch_limit));
-            }
-            self.event(scanner, &mut unknown, lines)?;
-        }
-        Ok(())
+        each_event(
+            scanner,
+            &PROTOCOL,
+            self.stamp.batch_limit,
+            lines,
+            |scanner, members, lines| self.event(scanner, members, lines),
+        )
     }
 
     /// One event a line. A line that is no JSON is refused alone, for the next one begins anew.
     fn ndjson(&mut self, body: &str, lines: &mut Lines) -> Result<(), Refused> {
+        let mut members = Members::new(&PROTOCOL);
         let mut start = 0;
         for text in body.split('\n') {
             let offset = start;
@@ -152,7 +151,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
             let index = lines.seen;
             let mut scanner = Scanner::new(text);
             let read = self
-                .event(&mut scanner, &mut Vec::new(), lines)
+                .event(&mut scanner, &mut members, lines)
                 .and_then(|()| scanner.end());
             if let Err(fault) = read {
                 lines.bytes.truncate(before.0);
@@ -178,16 +177,14 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
     fn event<'a>(
         &mut self,
         scanner: &mut Scanner<'a>,
-        unknown: &mut Vec<(Key<'a>, Raw<'a>)>,
+        members: &mut Members<'a>,
         lines: &mut Lines,
     ) -> Result<(), Fault> {
         let index = lines.next();
-        let mut fields = Fields::default();
-        let take = |name: &[u8], value| fields.take(name, value);
-        let (original, found) = members::event(scanner, unknown, self.stamp.event_limit, take)?;
+        let (original, found) = members.read(scanner, &mut lines.shape, self.stamp.event_limit)?;
         let outcome = match found {
             Some(found) => Err(found),
-            None => self.checked(&fields, unknown, index, lines),
+            None => self.checked(members, index, lines),
         };
         if let Err(found) = outcome {
             // Quarantined as well as listed: what is too old may still be wanted, and the client cannot make it younger.
@@ -199,91 +196,113 @@ impl<O: Owner, R: FnMut() -> Uuid> Native<'_, O, R> {
         Ok(())
     }
 
-    fn checked<'a>(
-        &mut self,
-        fields: &Fields<'a>,
-        unknown: &[(Key<'a>, Raw<'a>)],
-        index: u32,
-        lines: &mut Lines,
-    ) -> Result<(), Found> {
-        let event_type = line::event_type("event_type", fields.event_type)?;
-        if let Some(app_id) = line::text("app_id", fields.app_id, TEXT_LIMIT)?
-            && !app_id.decoded().is_some_and(|id| self.owner.is(&id))
-        {
-            return Err(Found::new(Flaw::AppMismatch, "app_id", "is not the key's App"));
-        }
-        let text = |name, raw| line::text(name, raw, TEXT_LIMIT);
-        let mut draft = Draft {
-            event_type: Some(event_type),
-            user_id: text("user_id", fields.user_id)?,
-            device_id: text("device_id", fields.device_id)?,
-            session_id: text("session_id", fields.session_id)?,
-            platform: text("platform", fields.platform)?,
-            os_version: text("os_version", fields.os_version)?,
-            app_version: text("app_version", fields.app_version)?,
-            attribution: line::object("attribution", fields.attribution)?,
-            event_data: line::object("event_data", fields.event_data)?,
-            context: line::object("context", fields.context)?,
-            client: lines.spoken(self.stamp, fields.ip, fields.user_agent)?,
-            ..lines.draft()
-        };
-        if !unknown.is_empty() {
-            lines.dropped += merge_context(&mut draft.merged_context, draft.context.take(), unknown);
-        }
+    fn checked(&mut self, members: &Members<'_>, index: u32, lines: &mut Lines) -> Result<(), Found> {
+        let slots = members.check()?;
+        owned(members.get(APP_ID), self.owner)?;
         let given = Given {
-            id: ("event_id", fields.event_id),
-            time: ("timestamp", fields.timestamp),
+            id: ("event_id", members.get(EVENT_ID)),
+            time: ("timestamp", members.get(TIMESTAMP)),
+            client: lines.spoken(self.stamp, members.get(IP), members.get(USER_AGENT))?,
+            library: "",
         };
-        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
-        lines.reclaim(draft);
-        pushed
+        push_with_context(
+            self.stamp,
+            index,
+            &given,
+            members,
+            (slots, CONTEXT),
+            &mut self.random,
+            lines,
+        )
     }
 }
 
-/// The members that the protocol knows, as written.
-#[derive(Debug, Default)]
-struct Fields<'a> {
-    event_type: Option<Raw<'a>>,
-    event_id: Option<Raw<'a>>,
-    app_id: Option<Raw<'a>>,
-    timestamp: Option<Raw<'a>>,
-    user_id: Option<Raw<'a>>,
-    device_id: Option<Raw<'a>>,
-    session_id: Option<Raw<'a>>,
-    platform: Option<Raw<'a>>,
-    os_version: Option<Raw<'a>>,
-    app_version: Option<Raw<'a>>,
-    attribution: Option<Raw<'a>>,
-    event_data: Option<Raw<'a>>,
-    context: Option<Raw<'a>>,
-    ip: Option<Raw<'a>>,
-    user_agent: Option<Raw<'a>>,
+/// Reads the array that is next, event by event, up to `limit` of them.
+pub(crate) fn each_event<'a>(
+    scanner: &mut Scanner<'a>,
+    protocol: &'static Protocol,
+    limit: usize,
+    lines: &mut Lines,
+    mut event: impl FnMut(&mut Scanner<'a>, &mut Members<'a>, &mut Lines) -> Result<(), Fault>,
+) -> Result<(), Refused> {
+    scanner.array_start()?;
+    let (mut first, mut members) = (true, Members::new(protocol));
+    while scanner.array_next(&mut first)? {
+        if lines.seen as usize >= limit {
+            return Err(Refused::TooManyEvents(limit));
+        }
+        event(scanner, &mut members, lines)?;
+    }
+    Ok(())
 }
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, name: &[u8], value: Raw<'a>) -> Taken {
-        let (bit, field) = match name {
-            b"event_type" => (0, &mut self.event_type),
-            b"event_id" => (1, &mut self.event_id),
-            b"app_id" => (2, &mut self.app_id),
-            b"timestamp" => (3, &mut self.timestamp),
-            b"user_id" => (4, &mut self.user_id),
-            b"device_id" => (5, &mut self.device_id),
-            b"session_id" => (6, &mut self.session_id),
-            b"platform" => (7, &mut self.platform),
-            b"os_version" => (8, &mut self.os_version),
-            b"app_version" => (9, &mut self.app_version),
-            b"attribution" => (10, &mut self.attribution),
-            b"event_data" => (11, &mut self.event_data),
-            b"context" => (12, &mut self.context),
-            b"ip" => (13, &mut self.ip),
-            b"user_agent" => (14, &mut self.user_agent),
-            _ => return Taken::No,
-        };
-        *field = Some(value);
-        Taken::As(bit)
+/// The `app_id` of an event, where it has one, is its key's App.
+pub(crate) fn owned(app_id: Option<Raw<'_>>, owner: &impl Owner) -> Result<(), Found> {
+    match line::text("app_id", app_id, TEXT_LIMIT)? {
+        Some(id) if !id.decoded().is_some_and(|id| owner.is(&id)) => {
+            Err(Found::new(Flaw::AppMismatch, "app_id", "is not the key's App"))
+        }
+        _ => Ok(()),
     }
 }
+
+/// Writes the line of an event whose unknown members go into its `context`, which is at the given slot.
+#[inline]
+pub(crate) fn push_with_context(
+    stamp: &Stamp<'_>,
+    index: u32,
+    given: &Given<'_>,
+    members: &Members<'_>,
+    (slots, context): (u32, usize),
+    random: impl FnOnce() -> Uuid,
+    lines: &mut Lines,
+) -> Result<(), Found> {
+    if members.unknown.is_empty() {
+        return lines.push(stamp, index, given, |out| members.push(slots, out), random);
+    }
+    let mut merged = std::mem::take(&mut lines.context);
+    let own = members.get(context).filter(|_| slots & 1 << context != 0);
+    lines.dropped += merge_context(&mut merged, own, &members.unknown);
+    let client = |out: &mut Vec<u8>| {
+        members.push(slots & !(1 << context), out);
+        line::push_context(out, &merged);
+    };
+    let pushed = lines.push(stamp, index, given, client, random);
+    merged.clear();
+    lines.context = merged;
+    pushed
+}
+
+const EVENT_ID: usize = PROTOCOL.index("event_id");
+const APP_ID: usize = PROTOCOL.index("app_id");
+const TIMESTAMP: usize = PROTOCOL.index("timestamp");
+const CONTEXT: usize = PROTOCOL.index("context");
+const IP: usize = PROTOCOL.index("ip");
+const USER_AGENT: usize = PROTOCOL.index("user_agent");
+
+/// The members that the protocol knows.
+static PROTOCOL: Protocol = {
+    const fn text(name: &'static str) -> Known {
+        Known::same(name, Rule::Text(TEXT_LIMIT))
+    }
+    Protocol::new(&[
+        Known::same("event_type", Rule::Required(EVENT_TYPE_LIMIT)),
+        Known::own("event_id"),
+        Known::own("app_id"),
+        Known::own("timestamp"),
+        text("user_id"),
+        text("device_id"),
+        text("session_id"),
+        text("platform"),
+        text("os_version"),
+        text("app_version"),
+        Known::same("attribution", Rule::Object),
+        Known::same("event_data", Rule::Object),
+        Known::same("context", Rule::Object),
+        Known::own("ip"),
+        Known::own("user_agent"),
+    ])
+};
 
 /// Members that only the server sets; a client's are dropped.
 const RESERVED: [&str; 5] = ["v", "received_at", "client_timestamp", "library", "source"];

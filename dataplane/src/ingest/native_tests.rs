@@ -1,18 +1,18 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::client::{Sender, members as client_members};
+use super::super::client::{Sender, Shared};
 use super::super::line::head_of;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
 
-fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
+fn stamp<'r>(head: &'r [u8], shared: &'r Shared) -> Stamp<'r> {
     Stamp {
         app: Uuid::from_u128(7),
         head,
         received_at: NOW,
-        client,
+        shared,
         on_behalf: None,
         source: "native",
         idempotency_key: None,
@@ -31,11 +31,14 @@ impl Owner for Shop {
 
 fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let client = client_members(&Sender {
-        ip: "203.0.113.7",
-        user_agent: "curl/8 \"x\"",
-    });
-    let stamp = stamp(&head, &client);
+    let shared = Shared::new(
+        &Sender {
+            ip: "203.0.113.7",
+            user_agent: "curl/8 \"x\"",
+        },
+        "native",
+    );
+    let stamp = stamp(&head, &shared);
     let mut lines = Lines::default();
     let mut native = Native {
         stamp: &stamp,
@@ -109,10 +112,10 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
         ip: "198.51.100.1",
         user_agent: "backend/1",
     };
-    let client = client_members(&own);
+    let shared = Shared::new(&own, "native");
     let stamp = Stamp {
         on_behalf: Some(own),
-        ..stamp(&head, &client)
+        ..stamp(&head, &shared)
     };
     let mut lines = Lines::default();
     let mut native = Native {

@@ -2,12 +2,13 @@
 
 use uuid::Uuid;
 
-use super::client::{Sender, members};
+use super::client::{Sender, Shared};
 use super::line::{Lines, Stamp, head_of};
 use super::native::{Native, Owner};
 
 /// 2025-11-21, for the same body has to give the same lines whenever it is read.
 const RECEIVED_AT: i64 = 1_763_740_060_000;
+const SOURCE: &str = "native";
 const EVENT_LIMIT: usize = 256_000;
 const BATCH_LIMIT: usize = 1000;
 
@@ -16,7 +17,7 @@ const BATCH_LIMIT: usize = 1000;
 pub struct Reader {
     app: Uuid,
     head: Vec<u8>,
-    client: Vec<u8>,
+    shared: Shared,
     lines: Lines,
 }
 
@@ -35,10 +36,13 @@ impl Reader {
         Self {
             app,
             head: head_of(&app),
-            client: members(&Sender {
-                ip: "192.0.2.1",
-                user_agent: "bench",
-            }),
+            shared: Shared::new(
+                &Sender {
+                    ip: "192.0.2.1",
+                    user_agent: "bench",
+                },
+                SOURCE,
+            ),
             lines: Lines::default(),
         }
     }
@@ -51,9 +55,9 @@ impl Reader {
             app: self.app,
             head: &self.head,
             received_at: RECEIVED_AT,
-            client: &self.client,
+            shared: &self.shared,
             on_behalf: None,
-            source: "native",
+            source: SOURCE,
             idempotency_key: None,
             event_limit: EVENT_LIMIT,
             batch_limit: BATCH_LIMIT,

@@ -19,11 +19,11 @@ use uuid::Uuid;
 
 use super::client::Spoken;
 use super::flaw::{Flaw, Found};
-use super::json::{Fault, Key, Kind, Raw, Scanner};
-use super::line::{self, Draft, Given, Lines, Stamp, TEXT_LIMIT};
-use super::members::{self, Taken};
-use super::native::{Refused, push_member};
-use super::text::each_member;
+use super::json::{Fault, Kind, Raw, Scanner};
+use super::line::{self, EVENT_TYPE_LIMIT, Given, Lines, Stamp, TEXT_LIMIT};
+use super::members::{Known, Members, Protocol};
+use super::native::{Refused, each_event, push_member};
+use super::text::{each_member, push_json_string, push_raw};
 
 /// A call of the protocol, by its path or by an event's `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,15 +98,13 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
     /// A single call: the body is the event, `call` says which where the event does not.
     pub(crate) fn single(&mut self, body: &str, call: Call, lines: &mut Lines) -> Result<(), Refused> {
         let mut scanner = Scanner::new(body);
-        let index = lines.next();
-        match self.event(&mut scanner, &mut Vec::new(), Some(call), index, lines)? {
-            Ok(()) => {}
-            Err((original, found)) => {
-                if found.flaw == Flaw::TooOld {
-                    lines.quarantine(original, &found);
-                }
-                lines.reject(index, found);
+        if let Err((original, found)) =
+            self.event(&mut scanner, &mut Members::new(&PROTOCOL), Some(call), lines)?
+        {
+            if found.flaw == Flaw::TooOld {
+                lines.quarantine(original, &found);
             }
+            lines.reject(0, found);
         }
         Ok(scanner.end()?)
     }
@@ -116,7 +114,6 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
         let mut scanner = Scanner::new(body);
         scanner.object_start()?;
         let (mut first, mut has_batch) = (true, false);
-        let mut unknown = Vec::new();
         while let Some(key) = scanner.object_next(&mut first)? {
             if key.decoded().is_none_or(|name| name != "batch") {
                 scanner.value()?;
@@ -130,17 +127,18 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
                 .into());
             }
             has_batch = true;
-            scanner.array_start()?;
-            let mut first = true;
-            while scanner.array_next(&mut first)? {
-                if lines.seen as usize >= self.stamp.batch_limit {
-                    return Err(Refused::TooManyEvents(self.stamp.batch_limit));
-                }
-                let index = lines.next();
-                if let Err((original, found)) = self.event(&mut scanner, &mut unknown, None, index, lines)? {
-                    lines.quarantine(original, &found);
-                }
-            }
+            each_event(
+                &mut scanner,
+                &PROTOCOL,
+                self.stamp.batch_limit,
+                lines,
+                |scanner, members, lines| {
+                    if let Err((original, found)) = self.event(scanner, members, None, lines)? {
+                        lines.quarantine(original, &found);
+                    }
+                    Ok(())
+                },
+            )?;
         }
         scanner.end()?;
         if lines.seen == 0 {
@@ -153,30 +151,27 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
     fn event<'a>(
         &mut self,
         scanner: &mut Scanner<'a>,
-        unknown: &mut Vec<(Key<'a>, Raw<'a>)>,
+        members: &mut Members<'a>,
         call: Option<Call>,
-        index: u32,
         lines: &mut Lines,
     ) -> Result<Result<(), (&'a str, Found)>, Fault> {
-        let mut fields = Fields::default();
-        let take = |name: &[u8], value| fields.take(name, value);
-        let (original, found) = members::event(scanner, unknown, self.stamp.event_limit, take)?;
+        let index = lines.next();
+        let (original, found) = members.read(scanner, &mut lines.shape, self.stamp.event_limit)?;
         let outcome = match found {
             Some(found) => Err(found),
-            None => self.checked(&fields, unknown, call, index, lines),
+            None => self.checked(members, call, index, lines),
         };
         Ok(outcome.map_err(|found| (original, found)))
     }
 
-    fn checked<'a>(
+    fn checked(
         &mut self,
-        fields: &Fields<'a>,
-        unknown: &[(Key<'a>, Raw<'a>)],
+        members: &Members<'_>,
         call: Option<Call>,
         index: u32,
         lines: &mut Lines,
     ) -> Result<(), Found> {
-        let call = match line::text("type", fields.kind, TEXT_LIMIT)?.and_then(|raw| raw.decoded()) {
+        let call = match line::text("type", members.get(TYPE), TEXT_LIMIT)?.and_then(|raw| raw.decoded()) {
             Some(name) => Call::of(&name).ok_or(Found::new(
                 Flaw::InvalidType,
                 "type",
@@ -184,72 +179,113 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             ))?,
             None => call.ok_or(Found::new(Flaw::MissingField, "type", "is required"))?,
         };
-        let mut draft = lines.draft();
-        let event = match call {
-            Call::Track => line::event_type("event", fields.event)?,
-            other => Raw {
+        let mut columns = Columns {
+            library: std::mem::take(&mut lines.library),
+            ..Columns::default()
+        };
+        columns.event_type = match call {
+            Call::Track => Some(line::required("event", members.get(EVENT), EVENT_TYPE_LIMIT)?),
+            other => Some(Raw {
                 text: other.quoted(),
                 kind: Kind::String,
-                breaks: false,
-                escapes: false,
-            },
+                ..Raw::NULL
+            }),
         };
-        draft.event_type = Some(event);
-        draft.user_id = identifier("userId", fields.user_id)?;
-        draft.device_id = identifier("anonymousId", fields.anonymous_id)?;
-        let data = match call {
-            Call::Identify | Call::Group => line::object("traits", fields.traits)?,
-            _ => line::object("properties", fields.properties)?,
+        columns.user_id = identifier("userId", members.get(USER_ID))?;
+        columns.device_id = identifier("anonymousId", members.get(ANONYMOUS_ID))?;
+        columns.event_data = match call {
+            Call::Identify | Call::Group => line::object("traits", members.get(TRAITS))?,
+            _ => line::object("properties", members.get(PROPERTIES))?,
         };
-        draft.event_data = data;
-        let context = line::object("context", fields.context)?;
+        let context = line::object("context", members.get(CONTEXT))?;
         if let Some(context) = &context {
-            from_context(context, self.stamp.on_behalf.is_some(), &mut draft);
+            from_context(context, self.stamp.on_behalf.is_some(), &mut columns);
         }
-        beyond_columns(&mut draft.merged_context, call, fields, unknown, context.as_ref());
+        let mut beyond = std::mem::take(&mut lines.context);
+        beyond_columns(&mut beyond, call, members, context.as_ref());
         let given = Given {
-            id: ("messageId", fields.message_id),
-            time: ("timestamp", fields.timestamp),
+            id: ("messageId", members.get(MESSAGE_ID)),
+            time: ("timestamp", members.get(TIMESTAMP)),
+            client: std::mem::take(&mut columns.client),
+            library: &columns.library,
         };
-        let pushed = lines.push(self.stamp, index, given, &draft, &mut self.random);
-        lines.reclaim(draft);
+        let client = |out: &mut Vec<u8>| {
+            columns.push(out);
+            line::push_context(out, &beyond);
+        };
+        let pushed = lines.push(self.stamp, index, &given, client, &mut self.random);
+        beyond.clear();
+        columns.library.clear();
+        (lines.context, lines.library) = (beyond, columns.library);
         pushed
     }
 }
 
-/// The members that have a place of their own, as written.
+const TYPE: usize = PROTOCOL.index("type");
+const EVENT: usize = PROTOCOL.index("event");
+const MESSAGE_ID: usize = PROTOCOL.index("messageId");
+const USER_ID: usize = PROTOCOL.index("userId");
+const ANONYMOUS_ID: usize = PROTOCOL.index("anonymousId");
+const TIMESTAMP: usize = PROTOCOL.index("timestamp");
+const PROPERTIES: usize = PROTOCOL.index("properties");
+const TRAITS: usize = PROTOCOL.index("traits");
+const CONTEXT: usize = PROTOCOL.index("context");
+
+/// The members that have a place of their own; which, depends on the call.
+static PROTOCOL: Protocol = Protocol::new(&[
+    Known::own("type"),
+    Known::own("event"),
+    Known::own("messageId"),
+    Known::own("userId"),
+    Known::own("anonymousId"),
+    Known::own("timestamp"),
+    Known::own("properties"),
+    Known::own("traits"),
+    Known::own("context"),
+    // A single call carries its key in the event; it is no part of it.
+    Known::own("writeKey"),
+]);
+
+/// What the line has of an event, as written.
 #[derive(Debug, Default)]
-struct Fields<'a> {
-    kind: Option<Raw<'a>>,
-    event: Option<Raw<'a>>,
-    message_id: Option<Raw<'a>>,
+struct Columns<'a> {
+    // Strings; a number, which some of them may be, is written as a string.
+    event_type: Option<Raw<'a>>,
     user_id: Option<Raw<'a>>,
-    anonymous_id: Option<Raw<'a>>,
-    timestamp: Option<Raw<'a>>,
-    properties: Option<Raw<'a>>,
-    traits: Option<Raw<'a>>,
-    context: Option<Raw<'a>>,
-    /// A single call carries its key in the event; it is no part of it.
-    write_key: Option<Raw<'a>>,
+    device_id: Option<Raw<'a>>,
+    session_id: Option<Raw<'a>>,
+    platform: Option<Raw<'a>>,
+    os_version: Option<Raw<'a>>,
+    app_version: Option<Raw<'a>>,
+    // Objects.
+    attribution: Option<Raw<'a>>,
+    event_data: Option<Raw<'a>>,
+    // Members that the line has before these.
+    library: String,
+    client: Spoken<'a>,
 }
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, name: &[u8], value: Raw<'a>) -> Taken {
-        let (bit, field) = match name {
-            b"type" => (0, &mut self.kind),
-            b"event" => (1, &mut self.event),
-            b"messageId" => (2, &mut self.message_id),
-            b"userId" => (3, &mut self.user_id),
-            b"anonymousId" => (4, &mut self.anonymous_id),
-            b"timestamp" => (5, &mut self.timestamp),
-            b"properties" => (6, &mut self.properties),
-            b"traits" => (7, &mut self.traits),
-            b"context" => (8, &mut self.context),
-            b"writeKey" => (9, &mut self.write_key),
-            _ => return Taken::No,
-        };
-        *field = Some(value);
-        Taken::As(bit)
+impl Columns<'_> {
+    fn push(&self, out: &mut Vec<u8>) {
+        for (name, raw) in [
+            (&b",\"event_type\":"[..], self.event_type),
+            (b",\"user_id\":", self.user_id),
+            (b",\"device_id\":", self.device_id),
+            (b",\"session_id\":", self.session_id),
+            (b",\"platform\":", self.platform),
+            (b",\"os_version\":", self.os_version),
+            (b",\"app_version\":", self.app_version),
+            (b",\"attribution\":", self.attribution),
+            (b",\"event_data\":", self.event_data),
+        ] {
+            let Some(raw) = raw else { continue };
+            out.extend_from_slice(name);
+            if raw.kind == Kind::Number {
+                push_json_string(out, raw.text);
+            } else {
+                push_raw(out, &raw);
+            }
+        }
     }
 }
 
@@ -262,7 +298,7 @@ fn identifier<'a>(name: &'static str, raw: Option<Raw<'a>>) -> Result<Option<Raw
 }
 
 /// Columns that the protocol keeps inside `context`. What has an unfit type stays in the context only.
-fn from_context<'a>(context: &Raw<'a>, on_behalf: bool, draft: &mut Draft<'a>) {
+fn from_context<'a>(context: &Raw<'a>, on_behalf: bool, columns: &mut Columns<'a>) {
     let short = |raw: Raw<'a>| line::text("context", Some(raw), TEXT_LIMIT).ok().flatten();
     each_member(context, |name, value| match name {
         "library" => {
@@ -272,59 +308,53 @@ fn from_context<'a>(context: &Raw<'a>, on_behalf: bool, draft: &mut Draft<'a>) {
                 "version" => version = short(value).and_then(|raw| raw.decoded()),
                 _ => {}
             });
-            draft.library.clear();
-            draft.library.push_str(&library.unwrap_or_default());
-            if let Some(version) = version.filter(|_| !draft.library.is_empty()) {
+            columns.library.clear();
+            columns.library.push_str(&library.unwrap_or_default());
+            if let Some(version) = version.filter(|_| !columns.library.is_empty()) {
                 // Writing to a String cannot fail.
-                let _ = write!(draft.library, "/{version}");
+                let _ = write!(columns.library, "/{version}");
             }
         }
         "os" => each_member(&value, |name, value| match name {
-            "name" => draft.platform = short(value),
-            "version" => draft.os_version = short(value),
+            "name" => columns.platform = short(value),
+            "version" => columns.os_version = short(value),
             _ => {}
         }),
         "app" => each_member(&value, |name, value| {
             if name == "version" {
-                draft.app_version = short(value);
+                columns.app_version = short(value);
             }
         }),
-        "sessionId" => draft.session_id = short(value),
-        "ip" if on_behalf => draft.client.ip = Spoken::read(Some(value), None).unwrap_or_default().ip,
+        "sessionId" => columns.session_id = short(value),
+        "ip" if on_behalf => columns.client.ip = Spoken::read(Some(value), None).unwrap_or_default().ip,
         "userAgent" if on_behalf => {
-            draft.client.user_agent = Spoken::read(None, Some(value)).unwrap_or_default().user_agent;
+            columns.client.user_agent = Spoken::read(None, Some(value)).unwrap_or_default().user_agent;
         }
-        "campaign" if value.kind == Kind::Object => draft.attribution = Some(value),
+        "campaign" if value.kind == Kind::Object => columns.attribution = Some(value),
         _ => {}
     });
 }
 
 /// `context`: `segment` with what has no column, then the client's own members.
-fn beyond_columns(
-    out: &mut Vec<u8>,
-    call: Call,
-    fields: &Fields<'_>,
-    unknown: &[(Key<'_>, Raw<'_>)],
-    context: Option<&Raw<'_>>,
-) {
+fn beyond_columns(out: &mut Vec<u8>, call: Call, members: &Members<'_>, context: Option<&Raw<'_>>) {
     out.extend_from_slice(b"{\"segment\":{\"type\":\"");
     out.extend_from_slice(call.name().as_bytes());
     out.push(b'"');
-    if let Some(message_id) = &fields.message_id {
-        push_member(out, "messageId", message_id);
+    if let Some(message_id) = members.get(MESSAGE_ID) {
+        push_member(out, "messageId", &message_id);
     }
     // Whichever of the two is not event_data.
     let other = match call {
-        Call::Identify | Call::Group => fields.properties.map(|raw| ("properties", raw)),
-        _ => fields.traits.map(|raw| ("traits", raw)),
+        Call::Identify | Call::Group => members.get(PROPERTIES).map(|raw| ("properties", raw)),
+        _ => members.get(TRAITS).map(|raw| ("traits", raw)),
     };
     if let Some((name, raw)) = other {
         push_member(out, name, &raw);
     }
-    if let Some(event) = fields.event.filter(|_| call != Call::Track) {
+    if let Some(event) = members.get(EVENT).filter(|_| call != Call::Track) {
         push_member(out, "event", &event);
     }
-    for (key, value) in unknown {
+    for (key, value) in &members.unknown {
         push_member(out, &key.decoded().unwrap_or_default(), value);
     }
     out.push(b'}');

@@ -1,18 +1,18 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::client::{Sender, members as client_members};
+use super::super::client::{Sender, Shared};
 use super::super::line::head_of;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
 
-fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
+fn stamp<'r>(head: &'r [u8], shared: &'r Shared) -> Stamp<'r> {
     Stamp {
         app: Uuid::from_u128(7),
         head,
         received_at: NOW,
-        client,
+        shared,
         on_behalf: None,
         source: "segment",
         idempotency_key: None,
@@ -23,11 +23,14 @@ fn stamp<'r>(head: &'r [u8], client: &'r [u8]) -> Stamp<'r> {
 
 fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
-    let client = client_members(&Sender {
-        ip: "",
-        user_agent: "",
-    });
-    let stamp = stamp(&head, &client);
+    let shared = Shared::new(
+        &Sender {
+            ip: "",
+            user_agent: "",
+        },
+        "segment",
+    );
+    let stamp = stamp(&head, &shared);
     let mut lines = Lines::default();
     let mut segment = Segment {
         stamp: &stamp,
@@ -228,7 +231,7 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
         ip: "198.51.100.1",
         user_agent: "backend/1",
     };
-    let client = client_members(&own);
+    let shared = Shared::new(&own, "segment");
     for (on_behalf, context, expected) in [
         (
             Some(own),
@@ -248,7 +251,7 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
     ] {
         let stamp = Stamp {
             on_behalf,
-            ..stamp(&head, &client)
+            ..stamp(&head, &shared)
         };
         let mut lines = Lines::default();
         let body = format!(r#"{{"batch":[{{"type":"page","context":{context}}}]}}"#);
@@ -273,16 +276,19 @@ fn a_line_that_no_record_could_hold_becomes_a_dead_letter() {
     let body = format!(
         r#"{{"batch":[{{"type":"track","event":"a","context":{{"campaign":{{"x":"{campaign}"}}}}}},{{"type":"page"}}]}}"#
     );
-    let (head, client) = (
+    let (head, shared) = (
         head_of(&Uuid::from_u128(7)),
-        client_members(&Sender {
-            ip: "",
-            user_agent: "",
-        }),
+        Shared::new(
+            &Sender {
+                ip: "",
+                user_agent: "",
+            },
+            "segment",
+        ),
     );
     let stamp = Stamp {
         event_limit: 600_000,
-        ..stamp(&head, &client)
+        ..stamp(&head, &shared)
     };
     let mut lines = Lines::default();
     let read = Segment {

@@ -10,6 +10,9 @@ const LAST_MS: i64 = 10_413_791_999_999;
 /// A number below this is seconds; as milliseconds it would lie before 1973-03-03.
 const SECONDS_BELOW: f64 = 1e11;
 
+/// So many digits are no more than an i64 holds.
+const FEW_DIGITS: usize = 18;
+
 /// The two times of a line, milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
@@ -73,7 +76,11 @@ pub(crate) enum Stable {
 
 /// A JSON number: seconds below 1e11, else milliseconds. `None` when negative or not finite.
 pub(crate) fn from_number(text: &str) -> Option<i64> {
-    if let Ok(whole) = text.parse::<i64>() {
+    let whole = match text.len() {
+        1..=FEW_DIGITS => digits(text.as_bytes()),
+        _ => text.parse().ok(),
+    };
+    if let Some(whole) = whole {
         return match whole {
             ..0 => None,
             0..100_000_000_000 => Some(whole * 1000),
