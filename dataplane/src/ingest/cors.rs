@@ -85,7 +85,7 @@ impl Origins {
             }
             Verdict::Refused => {}
         }
-        let exposed = "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id";
+        let exposed = "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, penstock-durability";
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
         if !self.listed.is_empty() {
             headers.insert(VARY, HeaderValue::from_static("origin"));

@@ -30,12 +30,13 @@ use super::fate::{Fate, Outcome, Settled};
 use super::flight::{Aside, Flight, InKafka, Then, next};
 use super::gathering::{Gathering, Group};
 use super::health::Health;
-use super::kafka::{Delivered, Kept, Outcomes, Producer, PutAside, Trying, letter_headers};
+use super::kafka::{Callbacks, Delivered, Kept, Outcomes, Producer, PutAside, Trying, letter_headers};
 use super::line::{Letter, Lines};
 use super::metrics::IngestMetrics;
 use super::outage::Outage;
 use super::partition::Spread;
 use super::spool::{Floors, Keep, Record, State as Spooled, Topic};
+use super::statistics::ProducerSeries;
 use super::time;
 
 /// Records on their way at once: the next group is produced while the broker writes the one before.
@@ -86,6 +87,7 @@ pub(crate) struct Settings {
     pub(crate) durability: Durability,
     pub(crate) outage: Outage,
     pub(crate) metrics: IngestMetrics,
+    pub(crate) series: Arc<ProducerSeries>,
 }
 
 impl Groups {
@@ -485,13 +487,12 @@ impl Settings {
             Some(_) => Trying::Forever(self.timeout),
             None => Trying::For(self.timeout),
         };
-        Producer::new(
-            &self.target,
-            &self.pipeline,
-            trying,
-            Arc::clone(outcomes),
-            Arc::clone(health),
-        )
+        let callbacks = Callbacks {
+            outcomes: Arc::clone(outcomes),
+            health: Arc::clone(health),
+            series: Arc::clone(&self.series),
+        };
+        Producer::new(&self.target, &self.pipeline, trying, callbacks)
     }
 }
 

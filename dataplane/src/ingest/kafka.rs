@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use super::health::Health;
 use super::line::Letter;
 use super::spool::{Id, Record, Topic};
+use super::statistics::{EVERY_MS, ProducerSeries};
 
 /// The header that names a group.
 pub(crate) const GROUP: &str = "penstock-group";
@@ -110,13 +112,18 @@ impl Outcomes {
 
 /// librdkafka's callbacks.
 pub(crate) struct Callbacks {
-    outcomes: Arc<Outcomes>,
-    health: Arc<Health>,
+    pub(crate) outcomes: Arc<Outcomes>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) series: Arc<ProducerSeries>,
 }
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.series.show(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -217,8 +224,7 @@ impl Producer {
         target: &KafkaTarget,
         pipeline: &PipelineRef,
         trying: Trying,
-        outcomes: Arc<Outcomes>,
-        health: Arc<Health>,
+        callbacks: Callbacks,
     ) -> KafkaResult<Self> {
         let (message_timeout, timeout) = match trying {
             Trying::For(timeout) => (timeout.as_millis(), timeout.as_millis()),
@@ -234,7 +240,8 @@ impl Producer {
             .set("socket.timeout.ms", (timeout * 5 / 8).clamp(10, 5000).to_string())
             .set("retry.backoff.ms", "20")
             .set("queue.buffering.max.kbytes", "65536")
-            .create_with_context(Callbacks { outcomes, health })?;
+            .set("statistics.interval.ms", EVERY_MS)
+            .create_with_context(callbacks)?;
         let producer = Self {
             inner,
             target: target.clone(),

@@ -1,6 +1,8 @@
 //! What ingest counts. Label sets are closed: apps come from apps.yaml, everything else from enums, and the handles
 //! of an App are resolved when the file is read, not per event.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -71,6 +73,7 @@ pub(crate) struct IngestMetrics {
     pub(crate) apps_refused: Counter,
     pub(crate) quota_syncs: Counter,
     pub(crate) quota_sync_failures: Counter,
+    pub(crate) lease_age: Gauge<f64, AtomicU64>,
     pub(crate) log_lines_dropped: Counter,
 }
 
@@ -107,6 +110,7 @@ impl IngestMetrics {
             apps_refused: reloads.get_or_create_owned(&Outcome { outcome: "refused" }),
             quota_syncs: syncs.get_or_create_owned(&Outcome { outcome: "done" }),
             quota_sync_failures: syncs.get_or_create_owned(&Outcome { outcome: "failed" }),
+            lease_age: Gauge::default(),
             log_lines_dropped: Counter::default(),
         };
         metrics.register(|registry| {
@@ -176,6 +180,11 @@ impl IngestMetrics {
             registry.register("ingest_apps", "Apps in force", made.apps.clone());
             registry.register("ingest_apps_reloads", "Readings of apps.yaml", reloads);
             registry.register("ingest_quota_syncs", "Exchanges with Redis", syncs);
+            registry.register(
+                "ingest_quota_lease_age_seconds",
+                "Since Redis last gave leases, or since the start; 0 without Redis",
+                made.lease_age.clone(),
+            );
             let lines = "Lines of the request log not written for want of time";
             registry.register("ingest_log_lines_dropped", lines, made.log_lines_dropped.clone());
         });

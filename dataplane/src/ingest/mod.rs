@@ -49,6 +49,7 @@ mod segment;
 mod shape;
 mod shard;
 mod spool;
+mod statistics;
 mod text;
 mod time;
 mod tls;
@@ -77,6 +78,7 @@ use self::outage::Outage;
 use self::reload::Reload;
 use self::request_log::RequestLog;
 use self::spool::Running;
+use self::statistics::ProducerMetrics;
 use self::tls::{Tls, TlsReload};
 use crate::process::{Needed, Process, RoleError};
 
@@ -90,6 +92,7 @@ const FIRST_EXCHANGE: Duration = Duration::from_secs(1);
 pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError> {
     let address: SocketAddr = config.listen.parse()?;
     let metrics = IngestMetrics::new(&process.metrics);
+    let producers = ProducerMetrics::new(&process.metrics);
     let boot = Uuid::new_v4();
     let count = match config.shards {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -139,7 +142,8 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         .name("kafka-health".into())
         .spawn(move || checker.run())?;
     if let Some(spool) = &mut spool {
-        spool.start(&config, &process, &health, boot, count)?;
+        let series = Arc::new(producers.of("spool"));
+        spool.start(&config, &process, &health, series, boot, count)?;
     }
 
     let outage = match (&spool, config.kafka_outage(), &config.clickhouse) {
@@ -177,6 +181,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             durability: config.durability,
             outage: outage.clone(),
             metrics: metrics.clone(),
+            series: Arc::new(producers.of(&format!("shard-{shard}"))),
         };
         let seed = Seed {
             apps: Arc::clone(&apps),

@@ -56,6 +56,34 @@ fn an_accepted_event_is_in_the_topic() {
 }
 
 #[test]
+fn what_librdkafka_counts_is_a_metric() {
+    let ingest = Ingest::start_with("shards: 1", &apps(""));
+    assert_eq!(ingest.write("/v1/events", r#"{"event_type":"a"}"#).status, 200);
+    let shard = |name: &str| {
+        ingest.metric(&format!(
+            "penstock_ingest_producer_{name}{{producer=\"shard-0\"}}"
+        ))
+    };
+    // It tells every five seconds.
+    ingest.wait_for("statistics", || shard("batch_bytes") > 0.0);
+    let round_trip = shard("round_trip_seconds");
+    assert!(round_trip > 0.0 && round_trip <= shard("round_trip_p99_seconds").max(round_trip));
+    assert_eq!(
+        (
+            shard("queue_records"),
+            shard("queue_bytes"),
+            shard("retries_total")
+        ),
+        (0.0, 0.0, 0.0)
+    );
+    assert_eq!(
+        ingest.metric("penstock_ingest_quota_lease_age_seconds"),
+        0.0,
+        "there is no Redis"
+    );
+}
+
+#[test]
 fn each_bad_request_has_its_answer() {
     let ingest = Ingest::start();
     let event = r#"{"event_type":"a"}"#;

@@ -84,9 +84,14 @@ impl Heard {
             .store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
     }
 
+    /// Since then, or since the start.
+    fn age(&self) -> Duration {
+        let at = Duration::from_millis(self.at.load(Relaxed).saturating_sub(1));
+        self.started.elapsed().saturating_sub(at)
+    }
+
     fn recently(&self) -> bool {
-        let at = self.at.load(Relaxed);
-        at > 0 && at + HEARD_WITHIN.as_millis() as u64 > self.started.elapsed().as_millis() as u64
+        self.at.load(Relaxed) > 0 && self.age() < HEARD_WITHIN
     }
 }
 
@@ -95,12 +100,20 @@ impl Exchange {
     /// that hangs must not hold the events.
     pub(crate) async fn run(mut self) {
         let (heard, apps) = (Arc::clone(&self.heard), Arc::clone(&self.sync.apps));
+        let lease_age = self
+            .sync
+            .redis
+            .as_ref()
+            .map(|_| self.sync.metrics.lease_age.clone());
         let share = async move {
             let (mut ticks, mut before) = (every(LEASE_EVERY), Instant::now());
             loop {
                 ticks.tick().await;
                 let elapsed = before.elapsed();
                 before = Instant::now();
+                if let Some(lease_age) = &lease_age {
+                    lease_age.set(heard.age().as_secs_f64());
+                }
                 if !heard.recently() {
                     apps.load().each(|app| refill_alone(&app.quota, elapsed));
                 }

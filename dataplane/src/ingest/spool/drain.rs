@@ -24,8 +24,9 @@ use super::segment::State;
 use super::store::{Id, Pending};
 use super::writer::Spool;
 use crate::ingest::health::Health;
-use crate::ingest::kafka::{Outcomes, Producer, Trying, client_config};
+use crate::ingest::kafka::{Callbacks, Outcomes, Producer, Trying, client_config};
 use crate::ingest::partition::Spread;
+use crate::ingest::statistics::ProducerSeries;
 use crate::process::{RoleError, Shutdown};
 
 /// Groups and bytes on their way at once.
@@ -48,6 +49,7 @@ const LAST_DRAIN: Duration = Duration::from_secs(26);
 pub(crate) struct Drain {
     pub(crate) spool: Spool,
     pub(crate) health: Arc<Health>,
+    pub(crate) series: Arc<ProducerSeries>,
     pub(crate) target: KafkaTarget,
     pub(crate) pipeline: PipelineRef,
     /// When a connection to a broker counts as dead.
@@ -85,14 +87,13 @@ impl Drain {
     }
 
     fn producer(&self, outcomes: &Arc<Outcomes>) -> rdkafka::error::KafkaResult<Producer> {
-        let (outcomes, health) = (Arc::clone(outcomes), Arc::clone(&self.health));
-        Producer::new(
-            &self.target,
-            &self.pipeline,
-            Trying::Forever(self.timeout),
-            outcomes,
-            health,
-        )
+        let callbacks = Callbacks {
+            outcomes: Arc::clone(outcomes),
+            health: Arc::clone(&self.health),
+            series: Arc::clone(&self.series),
+        };
+        let trying = Trying::Forever(self.timeout);
+        Producer::new(&self.target, &self.pipeline, trying, callbacks)
     }
 
     /// Whether the drain is to end now.

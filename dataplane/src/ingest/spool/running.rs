@@ -13,6 +13,7 @@ use super::drain::Drain;
 use super::metrics::SpoolMetrics;
 use super::writer::Spool;
 use crate::ingest::health::Health;
+use crate::ingest::statistics::ProducerSeries;
 use crate::process::{Dependency, Needed, Process, RoleError};
 
 /// Says which Kafka a process on this spool has met.
@@ -75,12 +76,14 @@ impl Running {
         config: &IngestConfig,
         process: &Process,
         health: &Arc<Health>,
+        series: Arc<ProducerSeries>,
         boot: Uuid,
         shards: usize,
     ) -> Result<(), RoleError> {
         let drain = Drain {
             spool: self.spool.clone(),
             health: Arc::clone(health),
+            series,
             target: config.kafka.clone(),
             pipeline: config.pipeline.clone(),
             timeout: config.limits.kafka_timeout.get(),
