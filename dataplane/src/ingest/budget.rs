@@ -2,12 +2,15 @@
 //!
 //! A request takes [`FACTOR`] times the bytes it may bring (its body, its lines, Kafka's copy of them) and the group
 //! it joins keeps them until Kafka has answered, whether or not the client is still there. Who finds no room waits
-//! at most [`LONGEST_WAIT`], then is refused.
+//! at most [`LONGEST_WAIT`], then is refused; and as long as requests are refused, who finds no room is refused at
+//! once, for a queue that is never worked off only makes everybody late.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// Copies of an event that may exist at once.
 pub(crate) const FACTOR: usize = 3;
@@ -24,6 +27,29 @@ pub(crate) type Permit = OwnedSemaphorePermit;
 pub(crate) struct Budget {
     free: Arc<Semaphore>,
     limit: usize,
+    refused: Arc<Refused>,
+}
+
+/// When a request was last refused for want of room.
+#[derive(Debug)]
+struct Refused {
+    started: Instant,
+    /// Milliseconds after `started`, plus one; 0 for never.
+    at: AtomicU64,
+}
+
+impl Refused {
+    fn now(&self) -> Exhausted {
+        self.at
+            .store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
+        Exhausted
+    }
+
+    /// For as long as somebody would have waited since.
+    fn recently(&self) -> bool {
+        let at = self.at.load(Relaxed);
+        at > 0 && self.started.elapsed().as_millis() as u64 <= at + LONGEST_WAIT.as_millis() as u64
+    }
 }
 
 /// There was no room in time.
@@ -35,6 +61,10 @@ impl Budget {
         Self {
             free: Arc::new(Semaphore::new(limit)),
             limit,
+            refused: Arc::new(Refused {
+                started: Instant::now(),
+                at: AtomicU64::new(0),
+            }),
         }
     }
 
@@ -81,10 +111,40 @@ impl Budget {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(wanted) {
             return Ok(permit);
         }
+        if self.refused.recently() {
+            return Err(self.refused.now());
+        }
         match tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.free).acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Exhausted),
+            Ok(Err(_)) | Err(_) => Err(self.refused.now()),
         }
+    }
+}
+
+/// Bytes in use, per cent of the limit: from here on a pod is as good as full, and below there it has room again.
+const HIGH: usize = 90;
+const LOW: usize = 60;
+/// Looks, one a second, for which a pod is full before it is taken out of the Service: not for a burst.
+const LOOKS: u32 = 3;
+
+/// Whether a pod should be given more work.
+#[derive(Debug, Default)]
+pub(crate) struct Watermark {
+    full_for: u32,
+    is_over: bool,
+}
+
+impl Watermark {
+    /// Called once a second; whether the pod has been full for a while and has not got rid of it yet.
+    pub(crate) fn look(&mut self, budget: &Budget) -> bool {
+        let used = budget.used().saturating_mul(100) / budget.limit.max(1);
+        // Who asks for much finds no room before all is in use.
+        self.full_for = match used >= HIGH || budget.refused.recently() {
+            true => self.full_for + 1,
+            false => 0,
+        };
+        self.is_over = self.full_for >= LOOKS || self.is_over && (used >= LOW || self.full_for > 0);
+        self.is_over
     }
 }
 
@@ -97,12 +157,52 @@ mod tests {
         let budget = Budget::new(10_000);
         let first = budget.take(2000).await.unwrap();
         assert_eq!(budget.used(), 7024);
-        let before = tokio::time::Instant::now();
+        let before = Instant::now();
         assert_eq!(budget.take(2000).await.unwrap_err(), Exhausted);
         assert_eq!(before.elapsed(), LONGEST_WAIT);
         drop(first);
         assert!(budget.take(2000).await.is_ok());
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_requests_are_refused_nobody_waits() {
+        let budget = Budget::new(10_000);
+        let first = budget.take(2000).await.unwrap();
+        assert!(budget.take(2000).await.is_err());
+        for _ in 0..5 {
+            let before = Instant::now();
+            assert!(budget.take(2000).await.is_err());
+            assert_eq!(before.elapsed(), Duration::ZERO);
+            tokio::time::sleep(LONGEST_WAIT / 2).await;
+        }
+        assert!(budget.take(100).await.is_ok(), "who finds room gets it");
+        // Nobody was refused for a while: it is worth waiting again.
+        tokio::time::sleep(2 * LONGEST_WAIT).await;
+        let other = budget.clone();
+        let waiting = tokio::spawn(async move { other.take(2000).await.is_ok() });
+        tokio::time::sleep(LONGEST_WAIT / 2).await;
+        drop(first);
+        assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_stays_full_is_given_no_more_until_it_has_room() {
+        let budget = Budget::new(100_000);
+        let mut watermark = Watermark::default();
+        let mut look = || watermark.look(&budget);
+        let most = budget.take(31_000).await.unwrap();
+        assert_eq!((look(), look()), (false, false), "a burst");
+        assert_eq!((look(), look()), (true, true));
+        drop(most);
+        let half = budget.take(20_000).await.unwrap();
+        assert!(look(), "it has not got rid of it");
+        drop(half);
+        assert!(!look());
+        assert!(!look());
+        let _some = budget.take(20_000).await.unwrap();
+        assert!(budget.take(20_000).await.is_err());
+        assert_eq!((look(), look(), look()), (false, false, true), "it refuses");
     }
 
     #[tokio::test(start_paused = true)]

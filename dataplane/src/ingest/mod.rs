@@ -66,7 +66,7 @@ use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use self::apps::Apps;
-use self::budget::Budget;
+use self::budget::{Budget, Watermark};
 use self::client::Proxies;
 use self::direct::Direct;
 use self::group::{Groups, Settings};
@@ -199,12 +199,19 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     drop(log);
     tracing::info!(%address, shards = count, %boot, "ingest is open");
 
+    let room = process.dependencies.add("memory", Needed::Always);
+    let mut watermark = Watermark::default();
     let background = async {
         let gauges = async {
             loop {
                 metrics
                     .memory_used
                     .set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+                if watermark.look(&budget) {
+                    room.lost("limits.memory is used up");
+                } else {
+                    room.found();
+                }
                 if let Some(spool) = &mut spool {
                     spool.look(&health);
                 }

@@ -71,10 +71,43 @@ fn without_room_a_request_is_refused_after_a_second() {
         200,
         "small ones still find room"
     );
+    let before = Instant::now();
+    assert_eq!(ingest.write("/v1/events", vec![b' '; 60_000]).status, 503);
+    assert!(
+        before.elapsed() < Duration::from_millis(500),
+        "while others are refused nobody waits"
+    );
     drop(greedy);
     ingest.wait_for("the memory to come back", || {
         ingest.metric("penstock_ingest_memory_used_bytes") == 0.0
     });
+}
+
+#[test]
+fn a_pod_that_stays_full_is_taken_out_of_the_service() {
+    let ingest = Ingest::start_with(SMALL, &apps(""));
+    assert_eq!(ingest.readyz().status, 200);
+    let mut greedy = ingest.connect();
+    greedy
+        .write_all(
+            b"POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: 100000\r\n\r\n{",
+        )
+        .unwrap();
+    // Refused over and over, as from a client that does not give up.
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end && ingest.readyz().status == 200 {
+        assert_eq!(ingest.write("/v1/events", vec![b' '; 60_000]).status, 503);
+        greedy.write_all(b" ").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let readyz = ingest.readyz();
+    assert_eq!(readyz.status, 503, "{readyz:?}");
+    assert!(
+        readyz.body.to_string().contains("limits.memory is used up"),
+        "{readyz:?}"
+    );
+    drop(greedy);
+    ingest.wait_for("readiness", || ingest.readyz().status == 200);
 }
 
 #[test]
