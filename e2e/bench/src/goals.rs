@@ -2,6 +2,7 @@
 
 use crate::corpus::Encoding;
 use crate::extras::{AtRest, Together};
+use crate::overload::Overload;
 use crate::plan::{Drive, LONE, PARTIAL, Workload};
 use crate::summary::Line;
 
@@ -25,6 +26,7 @@ pub struct Measured<'m> {
     /// The peak of too many big requests at once, bytes.
     pub crowd: u64,
     pub together: &'m [Together],
+    pub overload: Overload,
 }
 
 impl Measured<'_> {
@@ -100,6 +102,25 @@ impl Measured<'_> {
                 "%",
             ));
         }
+        let Overload {
+            capacity,
+            goodput,
+            refusal_p99,
+            adds_up,
+            ..
+        } = self.overload;
+        goals.push(Goal {
+            of: "three times the capacity: goodput, of the capacity",
+            goal: ">= 90 %".into(),
+            figure: format!("{:.0} %", 100.0 * goodput / capacity),
+            reached: goodput >= 0.9 * capacity && adds_up,
+        });
+        goals.push(at_most(
+            "three times the capacity: refusals, p99",
+            refusal_p99,
+            5.0,
+            "ms",
+        ));
         goals
     }
 }
@@ -180,6 +201,13 @@ mod tests {
             },
             crowd: 90_000_000,
             together: &[together(1, 10.0), together(2, 11.0), together(4, 12.5)],
+            overload: Overload {
+                capacity: 100.0,
+                goodput: 91.0,
+                refusal_p99: 7.0,
+                adds_up: true,
+                ..Overload::default()
+            },
         }
         .goals();
         let reached = |of: &str| goals.iter().find(|goal| goal.of == of).map(|goal| goal.reached);
@@ -196,5 +224,10 @@ mod tests {
             reached("1, 2, 4 processes: CPU per event differs by"),
             Some(false)
         );
+        assert_eq!(
+            reached("three times the capacity: goodput, of the capacity"),
+            Some(true)
+        );
+        assert_eq!(reached("three times the capacity: refusals, p99"), Some(false));
     }
 }

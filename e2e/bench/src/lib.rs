@@ -16,6 +16,7 @@ pub mod goals;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod overload;
 pub mod plan;
 pub mod process;
 pub mod report;

@@ -45,6 +45,8 @@ pub struct Stats {
     pub broken: u64,
     /// Of acknowledged requests, microseconds, in the order of the answers.
     pub latencies: Vec<u32>,
+    /// Of refused requests, microseconds from their first byte sent.
+    pub refusals: Vec<u32>,
     pub elapsed: Duration,
     /// The first answer that was not 2xx, as text.
     pub first_refusal: Option<String>,
@@ -77,6 +79,8 @@ struct Connection {
     reply: Vec<u8>,
     /// When the request in hand was due; none when there is none.
     since: Option<Instant>,
+    /// When it began to be sent.
+    begun: Instant,
 }
 
 impl Load {
@@ -111,6 +115,7 @@ impl Load {
                 sent: 0,
                 reply: Vec::with_capacity(4096),
                 since: None,
+                begun: Instant::now(),
             });
         }
         Ok(load)
@@ -206,7 +211,7 @@ impl Load {
     fn begin(&mut self, index: usize, due: Instant) -> Result<()> {
         let connection = &mut self.connections[index];
         connection.requests.advance(&mut self.number);
-        (connection.sent, connection.since) = (0, Some(due));
+        (connection.sent, connection.since, connection.begun) = (0, Some(due), Instant::now());
         self.send(index).map(drop)
     }
 
@@ -251,12 +256,10 @@ impl Load {
                     };
                     if (200..300).contains(&answer.status) {
                         self.stats.acknowledged += 1;
-                        let latency = since.elapsed().as_micros();
-                        self.stats
-                            .latencies
-                            .push(u32::try_from(latency).unwrap_or(u32::MAX));
+                        self.stats.latencies.push(microseconds(since.elapsed()));
                     } else {
                         self.stats.refused += 1;
+                        self.stats.refusals.push(microseconds(connection.begun.elapsed()));
                         let reply = &connection.reply;
                         self.stats
                             .first_refusal
@@ -265,7 +268,7 @@ impl Load {
                     connection.reply.clear();
                     self.idle.push_back(index);
                     // Refused before it was sent whole: what is left of it would be read as the next request.
-                    if connection.sent < connection.requests.bytes().len() {
+                    if answer.closes || connection.sent < connection.requests.bytes().len() {
                         return self.replace(index);
                     }
                     return Ok(());
@@ -298,6 +301,10 @@ impl Load {
             .doing("watching a connection")?;
         Ok(stream)
     }
+}
+
+fn microseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The latency, in microseconds, that this share of all stayed below; 0 of none.

@@ -73,6 +73,17 @@ impl Bench {
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
     }
 
+    /// What this server is sent under this load.
+    pub fn shape(&self, server: &Server, workload: Workload) -> Shape<'static> {
+        Shape {
+            protocol: server.kind.protocol(),
+            events: workload.events,
+            encoding: workload.encoding,
+            key: KEY,
+            now: self.now_ms(),
+        }
+    }
+
     /// A topic of its own for one run.
     pub fn topic(&self) -> Result<String> {
         let number = self.sequence.get() + 1;
@@ -114,13 +125,7 @@ impl Bench {
         rate: Option<f64>,
         topic: &str,
     ) -> Result<Sample> {
-        let shape = Shape {
-            protocol: server.kind.protocol(),
-            events: workload.events,
-            encoding: workload.encoding,
-            key: KEY,
-            now: self.now_ms(),
-        };
+        let shape = self.shape(server, workload);
         let pace = rate.map_or(Pace::Closed, |rate| Pace::Rate(rate / workload.events as f64));
         let first = self.first_answers(running, &shape)?;
         let mut load = Load::connect(running.address, workload.connections, &shape)?;
@@ -157,7 +162,7 @@ impl Bench {
 
     /// A topic that was just made is not known to every client at once: what is refused before the first answer is good
     /// counts as nothing. Gives what was acknowledged.
-    fn first_answers(&self, running: &Running, shape: &Shape<'_>) -> Result<Stats> {
+    pub fn first_answers(&self, running: &Running, shape: &Shape<'_>) -> Result<Stats> {
         const EACH: Duration = Duration::from_millis(20);
         const TRIES: usize = 250;
         for _ in 0..TRIES {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::corpus::EVENT_BYTES;
 use crate::extras::Together;
 use crate::goals::{Goal, Measured, short};
+use crate::overload::Overload;
 use crate::summary::Line;
 
 /// A machine with more to do than this is not idle.
@@ -61,6 +62,7 @@ impl Report<'_> {
         self.goals(&mut page);
         self.loads(&mut page);
         self.together(&mut page);
+        self.overload(&mut page);
         self.check(&mut page);
         page
     }
@@ -132,6 +134,30 @@ impl Report<'_> {
         page.push_str(
             "\nThe last column is 10 M x the CPU of one event: what that rate would take of ingest if pods went on adding up \
              as they do here. It is derived, not measured, and leaves Kafka out.\n",
+        );
+    }
+
+    fn overload(&self, page: &mut String) {
+        let Overload {
+            capacity,
+            goodput,
+            refused,
+            refusal_p50,
+            refusal_p99,
+            adds_up,
+        } = self.measured.overload;
+        let _ = write!(
+            page,
+            "## Too much\n\nKafka is stopped for seven eighths of the time, and so takes {capacity:.0} events a second in batches \
+             of 1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged and refuses \
+             {refused} requests, half of them within {} ms and 99% within {} ms of their first byte. What was acknowledged is {}.\n\n",
+            short(refusal_p50),
+            short(refusal_p99),
+            if adds_up {
+                "stored, and nothing else"
+            } else {
+                "**not what is stored**"
+            },
         );
     }
 

@@ -6,6 +6,8 @@ pub struct Answer {
     pub status: u16,
     /// Bytes of head and body.
     pub length: usize,
+    /// The server ends the connection behind it.
+    pub closes: bool,
 }
 
 /// What the bytes read so far are.
@@ -28,25 +30,30 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     else {
         return Parsed::Broken;
     };
-    let Some(body) = content_length(&bytes[..head]) else {
+    let number = field(&bytes[..head], b"content-length:").and_then(|value| value.parse::<usize>().ok());
+    let Some(body) = number else {
         return Parsed::Broken;
     };
+    let closes =
+        field(&bytes[..head], b"connection:").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     let length = head + 4 + body;
     if bytes.len() < length {
         Parsed::Incomplete
     } else {
-        Parsed::Complete(Answer { status, length })
+        Parsed::Complete(Answer {
+            status,
+            length,
+            closes,
+        })
     }
 }
 
-fn content_length(head: &[u8]) -> Option<usize> {
-    const NAME: &[u8] = b"content-length:";
+/// The value of a header, whose name is given with its colon.
+fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h str> {
     head.split(|byte| *byte == b'\n').find_map(|line| {
-        let (name, value) = line.split_at_checked(NAME.len())?;
-        if !name.eq_ignore_ascii_case(NAME) {
-            return None;
-        }
-        std::str::from_utf8(value).ok()?.trim().parse().ok()
+        let (found, value) = line.split_at_checked(name.len())?;
+        let is_it = found.eq_ignore_ascii_case(name);
+        is_it.then(|| std::str::from_utf8(value).ok().map(str::trim))?
     })
 }
 
@@ -63,9 +70,15 @@ mod tests {
         let complete = Parsed::Complete(Answer {
             status: 503,
             length: whole.len(),
+            closes: false,
         });
         assert_eq!(parse(whole), complete);
         assert_eq!(parse(&[&whole[..], b"HTTP"].concat()), complete);
+        let last = parse(b"HTTP/1.1 200 OK\r\nconnection: Close\r\ncontent-length: 0\r\n\r\n");
+        assert!(
+            matches!(last, Parsed::Complete(Answer { closes: true, .. })),
+            "{last:?}"
+        );
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\n\r\n"), Parsed::Broken);
         assert_eq!(parse(b"nonsense that has no status\r\n\r\n"), Parsed::Broken);
     }

@@ -19,6 +19,7 @@ use penstock_e2e_bench::corpus::Encoding;
 use penstock_e2e_bench::extras::{self, CROWD, Together};
 use penstock_e2e_bench::goals::Measured;
 use penstock_e2e_bench::measure::{Bench, Sample};
+use penstock_e2e_bench::overload::overload;
 use penstock_e2e_bench::plan::{Drive, Workload, meets, workloads};
 use penstock_e2e_bench::report::{CrossCheck, Report};
 use penstock_e2e_bench::server::{Kind, LOAD_CORE, Server};
@@ -93,16 +94,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         .filter(|line| line.server == ingest.name)
         .cloned()
         .collect();
-    eprintln!("== at rest, 256 connections, more processes, wrk");
+    eprintln!("== at rest, 256 connections, more processes, too much, wrk");
     let at_rest = extras::at_rest(&bench, ingest, arguments.runs)?;
     let crowd = bench.run(ingest, CROWD, None)?;
     show(&crowd);
     let together = together(&bench, ingest, &of_ingest, arguments.runs)?;
+    let overload = overload(&bench, ingest, kafka.pid)?;
     let measured = Measured {
         lines: &of_ingest,
         at_rest,
         crowd: crowd.peak,
         together: &together,
+        overload,
     };
     let report = Report {
         machine: &machine,

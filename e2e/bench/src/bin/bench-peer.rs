@@ -49,9 +49,7 @@ async fn hyper_server(listener: TcpListener) -> Result<(), Box<dyn Error>> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::task::spawn_local(
-            http1::Builder::new()
-                .pipeline_flush(true)
-                .serve_connection(TokioIo::new(stream), service_fn(answer)),
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)),
         );
     }
 }

@@ -1,0 +1,131 @@
+//! Three times what ingest can take: Kafka is made slow by stopping its process most of the time, and more is sent than
+//! it lets through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use penstock_e2e::{Error, Result};
+
+use crate::corpus::Encoding;
+use crate::load::{Load, Pace, percentile};
+use crate::measure::Bench;
+use crate::plan::{Drive, Workload};
+use crate::server::Server;
+
+/// Of each period Kafka runs so long, and stands still for the rest.
+const RUNS: Duration = Duration::from_millis(10);
+const STANDS: Duration = Duration::from_millis(70);
+/// Times the capacity.
+const FACTOR: f64 = 3.0;
+/// Until refusals are the rule: who finds no room at first waits a second for it.
+const SETTLING: Duration = Duration::from_secs(4);
+/// Many more than the budget has room for.
+const CONNECTIONS: usize = 256;
+const BATCHES: Workload = Workload::new(1000, Encoding::Plain, Drive::Full);
+
+/// What came of too much.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overload {
+    /// Events a second that are acknowledged when no more is sent than can be.
+    pub capacity: f64,
+    /// The same while three times as much is sent.
+    pub goodput: f64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Milliseconds from the beginning of a refused request to its answer.
+    pub refusal_p50: f64,
+    pub refusal_p99: f64,
+    /// Whether everything acknowledged is stored, and nothing that was never sent.
+    pub adds_up: bool,
+}
+
+/// Measures `server` in front of the Kafka that is process `kafka`.
+pub fn overload(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
+    let topic = bench.topic()?;
+    let running = server.start(&bench.bootstrap, &topic)?;
+    let shape = bench.shape(server, BATCHES);
+    let first = bench.first_answers(&running, &shape)?;
+    let stalling = Stalling::of(kafka);
+    let time = bench.time.max(Duration::from_secs(5));
+
+    let mut load = Load::connect(running.address, BATCHES.connections, &shape)?;
+    let warm = load.run(Pace::Closed, bench.warm_up)?;
+    let alone = load.run(Pace::Closed, time)?;
+    let rest = load.finish()?;
+    let requests = alone.acknowledged as f64 / alone.elapsed.as_secs_f64();
+
+    let mut load = Load::connect(running.address, CONNECTIONS, &shape)?;
+    let pace = Pace::Rate(FACTOR * requests);
+    let settling = load.run(pace, SETTLING)?;
+    let mut crowded = load.run(pace, time)?;
+    let last = load.finish()?;
+    drop(stalling);
+    drop(running);
+
+    let stored = bench
+        .topics
+        .count(&topic, server.kind.record(BATCHES.events).ok_or_else(no_record)?)?;
+    bench.topics.delete(&topic)?;
+    let all = [&first, &warm, &alone, &rest, &settling, &crowded, &last];
+    let events = BATCHES.events as u64;
+    let acknowledged: u64 = all.iter().map(|stats| stats.acknowledged * events).sum();
+    let failed: u64 = all
+        .iter()
+        .map(|stats| (stats.refused + stats.broken) * events)
+        .sum();
+    crowded.refusals.sort_unstable();
+    let milliseconds = |share| f64::from(percentile(&crowded.refusals, share)) / 1000.0;
+    Ok(Overload {
+        capacity: requests * events as f64,
+        goodput: (crowded.acknowledged * events) as f64 / crowded.elapsed.as_secs_f64(),
+        refused: crowded.refused,
+        refusal_p50: milliseconds(0.5),
+        refusal_p99: milliseconds(0.99),
+        adds_up: (acknowledged..=acknowledged + failed).contains(&stored),
+    })
+}
+
+fn no_record() -> Error {
+    Error::new("a server without a topic has no capacity to be measured")
+}
+
+/// A process that is stopped most of the time, until this is dropped.
+struct Stalling {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stalling {
+    fn of(process: i32) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let process = Pid::from_raw(process);
+            // A process that is gone cannot be stopped, and the measurement says so by itself.
+            while !told.load(Relaxed) {
+                let _ = kill(process, Signal::SIGSTOP);
+                std::thread::sleep(STANDS);
+                let _ = kill(process, Signal::SIGCONT);
+                std::thread::sleep(RUNS);
+            }
+        });
+        Self {
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Stalling {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends with the process going on.
+            let _ = thread.join();
+        }
+    }
+}
