@@ -12,6 +12,8 @@ use super::line::Lines;
 /// A record's value before compression. Brokers refuse records over 1 MB, and an idempotent producer does not
 /// recover from that.
 const FULL: usize = 600_000;
+/// So many bytes are not copied into an empty group: its buffer is exchanged for theirs.
+const WORTH_A_SWAP: usize = 64_000;
 /// Buffers kept for reuse.
 const SPARE: usize = 4;
 
@@ -38,8 +40,9 @@ impl Gathering {
         self.full.len() + usize::from(self.open.is_some())
     }
 
-    /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back.
-    pub(super) fn append(&mut self, lines: &Lines, count: usize, mut permit: Permit) -> Vec<Settled> {
+    /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back. Afterwards the
+    /// bytes of `lines` may be any.
+    pub(super) fn append(&mut self, lines: &mut Lines, count: usize, mut permit: Permit) -> Vec<Settled> {
         let mut settled = Vec::with_capacity(1);
         let mut from = 0;
         let mut index = 0;
@@ -59,7 +62,12 @@ impl Gathering {
                 since: Instant::now(),
                 permit: None,
             });
-            group.bytes.extend_from_slice(&lines.bytes[from..to]);
+            let is_all = from == 0 && to == lines.bytes.len();
+            if is_all && to >= WORTH_A_SWAP && group.bytes.is_empty() {
+                std::mem::swap(&mut group.bytes, &mut lines.bytes);
+            } else {
+                group.bytes.extend_from_slice(&lines.bytes[from..to]);
+            }
             // The group's own copy and librdkafka's.
             let share = ((to - from) * 2).min(permit.num_permits());
             if let Some(share) = permit.split(share) {
@@ -89,5 +97,70 @@ impl Gathering {
             bytes.clear();
             self.spare.push(bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::budget::Budget;
+    use crate::ingest::line::Line;
+
+    /// Lines of so many bytes, each of one letter.
+    fn lines(letter: u8, sizes: &[usize]) -> Lines {
+        let mut lines = Lines::default();
+        for (index, size) in sizes.iter().enumerate() {
+            lines.bytes.extend(std::iter::repeat_n(letter, *size));
+            lines.lines.push(Line {
+                end: lines.bytes.len(),
+                index: index as u32,
+            });
+        }
+        lines
+    }
+
+    #[tokio::test]
+    async fn groups_hold_what_was_appended_in_order_and_no_more_than_fits() {
+        let budget = Budget::new(50_000_000);
+        let mut gathering = Gathering::default();
+        let append = async |gathering: &mut Gathering, letter, sizes: &[usize], count| {
+            let permit = budget.take(1_000_000).await.unwrap();
+            gathering.append(&mut lines(letter, sizes), count, permit).len()
+        };
+        let all = &mut gathering;
+        assert_eq!(append(all, b'a', &[100, 200], 2).await, 1);
+        assert_eq!(
+            append(all, b'b', &[100, 200], 1).await,
+            1,
+            "only the first was admitted"
+        );
+        // Too much for the group that is open, and all of an empty one.
+        assert_eq!(append(all, b'c', &[300_000, 299_900], 2).await, 2);
+        assert_eq!(append(all, b'd', &[300_000, 300_000], 2).await, 2);
+        assert_eq!(append(all, b'e', &[100_000], 0).await, 0);
+        assert_eq!(append(all, b'f', &[70_000, 70_000], 1).await, 1);
+        let groups = std::iter::from_fn(|| gathering.next(|_| true));
+        let runs = |bytes: &[u8]| -> Vec<(char, usize)> {
+            let runs = bytes.chunk_by(|one, other| one == other);
+            runs.map(|run| (char::from(run[0]), run.len())).collect()
+        };
+        let all: Vec<_> = groups.map(|group| runs(&group.bytes)).collect();
+        assert_eq!(
+            all,
+            [
+                vec![('a', 300), ('b', 100), ('c', 300_000)],
+                vec![('c', 299_900), ('d', 300_000)],
+                vec![('d', 300_000), ('f', 70_000)],
+            ]
+        );
+        assert_eq!(append(&mut gathering, b'g', &[400_000], 1).await, 1);
+        let alone = gathering.next(|_| true).unwrap();
+        assert_eq!(
+            runs(&alone.bytes),
+            [('g', 400_000)],
+            "the whole request, exchanged"
+        );
+        gathering.reuse(alone.bytes);
+        assert_eq!(gathering.len(), 0);
     }
 }

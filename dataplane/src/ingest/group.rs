@@ -130,7 +130,7 @@ impl Groups {
     }
 
     /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back.
-    pub(crate) fn append(&self, lines: &Lines, count: usize, permit: Permit) -> Vec<Settled> {
+    pub(crate) fn append(&self, lines: &mut Lines, count: usize, permit: Permit) -> Vec<Settled> {
         let state = &mut *self.state.borrow_mut();
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {

@@ -210,7 +210,7 @@ impl Handler {
             bytes,
             refusal,
         } = accepted;
-        let settled = self.parts.groups.append(&lines, events, permit);
+        let settled = self.parts.groups.append(&mut lines, events, permit);
         let letters = (!lines.letters.is_empty())
             .then(|| self.parts.groups.quarantine(&app.id.to_string(), &lines.letters));
         let rejected = std::mem::take(&mut lines.rejected);
