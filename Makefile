@@ -20,6 +20,10 @@ down: ## Stop it and remove every trace
 test: ## Every check and test of the project, on a cluster of its own
 	@$(TEST)
 
+.PHONY: test-full
+test-full: ## The same with outages of a minute, longer measurements and ten minutes of fuzzing
+	@PENSTOCK_TEST_FULL=1 PENSTOCK_FUZZ_SECONDS=600 $(TEST)
+
 .PHONY: bench-ingest
 bench-ingest: ## Measure ingest beside what it replaces, write docs/benchmarks.md (RUNS=5, PEERS=all)
 	@./e2e/bench/run

@@ -272,6 +272,12 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// Whether tests are to take their time, as `make test-full` says: outages last a minute, and what is measured is measured
+/// for as long as is promised.
+pub fn at_length() -> bool {
+    std::env::var_os("PENSTOCK_TEST_FULL").is_some()
+}
+
 /// A port that no other test of this program is given, below those that the kernel hands out to connections. Asking the
 /// kernel for a free one would not do: servers share ports, so two that were given the same one would both start.
 pub fn port() -> u16 {

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use penstock_e2e::trial::Turn;
+use penstock_e2e::trial::{Turn, at_length};
 use penstock_e2e::{Component, Result};
 use setup::{Ingest, Setup, batch, wait_for};
 use uuid::Uuid;
@@ -103,7 +103,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
     const RATE: u64 = 3000;
     const BURST: u64 = 2000;
     const WARM_UP: Duration = Duration::from_secs(3);
-    const MEASURED: Duration = Duration::from_secs(12);
+    let measured = Duration::from_secs(if at_length() { 30 } else { 12 });
     // Others would hold up what is measured.
     let setup = Setup::new(Turn::alone()?)?;
     setup.create_topics(3);
@@ -120,7 +120,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
             scope.spawn(move || {
                 let pause = Duration::from_micros(50 * 1_000_000 / per_second);
                 let mut next = Instant::now();
-                while began.elapsed() < WARM_UP + MEASURED {
+                while began.elapsed() < WARM_UP + measured {
                     let ids: Vec<_> = (0..50).map(|_| Uuid::new_v4().to_string()).collect();
                     let (status, body) = pod.send(&batch(&ids));
                     if began.elapsed() >= WARM_UP {
@@ -140,7 +140,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
     let (admitted, sent, limit) = (
         admitted.load(Relaxed),
         sent.load(Relaxed),
-        RATE * MEASURED.as_secs(),
+        RATE * measured.as_secs(),
     );
     println!("{sent} sent, {admitted} admitted of {limit}");
     assert!(sent > limit * 3 / 2, "too little was sent to tell");
@@ -149,7 +149,9 @@ fn pods_share_the_limit_per_second() -> Result<()> {
         admitted <= limit + BURST + RATE / 10,
         "more than the limit and the burst"
     );
-    assert!(admitted >= limit * 92 / 100, "less than the limit");
+    let (least, most) = if at_length() { (95, 101) } else { (92, 200) };
+    assert!(admitted >= limit * least / 100, "less than the limit");
+    assert!(admitted <= limit * most / 100, "more than the limit");
     Ok(())
 }
 

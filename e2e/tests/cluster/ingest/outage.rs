@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use penstock_dataplane_config::table::{EventTable, dedup_window};
-use penstock_e2e::trial::Turn;
+use penstock_e2e::trial::{Turn, at_length};
 use penstock_e2e::{Component, Result};
 use uuid::Uuid;
 
@@ -57,6 +57,13 @@ impl Told {
     }
 }
 
+/// How long an outage lasts when there is time, beside what is waited for in it.
+fn lasting() {
+    if at_length() {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
 fn under_load(client: &Client, scenario: impl FnOnce(&Told)) -> Told {
     let told = Told::default();
     std::thread::scope(|scope| {
@@ -96,6 +103,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
         told.wait_for_more("", 1000);
         setup.kit.kill(Component::Kafka(1)).unwrap();
         told.wait_for_more("spooled", 2000);
+        lasting();
         setup.kit.start(Component::Kafka(1)).unwrap();
         wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
         assert_eq!(*told.refused.lock().unwrap(), 0, "nobody noticed the outage");
@@ -106,6 +114,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
             told.wait_for_more("spooled", 1000);
             pod.replace();
             told.wait_for_more("spooled", 1000);
+            lasting();
             signal(Signal::SIGCONT);
             wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
             found += pod.metric("penstock_ingest_drained_groups_total{outcome=\"already_stored\"}");
