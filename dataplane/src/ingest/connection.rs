@@ -33,6 +33,8 @@ use super::handler::Handler;
 
 /// From the first byte of a handshake or of a request's head to its last.
 const HEAD: Duration = Duration::from_secs(5);
+/// How exact a connection's times are.
+const LOOK: Duration = Duration::from_secs(1);
 /// Between requests. Longer than the load balancers in front keep theirs, so that they close, not we.
 const IDLE: Duration = Duration::from_secs(120);
 /// Bytes of a request's head.
@@ -69,7 +71,9 @@ enum Phase {
 #[derive(Debug)]
 struct Watch {
     phase: Cell<Phase>,
+    /// By the shard's clock.
     since: Cell<Instant>,
+    clock: Rc<Cell<Instant>>,
     /// In hand; of HTTP/1.1 at most one.
     requests: Cell<u32>,
     verdict: Cell<Verdict>,
@@ -86,10 +90,11 @@ enum Verdict {
 }
 
 impl Watch {
-    fn new() -> Self {
+    fn new(clock: &Rc<Cell<Instant>>) -> Self {
         Self {
             phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(clock.get()),
+            clock: Rc::clone(clock),
             requests: Cell::new(0),
             verdict: Cell::new(Verdict::Go),
             called: Notify::new(),
@@ -98,7 +103,7 @@ impl Watch {
 
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
-        self.since.set(Instant::now());
+        self.since.set(self.clock.get());
     }
 
     fn tell(&self, verdict: Verdict) {
@@ -110,27 +115,37 @@ impl Watch {
 }
 
 /// The connections of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Watch>>>,
+    /// When they were last looked at: exact enough for what takes seconds, and a request asks for it three times.
+    clock: Rc<Cell<Instant>>,
 }
 
 impl Connections {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: RefCell::default(),
+            clock: Rc::new(Cell::new(Instant::now())),
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.open.borrow().len()
     }
 
-    /// Cuts who is too slow, ends who is idle for too long.
+    /// Cuts who is too slow, ends who is idle for too long. Called once a second.
     pub(crate) fn look(&self) {
         let now = Instant::now();
         for watch in self.open.borrow().iter() {
             let age = now.saturating_duration_since(watch.since.get());
             match watch.phase.get() {
-                Phase::Head if age > HEAD => watch.tell(Verdict::Cut),
+                Phase::Head if age > HEAD + LOOK => watch.tell(Verdict::Cut),
                 Phase::Idle if age > IDLE => watch.tell(Verdict::Finish),
                 _ => {}
             }
         }
+        self.clock.set(now);
     }
 
     /// Has every connection end after the request in hand.
@@ -151,7 +166,7 @@ impl Connections {
             }
             return;
         };
-        let watch = Rc::new(Watch::new());
+        let watch = Rc::new(Watch::new(&self.clock));
         self.open.borrow_mut().push(Rc::clone(&watch));
         handler.parts.metrics.connections.inc();
         let _open = Open {

@@ -64,7 +64,7 @@ pub(crate) fn run(
         let listener = TcpListener::from_std(listener)?;
         let shutdown = parts.shutdown.clone();
         let handler = Rc::new(Handler::new(parts));
-        let connections = Rc::new(Connections::default());
+        let connections = Rc::new(Connections::new());
         let flusher = {
             let groups = Rc::clone(&groups);
             tokio::task::spawn_local(async move { groups.run().await })
