@@ -1,16 +1,17 @@
 //! The pipeline controller.
 //!
 //! ```text
-//! dereference   Apps and key digests, other claimants, live Deployments          (caches, key ring)
+//! dereference   Apps and key digests, other claimants, live workloads            (caches, key ring)
 //! validate      one `Validated`, or why there is none                            (pure)
 //! build         every object                                                     (pure)
 //! external      topics, table, quota entries
+//! spool         claims that no pod has any more; what spools hold is looked at beside all this
 //! apply         what may be applied now: the list of Apps always, pods when what they need exists
 //! status        always
 //! ```
 //!
-//! Invariants: a revoked key stops even when a broker is away; pods are never rolled out before what they need exists;
-//! one pipeline's failure does not delay another.
+//! Invariants: a revoked key stops even when a broker is away; pods are never rolled out before what they need exists,
+//! nor while Kafka lacks what they have acknowledged; one pipeline's failure does not delay another.
 
 mod apply;
 mod apps;
@@ -21,26 +22,31 @@ mod external;
 mod rollout;
 #[cfg(test)]
 mod snapshots;
+mod spool;
 mod status;
 pub mod target;
 mod validate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use penstock_crds::pipeline::{DeletionPolicy, ReplicaStatus};
-use penstock_crds::{IngestionPipeline, Reason};
+use penstock_crds::{ConditionType, IngestionPipeline, IngestionPipelineStatus, Reason};
 
-use self::apply::Gates;
+use self::apply::{Gates, SetPlan};
 use self::build::Role;
 use self::delete::Progress;
 pub use self::dereference::claimant;
 use self::dereference::{Dereferenced, dereference};
 use self::external::{External, Memories, Wanted};
-use self::rollout::{Gate, Live, Part};
+use self::rollout::{Gate, Live, Part, Takeover};
+use self::spool::Spools;
+use self::spool::claims::Claim;
+use self::spool::hold::{self, Hold, Numbers};
+pub(crate) use self::spool::run as watch_spools;
 use self::status::Observation;
 use self::target::{Invalid, Target, invalid};
 use self::validate::{Credentials, Validated};
@@ -49,6 +55,7 @@ use super::context::{Shared, about};
 use super::subject::Subject;
 use crate::api::{ApiError, Writer};
 use crate::backoff::Backoff;
+use crate::conditions::{Statement, find};
 
 const CONTROLLER: &str = "pipeline";
 /// A look without a cause: drift outside Kubernetes is found within this time.
@@ -57,6 +64,8 @@ const RESYNC: Duration = Duration::from_secs(70);
 const PERMANENT: Duration = Duration::from_secs(60);
 /// Between a new list of Apps and touching the pods: kubelet must have seen the list first.
 const SETTLE: Duration = Duration::from_millis(500);
+/// What no watch tells of, as that a pod has let go of its claim.
+const SOON: Duration = Duration::from_secs(3);
 
 /// What the pipeline controller works with.
 #[derive(Debug)]
@@ -66,6 +75,7 @@ pub struct Context {
     writer: Writer,
     backoff: Backoff<String>,
     memories: Memories,
+    spools: Spools,
     /// Revision of the list of Apps that the pods of a pipeline were last told of, by uid.
     touched: Mutex<HashMap<String, String>>,
 }
@@ -79,6 +89,7 @@ impl Context {
             writer,
             backoff: Backoff::default(),
             memories: Memories::default(),
+            spools: Spools::default(),
             touched: Mutex::default(),
         }
     }
@@ -90,17 +101,20 @@ impl Context {
             Role::Ingest.object(name),
             Role::Consume.object(name),
             build::apps_name(name),
+            build::drain_name(name),
+            build::spool_config_name(name),
         ];
         self.writer.forget(&subject.namespace, &names);
         self.memories.forget(&subject.uid);
+        self.spools.forget(&subject.uid);
         self.backoff.forget(&subject.path());
         self.touched
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&subject.uid);
-        self.shared
-            .metrics
-            .count("IngestionPipeline", subject.path(), None);
+        let metrics = &self.shared.metrics;
+        metrics.count("IngestionPipeline", subject.path(), None);
+        metrics.durability_degraded(subject.path(), false);
     }
 }
 
@@ -137,19 +151,25 @@ struct Findings {
     external: Option<External>,
     failure: Option<ApiError>,
     target: Option<Target>,
-    ingest: Live,
+    ingest: Takeover,
+    /// Of the StatefulSet of ingest, where there is one.
+    numbers: Option<Numbers>,
     consume: Live,
     gates: Option<(Gate, Gate)>,
+    hold: Hold,
+    /// Whether the pods have said what their spools hold.
+    asked: bool,
+    degraded: Option<Statement>,
+    /// What is on its way of ingest, or what that waits for.
+    note: Option<String>,
+    /// Something is waited for that no watch tells of.
+    soon: bool,
     /// Not all keys have been read since this process started; the App controller says when they have.
     waiting: bool,
 }
 
 async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Action {
-    let mut found = Findings {
-        ingest: live(Role::Ingest, subject, context),
-        consume: live(Role::Consume, subject, context),
-        ..Findings::default()
-    };
+    let mut found = workloads(pipeline, subject, context);
     if !subject.paused {
         let wanted = pipeline.spec.deletion_policy == DeletionPolicy::Delete;
         match delete::settle_finalizer(pipeline, wanted, subject, &context.writer).await {
@@ -183,11 +203,41 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
     conclude(pipeline, subject, found, context).await
 }
 
-fn live(role: Role, subject: &Subject, context: &Context) -> Live {
-    let deployment = context
-        .caches
-        .deployment(&subject.namespace, &role.object(&subject.name));
-    Live::of(deployment.as_deref())
+/// What runs, and what its spools are known to hold.
+fn workloads(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Findings {
+    let Subject {
+        namespace, name, uid, ..
+    } = subject;
+    let deployment = |role: Role| {
+        let deployment = context.caches.deployment(namespace, &role.object(name));
+        Live::of(deployment.as_deref())
+    };
+    let set = context.caches.stateful_set(namespace, &Role::Ingest.object(name));
+    let (deployed, in_set) = (deployment(Role::Ingest), Live::of_set(set.as_deref()));
+    let spec = &pipeline.spec.ingest;
+    let to_set = spec.spool.is_some();
+    let (live, other) = if to_set {
+        (in_set, deployed)
+    } else {
+        (deployed, in_set)
+    };
+    let mut found = Findings {
+        ingest: Takeover { live, other, to_set },
+        numbers: rollout::numbers(set.as_deref()),
+        consume: deployment(Role::Consume),
+        ..Findings::default()
+    };
+    if set.is_some() {
+        let pods = context.spools.of(uid);
+        found.asked = pods.is_some();
+        found.hold = hold::hold(pods.as_deref(), spec.durability);
+        found.degraded = match &pods {
+            Some(pods) => hold::degraded(pods, spec.durability),
+            // Until they are asked, what was said of them holds.
+            None => status::remembered(pipeline, ConditionType::DurabilityDegraded),
+        };
+    }
+    found
 }
 
 /// External things, then objects.
@@ -248,23 +298,94 @@ async fn make(
     }
     let provisioned = external.provisioned();
     found.external = Some(external);
-    let consume_wanted = Live::of(Some(&objects.consume.deployment));
-    let ingest_wanted = Live::of(Some(&objects.ingest.deployment));
+    let consume_wanted = Live::of_runner(&objects.consume.runner);
+    let ingest_wanted = Live::of_runner(&objects.ingest.runner);
+    let claims = spool::drain::claims(&validated.subject, caches);
+    let unfit = found.unfit(&claims, validated);
+    let ingest_gate = rollout::ingest_gate(
+        provisioned,
+        &found.ingest.whole(),
+        &ingest_wanted,
+        &found.consume,
+        &consume_wanted,
+    );
+    let fits = !claims
+        .iter()
+        .any(|claim| claim.ordinal < ingest_wanted.replicas && unfit.contains(&claim.name));
     let gates = Gates {
         consume: rollout::consume_gate(provisioned, &found.consume, &consume_wanted),
-        ingest: rollout::ingest_gate(
-            provisioned,
-            &found.ingest,
-            &ingest_wanted,
-            &found.consume,
-            &consume_wanted,
-        ),
+        ingest: rollout::volume_gate(ingest_gate, &found.ingest.live, fits),
         consume_exists: found.consume.exists,
-        ingest_exists: found.ingest.exists,
+        ingest_exists: found.ingest.live.exists,
+        set: found.set_plan(&ingest_wanted),
     };
     found.gates = Some((gates.ingest.clone(), gates.consume.clone()));
-    if let Err(error) = apply::objects(validated, &objects, &gates, caches, writer).await {
+    // Not to be known for a moment is nothing to speak of.
+    let none = Hold::default();
+    let hold = if found.asked { &found.hold } else { &none };
+    found.note = rollout::note(&found.ingest, &ingest_wanted, hold);
+    // Before the objects: a Job must not speak for a claim that a pod is about to get again.
+    let keep = found.pods_kept(&ingest_wanted);
+    let left = spool::drain::Drainage {
+        pipeline,
+        validated,
+        objects: &objects,
+        keep,
+        unfit: &unfit,
+    };
+    match left.settle(&claims, caches, writer, &shared.events).await {
+        Ok(left) => {
+            found.soon = left.soon;
+            found.note = found.note.take().or(left.draining);
+            found.degraded = hold::worse(left.failed, found.degraded.take());
+        }
+        Err(error) => {
+            found.failure = Some(error);
+            return;
+        }
+    }
+    let held = found.hold.scale_in.as_deref();
+    let ends = gates.ingest == Gate::Open && found.ingest.may_end(&ingest_wanted, held);
+    let applied = async {
+        apply::objects(validated, &objects, &gates, caches, writer).await?;
+        if ends {
+            apply::end_other(validated, &objects.ingest.runner, caches, writer).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = applied.await {
         found.failure = Some(error);
+    }
+}
+
+impl Findings {
+    /// Claims that the pods of a StatefulSet which is yet to be made cannot have.
+    fn unfit(&self, claims: &[Claim], validated: &Validated) -> BTreeSet<String> {
+        match &validated.volume {
+            Some(volume) if !self.ingest.live.exists => claims
+                .iter()
+                .filter(|claim| !claim.fits(volume))
+                .map(|claim| claim.name.clone())
+                .collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// How many pods with a spool there are or shall be: their claims are theirs.
+    fn pods_kept(&self, wanted: &Live) -> i32 {
+        let are = self.numbers.map_or(0, |numbers| numbers.replicas);
+        let shall_be = if self.ingest.to_set { wanted.replicas } else { 0 };
+        are.max(shall_be)
+    }
+
+    fn set_plan(&self, wanted: &Live) -> SetPlan {
+        let live = self.ingest.to_set.then_some(self.numbers).flatten();
+        let changes = !self.ingest.live.is(wanted) || self.ingest.live.replicas != wanted.replicas;
+        SetPlan {
+            live,
+            numbers: hold::numbers(wanted.replicas, live, &self.hold, self.asked, changes),
+            held: live.is_some() && self.hold.rollout.is_some(),
+        }
     }
 }
 
@@ -311,18 +432,21 @@ async fn conclude(
 ) -> Action {
     let (ingest_gate, consume_gate) = found.gates.clone().unwrap_or((Gate::Open, Gate::Open));
     let spec = &pipeline.spec;
+    let ingest = found.ingest.whole();
     let parts = [
         Part {
             role: Role::Consume,
             live: &found.consume,
             wanted: spec.consume.scaling.replicas,
             gate: &consume_gate,
+            note: None,
         },
         Part {
             role: Role::Ingest,
-            live: &found.ingest,
+            live: &ingest,
             wanted: spec.ingest.scaling.replicas,
             gate: &ingest_gate,
+            note: found.note.as_deref(),
         },
     ];
     let seen = Observation {
@@ -330,18 +454,20 @@ async fn conclude(
         incomplete: found.incomplete.as_ref(),
         external: found.external.as_ref(),
         // Before there is anything to say it of, nothing is said of pods.
-        workloads: (found.target.is_some() || found.ingest.exists || found.consume.exists)
+        workloads: (found.target.is_some() || ingest.exists || found.consume.exists)
             .then(|| rollout::availability(&parts, status::was_available(pipeline))),
         in_progress: found
             .invalid
             .is_none()
             .then(|| rollout::in_progress(&parts))
             .flatten(),
+        degraded: found.degraded.clone(),
+        bridges_outages: found.ingest.to_set && found.ingest.live.exists,
         failure: found.failure.as_ref(),
         deleting: None,
         target: found.target.as_ref(),
         replicas: Some(ReplicaStatus {
-            ingest: found.ingest.available,
+            ingest: ingest.available,
             consume: found.consume.available,
         }),
         now: Timestamp::now(),
@@ -361,7 +487,7 @@ async fn conclude(
         (false, true) => Action::requeue(context.backoff.failed(subject.path(), subject.generation)),
         (false, false) => {
             context.backoff.forget(&subject.path());
-            Action::requeue(about(RESYNC))
+            Action::requeue(about(if found.soon { SOON } else { RESYNC }))
         }
     }
 }
@@ -392,6 +518,24 @@ async fn say(
         events
             .normal(pipeline, Reason::Available, "Reconcile", "the pipeline is ready")
             .await;
+    }
+    let degraded = |status: &IngestionPipelineStatus| {
+        find(&status.conditions, ConditionType::DurabilityDegraded)
+            .map(|condition| (condition.reason.clone(), condition.message.clone()))
+    };
+    let now = degraded(&status);
+    let earlier = pipeline.status.as_ref().and_then(degraded);
+    metrics.durability_degraded(subject.path(), now.is_some());
+    match (&now, &earlier) {
+        (Some((reason, message)), earlier) if earlier.as_ref().map(|(r, _)| r) != Some(reason) => {
+            let reason = status::reason(reason).unwrap_or(Reason::Spooling);
+            events.warning(pipeline, reason, "Spool", message.clone()).await;
+        }
+        (None, Some(_)) if !subject.deleting => {
+            let note = "Kafka has every event of the spools";
+            events.normal(pipeline, Reason::Available, "Spool", note).await;
+        }
+        _ => {}
     }
     let state = match (&failing, subject.paused) {
         (_, true) => "paused",
@@ -446,6 +590,8 @@ async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context)
         external: None,
         workloads: None,
         in_progress: None,
+        degraded: None,
+        bridges_outages: false,
         failure: failure.as_ref(),
         deleting: Some(&message),
         target: None,

@@ -3,18 +3,25 @@
 //! A Deployment waits for what its pods need, and ingest waits for consume when the image changes: a new ingest may
 //! write records that only a new consumer reads. A Deployment that already is what it shall be is always applied, so
 //! drift is mended while a broker is away.
+//!
+//! Ingest has a StatefulSet with a spool and a Deployment without one. Where the one that is there is not the one that
+//! shall be, the new one is brought up beside it, and the old one goes when all pods of the new one are available.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use penstock_crds::{ConditionType, Reason};
 
-use super::build::Role;
+use super::build::{Role, Runner};
+use super::spool::hold::{Hold, Numbers};
 use crate::conditions::Statement;
 use crate::controllers::labels;
 
-/// A Deployment as it is.
+/// A Deployment or a StatefulSet as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Live {
     pub exists: bool,
+    /// Pods that it is asked for.
+    pub replicas: i32,
     pub image: String,
     pub hash: String,
     /// Pods that are available, of any generation.
@@ -25,13 +32,24 @@ pub(crate) struct Live {
     pub stuck: Option<String>,
 }
 
+fn image_and_hash(template: Option<&PodTemplateSpec>) -> (String, String) {
+    let image = template
+        .and_then(|t| t.spec.as_ref())
+        .and_then(|s| s.containers.first())
+        .and_then(|c| c.image.clone());
+    let hash = template
+        .and_then(|t| t.metadata.as_ref())
+        .and_then(|m| m.annotations.as_ref())
+        .and_then(|a| a.get(labels::CONFIG_HASH).cloned());
+    (image.unwrap_or_default(), hash.unwrap_or_default())
+}
+
 impl Live {
     pub(crate) fn of(deployment: Option<&Deployment>) -> Self {
         let Some(deployment) = deployment else {
             return Self::default();
         };
         let spec = deployment.spec.as_ref();
-        let template = spec.map(|s| &s.template);
         let status = deployment.status.clone().unwrap_or_default();
         let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
         let current = status.observed_generation >= deployment.metadata.generation;
@@ -40,18 +58,12 @@ impl Live {
             c.type_ == "Progressing" && c.status == "False"
                 || c.type_ == "ReplicaFailure" && c.status == "True"
         });
+        let (image, hash) = image_and_hash(spec.map(|s| &s.template));
         Self {
             exists: true,
-            image: template
-                .and_then(|t| t.spec.as_ref())
-                .and_then(|s| s.containers.first())
-                .and_then(|c| c.image.clone())
-                .unwrap_or_default(),
-            hash: template
-                .and_then(|t| t.metadata.as_ref())
-                .and_then(|m| m.annotations.as_ref())
-                .and_then(|a| a.get(labels::CONFIG_HASH).cloned())
-                .unwrap_or_default(),
+            replicas: wanted,
+            image,
+            hash,
             available: count(status.available_replicas),
             rolled_out: current
                 && count(status.updated_replicas) == wanted
@@ -61,9 +73,132 @@ impl Live {
         }
     }
 
+    pub(crate) fn of_set(set: Option<&StatefulSet>) -> Self {
+        let Some(set) = set else {
+            return Self::default();
+        };
+        let spec = set.spec.as_ref();
+        let status = set.status.clone().unwrap_or_default();
+        let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
+        let current = status.observed_generation >= set.metadata.generation;
+        let available = status.available_replicas.unwrap_or_default();
+        let (image, hash) = image_and_hash(spec.map(|s| &s.template));
+        Self {
+            exists: true,
+            replicas: wanted,
+            image,
+            hash,
+            available,
+            rolled_out: current
+                && status.updated_replicas.unwrap_or_default() == wanted
+                && status.replicas == wanted
+                && available == wanted,
+            // A StatefulSet does not give up.
+            stuck: None,
+        }
+    }
+
+    pub(crate) fn of_runner(runner: &Runner) -> Self {
+        match runner {
+            Runner::Deployment(deployment) => Self::of(Some(deployment)),
+            Runner::StatefulSet(set) => Self::of_set(Some(set)),
+        }
+    }
+
     /// Whether it runs this template already.
-    fn is(&self, wanted: &Self) -> bool {
+    pub(crate) fn is(&self, wanted: &Self) -> bool {
         self.exists && self.hash == wanted.hash && self.image == wanted.image
+    }
+}
+
+/// The numbers of a StatefulSet that holding is done with.
+pub(crate) fn numbers(set: Option<&StatefulSet>) -> Option<Numbers> {
+    let spec = set?.spec.as_ref()?;
+    let strategy = spec.update_strategy.as_ref();
+    Some(Numbers {
+        replicas: spec.replicas.unwrap_or(1),
+        partition: strategy
+            .and_then(|strategy| strategy.rolling_update.as_ref()?.partition)
+            .unwrap_or_default(),
+    })
+}
+
+/// What runs ingest: the kind that it shall be, and the other one, where that is still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Takeover {
+    pub live: Live,
+    pub other: Live,
+    /// The one that shall be is the StatefulSet.
+    pub to_set: bool,
+}
+
+impl Takeover {
+    /// Both as one: what serves, and whether all is as it shall be.
+    pub(crate) fn whole(&self) -> Live {
+        if !self.other.exists {
+            return self.live.clone();
+        }
+        let running = if self.live.exists { &self.live } else { &self.other };
+        Live {
+            available: self.live.available + self.other.available,
+            rolled_out: false,
+            stuck: self.live.stuck.clone(),
+            ..running.clone()
+        }
+    }
+
+    /// Whether the other one may go: only when nothing is left that it does, and nothing is lost with it. `held`: why
+    /// the pods of a StatefulSet must stay.
+    pub(crate) fn may_end(&self, wanted: &Live, held: Option<&str>) -> bool {
+        let replaced = self.live.is(wanted) && self.live.rolled_out && self.live.available >= wanted.replicas;
+        self.other.exists && replaced && (self.to_set || held.is_none())
+    }
+
+    /// What is on its way, if the other one is still there.
+    pub(crate) fn progress(&self, wanted: i32, held: Option<&str>) -> Option<String> {
+        if !self.other.exists {
+            return None;
+        }
+        let (new, old) = if self.to_set {
+            ("StatefulSet", "Deployment")
+        } else {
+            ("Deployment", "StatefulSet")
+        };
+        if self.live.available < wanted || !self.live.rolled_out {
+            return Some(format!(
+                "{} of {wanted} pods of the {new} are available that takes over from the {old}",
+                self.live.available
+            ));
+        }
+        let why = held.filter(|_| !self.to_set);
+        Some(match why {
+            Some(why) => format!("the {old} stays beside the {new}: {why}"),
+            None => format!("the {old} ends, the {new} has taken over"),
+        })
+    }
+}
+
+/// What of ingest is on its way, or held, beside what the figures say. `wanted`: as it shall be.
+pub(crate) fn note(takeover: &Takeover, wanted: &Live, hold: &Hold) -> Option<String> {
+    if let Some(progress) = takeover.progress(wanted.replicas, hold.scale_in.as_deref()) {
+        return Some(progress);
+    }
+    let live = &takeover.live;
+    if !(takeover.to_set && live.exists) {
+        return None;
+    }
+    let rollout = hold
+        .rollout
+        .as_ref()
+        .filter(|_| !(live.is(wanted) && live.rolled_out));
+    let scale_in = hold.scale_in.as_ref().filter(|_| live.replicas > wanted.replicas);
+    match (rollout, scale_in) {
+        (Some(why), _) => Some(format!("the rollout is held: {why}")),
+        (None, Some(why)) => Some(format!(
+            "{} pods stay that shall be {}: {why}",
+            live.replicas, wanted.replicas
+        )),
+        (None, None) => None,
     }
 }
 
@@ -73,6 +208,16 @@ pub(crate) enum Gate {
     Open,
     /// Not yet, and why.
     Held(&'static str),
+}
+
+/// Decides about the volumes of a StatefulSet that is not there yet. `fits`: every claim that its pods would get.
+pub(crate) fn volume_gate(gate: Gate, live: &Live, fits: bool) -> Gate {
+    if gate == Gate::Open && !live.exists && !fits {
+        return Gate::Held(
+            "waiting for the claims of an earlier spool of another size or class, which are drained",
+        );
+    }
+    gate
 }
 
 /// Decides for consume. `provisioned`: topics and tables are as the spec says.
@@ -109,6 +254,8 @@ pub(crate) struct Part<'a> {
     pub live: &'a Live,
     pub wanted: i32,
     pub gate: &'a Gate,
+    /// What is on its way beside a rollout, or what that waits for.
+    pub note: Option<&'a str>,
 }
 
 /// `WorkloadsAvailable`. `before`: whether it held; then one pod may be missing, as while a node is drained.
@@ -120,6 +267,7 @@ pub(crate) fn availability(parts: &[Part<'_>], before: bool) -> Statement {
         live,
         wanted,
         gate,
+        note: _,
     } in parts
     {
         let role = role.as_str();
@@ -162,8 +310,15 @@ pub(crate) fn in_progress(parts: &[Part<'_>]) -> Option<String> {
                  live,
                  wanted,
                  gate,
+                 note,
              }| match gate {
-                Gate::Held(why) => Some(format!("{}: {why}", role.as_str())),
+                Gate::Held(why) => {
+                    let note = note.map_or_else(String::new, |note| format!("; {note}"));
+                    Some(format!("{}: {why}{note}", role.as_str()))
+                }
+                Gate::Open if note.is_some() => {
+                    Some(format!("{}: {}", role.as_str(), note.unwrap_or_default()))
+                }
                 Gate::Open if !live.rolled_out => Some(format!(
                     "{}: {} of {wanted} pods are available",
                     role.as_str(),
@@ -183,6 +338,7 @@ mod tests {
     fn live(image: &str, hash: &str, available: i32, rolled_out: bool) -> Live {
         Live {
             exists: true,
+            replicas: available,
             image: image.into(),
             hash: hash.into(),
             available,
@@ -237,6 +393,7 @@ mod tests {
                 live: &live,
                 wanted,
                 gate: &Gate::Open,
+                note: None,
             }],
             before,
         )
@@ -266,6 +423,7 @@ mod tests {
             live: &none,
             wanted: 1,
             gate: &gate,
+            note: None,
         };
         let said = availability(&[part], false);
         assert_eq!(
@@ -295,5 +453,169 @@ status: {observedGeneration: 2, replicas: 2, updatedReplicas: 2, availableReplic
             "the controller has not seen the newest generation"
         );
         assert_eq!(Live::of(None), Live::default());
+    }
+
+    #[test]
+    fn a_stateful_set_is_read() {
+        let yaml = r"
+metadata: {generation: 2}
+spec:
+  replicas: 2
+  serviceName: ''
+  selector: {}
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 2}}
+  template:
+    metadata: {annotations: {penstock.dev/config-hash: h}}
+    spec: {containers: [{name: ingest, image: 'p:1'}]}
+status: {observedGeneration: 2, replicas: 2, updatedReplicas: 2, availableReplicas: 2}
+";
+        let mut set: StatefulSet = serde_yaml::from_str(yaml).unwrap();
+        assert_eq!(Live::of_set(Some(&set)), live("p:1", "h", 2, true));
+        let held = Numbers {
+            replicas: 2,
+            partition: 2,
+        };
+        assert_eq!(numbers(Some(&set)), Some(held));
+        set.status.as_mut().unwrap().updated_replicas = Some(1);
+        assert!(!Live::of_set(Some(&set)).rolled_out);
+        assert_eq!((Live::of_set(None), numbers(None)), (Live::default(), None));
+    }
+
+    #[test]
+    fn the_old_kind_goes_only_when_the_new_one_is_all_there() {
+        let wanted = live("p", "h", 2, false);
+        let whole = live("p", "h", 2, true);
+        let old = live("p", "old", 2, true);
+        let none = Live::default();
+        for (name, new, other, to_set, held, ends) in [
+            ("nothing there", &none, &none, true, None, false),
+            ("no other", &whole, &none, true, None, false),
+            ("not begun", &none, &old, true, None, false),
+            ("half", &live("p", "h", 1, false), &old, true, None, false),
+            (
+                "of another template",
+                &live("p", "x", 2, true),
+                &old,
+                true,
+                None,
+                false,
+            ),
+            (
+                "of too few pods",
+                &live("p", "h", 1, true),
+                &old,
+                true,
+                None,
+                false,
+            ),
+            ("whole", &whole, &old, true, None, true),
+            (
+                "a Deployment has no spool",
+                &whole,
+                &old,
+                true,
+                Some("held"),
+                true,
+            ),
+            ("back", &whole, &old, false, None, true),
+            ("its spools hold events", &whole, &old, false, Some("held"), false),
+        ] {
+            let takeover = Takeover {
+                live: new.clone(),
+                other: other.clone(),
+                to_set,
+            };
+            assert_eq!(takeover.may_end(&wanted, held), ends, "{name}");
+        }
+    }
+
+    #[test]
+    fn both_kinds_serve_while_one_takes_over() {
+        let takeover = Takeover {
+            live: live("p:2", "h", 1, false),
+            other: live("p:1", "old", 2, true),
+            to_set: true,
+        };
+        let whole = takeover.whole();
+        assert_eq!(
+            (whole.available, whole.rolled_out, whole.image.as_str()),
+            (3, false, "p:2")
+        );
+        assert_eq!(
+            takeover.progress(2, None).unwrap(),
+            "1 of 2 pods of the StatefulSet are available that takes over from the Deployment"
+        );
+        let back = Takeover {
+            live: live("p", "h", 2, true),
+            other: live("p", "old", 2, true),
+            to_set: false,
+        };
+        assert_eq!(
+            back.progress(2, Some("events wait")).unwrap(),
+            "the StatefulSet stays beside the Deployment: events wait"
+        );
+        let alone = Takeover {
+            other: Live::default(),
+            ..back
+        };
+        assert_eq!(
+            (alone.whole(), alone.progress(2, None)),
+            (alone.live.clone(), None)
+        );
+    }
+
+    #[test]
+    fn claims_of_another_size_are_waited_for() {
+        let none = Live::default();
+        assert_ne!(volume_gate(Gate::Open, &none, false), Gate::Open);
+        assert_eq!(volume_gate(Gate::Open, &none, true), Gate::Open);
+        assert_eq!(
+            volume_gate(Gate::Open, &live("p", "h", 1, true), false),
+            Gate::Open
+        );
+    }
+
+    #[test]
+    fn a_note_says_what_is_held() {
+        let hold = Hold {
+            rollout: Some("events wait".into()),
+            scale_in: Some("events wait".into()),
+        };
+        let wanted = live("p", "h", 2, false);
+        let noted = |live: Live, hold: &Hold| {
+            let takeover = Takeover {
+                live,
+                other: Live::default(),
+                to_set: true,
+            };
+            note(&takeover, &wanted, hold)
+        };
+        assert_eq!(
+            noted(live("p", "h", 2, true), &hold),
+            None,
+            "nothing is to be rolled"
+        );
+        let held = Some("the rollout is held: events wait".to_owned());
+        assert_eq!(noted(live("p", "old", 2, true), &hold), held, "not written yet");
+        assert_eq!(noted(live("p", "h", 2, false), &hold), held, "written");
+        assert_eq!(noted(live("p", "h", 2, false), &Hold::default()), None);
+        assert_eq!(
+            noted(live("p", "h", 3, true), &hold),
+            Some("3 pods stay that shall be 2: events wait".to_owned())
+        );
+        assert_eq!(noted(Live::default(), &hold), None);
+    }
+
+    #[test]
+    fn a_note_says_what_a_rollout_waits_for() {
+        let whole = live("p", "h", 2, true);
+        let part = Part {
+            role: Role::Ingest,
+            live: &whole,
+            wanted: 2,
+            gate: &Gate::Open,
+            note: Some("held"),
+        };
+        assert_eq!(in_progress(&[part]).unwrap(), "ingest: held");
     }
 }
