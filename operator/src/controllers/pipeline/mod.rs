@@ -19,15 +19,17 @@ mod build;
 mod delete;
 mod dereference;
 mod external;
+mod findings;
 mod rollout;
 #[cfg(test)]
 mod snapshots;
 mod spool;
 mod status;
+mod takeover;
 pub mod target;
 mod validate;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,26 +38,26 @@ use kube::runtime::controller::Action;
 use penstock_crds::pipeline::{DeletionPolicy, ReplicaStatus};
 use penstock_crds::{ConditionType, IngestionPipeline, IngestionPipelineStatus, Reason};
 
-use self::apply::{Gates, SetPlan};
+use self::apply::Gates;
 use self::build::Role;
 use self::delete::Progress;
 pub use self::dereference::claimant;
 use self::dereference::{Dereferenced, dereference};
 use self::external::{External, Memories, Wanted};
-use self::rollout::{Gate, Live, Part, Takeover};
+use self::findings::Findings;
+use self::rollout::{Gate, Live, Part};
 use self::spool::Spools;
-use self::spool::claims::Claim;
-use self::spool::hold::{self, Hold, Numbers};
+use self::spool::hold::{self, Hold};
 pub(crate) use self::spool::run as watch_spools;
 use self::status::Observation;
-use self::target::{Invalid, Target, invalid};
+use self::target::{Target, invalid};
 use self::validate::{Credentials, Validated};
 use super::cache::{Caches, Guard};
 use super::context::{Shared, about};
 use super::subject::Subject;
 use crate::api::{ApiError, Writer};
 use crate::backoff::Backoff;
-use crate::conditions::{Statement, find};
+use crate::conditions::find;
 
 const CONTROLLER: &str = "pipeline";
 /// A look without a cause: drift outside Kubernetes is found within this time.
@@ -143,33 +145,8 @@ pub async fn reconcile(pipeline: Arc<Guard<IngestionPipeline>>, context: Arc<Con
     action
 }
 
-/// What a look has come to, before it is said.
-#[derive(Debug, Default)]
-struct Findings {
-    invalid: Option<Invalid>,
-    incomplete: Option<Invalid>,
-    external: Option<External>,
-    failure: Option<ApiError>,
-    target: Option<Target>,
-    ingest: Takeover,
-    /// Of the StatefulSet of ingest, where there is one.
-    numbers: Option<Numbers>,
-    consume: Live,
-    gates: Option<(Gate, Gate)>,
-    hold: Hold,
-    /// Whether the pods have said what their spools hold.
-    asked: bool,
-    degraded: Option<Statement>,
-    /// What is on its way of ingest, or what that waits for.
-    note: Option<String>,
-    /// Something is waited for that no watch tells of.
-    soon: bool,
-    /// Not all keys have been read since this process started; the App controller says when they have.
-    waiting: bool,
-}
-
 async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Action {
-    let mut found = workloads(pipeline, subject, context);
+    let mut found = Findings::of(pipeline, subject, context);
     if !subject.paused {
         let wanted = pipeline.spec.deletion_policy == DeletionPolicy::Delete;
         match delete::settle_finalizer(pipeline, wanted, subject, &context.writer).await {
@@ -201,43 +178,6 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
         return Action::requeue(about(Duration::from_secs(2)));
     }
     conclude(pipeline, subject, found, context).await
-}
-
-/// What runs, and what its spools are known to hold.
-fn workloads(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Findings {
-    let Subject {
-        namespace, name, uid, ..
-    } = subject;
-    let deployment = |role: Role| {
-        let deployment = context.caches.deployment(namespace, &role.object(name));
-        Live::of(deployment.as_deref())
-    };
-    let set = context.caches.stateful_set(namespace, &Role::Ingest.object(name));
-    let (deployed, in_set) = (deployment(Role::Ingest), Live::of_set(set.as_deref()));
-    let spec = &pipeline.spec.ingest;
-    let to_set = spec.spool.is_some();
-    let (live, other) = if to_set {
-        (in_set, deployed)
-    } else {
-        (deployed, in_set)
-    };
-    let mut found = Findings {
-        ingest: Takeover { live, other, to_set },
-        numbers: rollout::numbers(set.as_deref()),
-        consume: deployment(Role::Consume),
-        ..Findings::default()
-    };
-    if set.is_some() {
-        let pods = context.spools.of(uid);
-        found.asked = pods.is_some();
-        found.hold = hold::hold(pods.as_deref(), spec.durability);
-        found.degraded = match &pods {
-            Some(pods) => hold::degraded(pods, spec.durability),
-            // Until they are asked, what was said of them holds.
-            None => status::remembered(pipeline, ConditionType::DurabilityDegraded),
-        };
-    }
-    found
 }
 
 /// External things, then objects.
@@ -298,10 +238,13 @@ async fn make(
     }
     let provisioned = external.provisioned();
     found.external = Some(external);
+    // That may have taken seconds; what is known by now decides.
+    found.renew(Findings::of(pipeline, &validated.subject, context));
     let consume_wanted = Live::of_runner(&objects.consume.runner);
     let ingest_wanted = Live::of_runner(&objects.ingest.runner);
     let claims = spool::drain::claims(&validated.subject, caches);
     let unfit = found.unfit(&claims, validated);
+    let fits = found.fits(&claims, &unfit, &ingest_wanted, validated);
     let ingest_gate = rollout::ingest_gate(
         provisioned,
         &found.ingest.whole(),
@@ -309,21 +252,17 @@ async fn make(
         &found.consume,
         &consume_wanted,
     );
-    let fits = !claims
-        .iter()
-        .any(|claim| claim.ordinal < ingest_wanted.replicas && unfit.contains(&claim.name));
-    let gates = Gates {
+    let mut gates = Gates {
         consume: rollout::consume_gate(provisioned, &found.consume, &consume_wanted),
-        ingest: rollout::volume_gate(ingest_gate, &found.ingest.live, fits),
+        ingest: takeover::volume_gate(ingest_gate, &found.ingest.live, fits),
         consume_exists: found.consume.exists,
         ingest_exists: found.ingest.live.exists,
         set: found.set_plan(&ingest_wanted),
     };
-    found.gates = Some((gates.ingest.clone(), gates.consume.clone()));
     // Not to be known for a moment is nothing to speak of.
     let none = Hold::default();
     let hold = if found.asked { &found.hold } else { &none };
-    found.note = rollout::note(&found.ingest, &ingest_wanted, hold);
+    found.note = takeover::note(&found.ingest, &ingest_wanted, hold);
     // Before the objects: a Job must not speak for a claim that a pod is about to get again.
     let keep = found.pods_kept(&ingest_wanted);
     let left = spool::drain::Drainage {
@@ -340,11 +279,12 @@ async fn make(
             found.degraded = hold::worse(left.failed, found.degraded.take());
         }
         Err(error) => {
+            gates.ingest = Gate::Held("the claims of earlier pods could not be looked after");
             found.failure = Some(error);
-            return;
         }
     }
-    let held = found.hold.scale_in.as_deref();
+    found.gates = Some((gates.ingest.clone(), gates.consume.clone()));
+    let held = found.hold.rollout.as_deref();
     let ends = gates.ingest == Gate::Open && found.ingest.may_end(&ingest_wanted, held);
     let applied = async {
         apply::objects(validated, &objects, &gates, caches, writer).await?;
@@ -355,37 +295,6 @@ async fn make(
     };
     if let Err(error) = applied.await {
         found.failure = Some(error);
-    }
-}
-
-impl Findings {
-    /// Claims that the pods of a StatefulSet which is yet to be made cannot have.
-    fn unfit(&self, claims: &[Claim], validated: &Validated) -> BTreeSet<String> {
-        match &validated.volume {
-            Some(volume) if !self.ingest.live.exists => claims
-                .iter()
-                .filter(|claim| !claim.fits(volume))
-                .map(|claim| claim.name.clone())
-                .collect(),
-            _ => BTreeSet::new(),
-        }
-    }
-
-    /// How many pods with a spool there are or shall be: their claims are theirs.
-    fn pods_kept(&self, wanted: &Live) -> i32 {
-        let are = self.numbers.map_or(0, |numbers| numbers.replicas);
-        let shall_be = if self.ingest.to_set { wanted.replicas } else { 0 };
-        are.max(shall_be)
-    }
-
-    fn set_plan(&self, wanted: &Live) -> SetPlan {
-        let live = self.ingest.to_set.then_some(self.numbers).flatten();
-        let changes = !self.ingest.live.is(wanted) || self.ingest.live.replicas != wanted.replicas;
-        SetPlan {
-            live,
-            numbers: hold::numbers(wanted.replicas, live, &self.hold, self.asked, changes),
-            held: live.is_some() && self.hold.rollout.is_some(),
-        }
     }
 }
 

@@ -15,8 +15,9 @@ use crate::controllers::pipeline::validate::Validated;
 pub(crate) const DRAIN: &str = "drain";
 /// Annotation of a Job: which claim of that name it is about.
 pub(crate) const CLAIM_UID: &str = "penstock.dev/claim-uid";
-/// Attempts before a Job counts as failed; a pod that was evicted does not count.
-const ATTEMPTS: i32 = 4;
+/// How often a Job tries again, over a minute or so; a pod that was evicted does not count. That Kafka is away is no
+/// failure.
+const RETRIES: i32 = 3;
 
 /// Name of the Jobs' ConfigMap.
 pub(crate) fn drain_name(pipeline: &str) -> String {
@@ -73,7 +74,7 @@ pub(crate) fn drain_job(pipeline: &Validated, ordinal: i32, claim_uid: &str) -> 
             ..made
         },
         spec: Some(JobSpec {
-            backoff_limit: Some(ATTEMPTS),
+            backoff_limit: Some(RETRIES),
             pod_failure_policy: Some(PodFailurePolicy {
                 rules: vec![PodFailurePolicyRule {
                     action: "Ignore".into(),

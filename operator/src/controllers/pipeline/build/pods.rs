@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use penstock_crds::pipeline::{Requested, Resources, SpoolVolume};
+use penstock_dataplane_config::Durability;
 
 use super::{Role, SPOOL, apps_name, parts, secret_name};
 use crate::controllers::labels;
@@ -138,10 +139,20 @@ fn template(pipeline: &Validated, role: Role, hash: &str, credentials: bool) -> 
         }]),
         ..pod(pipeline, name.clone(), container, volumes)
     };
+    let mut annotations: BTreeMap<String, String> =
+        [(labels::CONFIG_HASH.to_owned(), hash.to_owned())].into();
+    if role == Role::Ingest && pipeline.volume.is_some() {
+        let durability = match pipeline.ingest.config.durability {
+            Durability::Replicated => "Replicated",
+            Durability::Spooled => labels::SPOOLED,
+            Durability::Memory => "Memory",
+        };
+        annotations.insert(labels::DURABILITY.into(), durability.into());
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: parts::metadata(pipeline, role.as_str(), name).labels,
-            annotations: Some([(labels::CONFIG_HASH.to_owned(), hash.to_owned())].into()),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
         spec: Some(pod),

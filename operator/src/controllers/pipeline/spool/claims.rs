@@ -11,8 +11,10 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 use penstock_crds::pipeline::SpoolVolume;
 
@@ -20,6 +22,20 @@ use crate::controllers::pipeline::build::{CLAIM_UID, ordinal_of_claim, ordinal_o
 
 /// Jobs of one pipeline at the same time.
 const AT_ONCE: usize = 8;
+
+fn size(spec: &PersistentVolumeClaimSpec) -> Option<&Quantity> {
+    spec.resources.as_ref()?.requests.as_ref()?.get("storage")
+}
+
+/// The volume that a StatefulSet gives each of its pods.
+pub(crate) fn volume(set: &StatefulSet) -> Option<SpoolVolume> {
+    let template = set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?;
+    let spec = template.spec.as_ref()?;
+    Some(SpoolVolume {
+        size: size(spec)?.clone(),
+        storage_class_name: spec.storage_class_name.clone(),
+    })
+}
 
 /// A claim of a pipeline's spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +54,13 @@ impl Claim {
     pub(crate) fn of(pipeline: &str, claim: &PersistentVolumeClaim) -> Option<Self> {
         let name = claim.name_any();
         let spec = claim.spec.as_ref();
-        let requests = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
         Some(Self {
             ordinal: ordinal_of_claim(pipeline, &name)?,
             uid: claim.uid().unwrap_or_default(),
             deleting: claim.metadata.deletion_timestamp.is_some(),
-            size: requests
-                .and_then(|requests| Some(requests.get("storage")?.0.clone()))
-                .unwrap_or_default(),
+            size: spec
+                .and_then(size)
+                .map_or_else(String::new, |size| size.0.clone()),
             class: spec.and_then(|spec| spec.storage_class_name.clone()),
             name,
         })
@@ -55,7 +70,7 @@ impl Claim {
     /// default class.
     pub(crate) fn fits(&self, volume: &SpoolVolume) -> bool {
         let own = SpoolVolume {
-            size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(self.size.clone()),
+            size: Quantity(self.size.clone()),
             storage_class_name: None,
         };
         let class = volume.storage_class_name.is_none() || volume.storage_class_name == self.class;
@@ -294,7 +309,7 @@ mod tests {
         let read = Claim::of("events", &read).unwrap();
         assert_eq!(read, claim(1, "b"));
         let volume = |size: &str, class: Option<&str>| SpoolVolume {
-            size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(size.into()),
+            size: Quantity(size.into()),
             storage_class_name: class.map(str::to_owned),
         };
         for (size, class, fits) in [

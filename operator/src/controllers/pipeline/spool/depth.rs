@@ -17,12 +17,21 @@ pub(crate) struct PodSpool {
     pub depth: Option<Depth>,
     /// What it said last.
     pub last: Option<Depth>,
+    /// It has not begun to run, as while there is no node or no volume for it.
+    pub unborn: bool,
+    /// Every event goes by its spool, so groups are always on their way there.
+    pub spools_all: bool,
 }
 
 impl PodSpool {
     pub(crate) fn new(pod: String, depth: Option<Depth>) -> Self {
-        let last = depth;
-        Self { pod, depth, last }
+        Self {
+            pod,
+            depth,
+            last: depth,
+            unborn: false,
+            spools_all: false,
+        }
     }
 }
 

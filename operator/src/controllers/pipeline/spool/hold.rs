@@ -1,12 +1,11 @@
 //! What the spools' contents mean: for the rollout, for a scale-in, and for what is said. Pure.
 
-use penstock_crds::pipeline::Durability;
 use penstock_crds::{ConditionType, Reason};
 
 use super::depth::{Depth, PodSpool};
 use crate::conditions::Statement;
 
-/// With durability `Spooled` groups are always on their way; older than this they wait, seconds.
+/// Where every event goes by the spool, groups are always on their way; older than this they wait, seconds.
 const ON_THE_WAY: u64 = 5;
 /// Pods that a message names.
 const NAMED: usize = 5;
@@ -19,34 +18,34 @@ pub(crate) struct Hold {
 }
 
 /// Whether events wait in a spool that should be with Kafka.
-fn is_behind(depth: Depth, durability: Durability) -> bool {
-    match durability {
-        Durability::Spooled => depth.groups > 0 && depth.oldest > ON_THE_WAY,
-        Durability::Replicated | Durability::Memory => depth.groups > 0,
-    }
+fn is_behind(one: &PodSpool, depth: Depth) -> bool {
+    depth.groups > 0 && (!one.spools_all || depth.oldest > ON_THE_WAY)
 }
 
 /// Pods that say that events wait.
-fn behind(pods: &[PodSpool], durability: Durability) -> Vec<&PodSpool> {
-    let says = |one: &&PodSpool| one.depth.is_some_and(|depth| is_behind(depth, durability));
+fn behind(pods: &[PodSpool]) -> Vec<&PodSpool> {
+    let says = |one: &&PodSpool| one.depth.is_some_and(|depth| is_behind(one, depth));
     pods.iter().filter(says).collect()
 }
 
 /// These, and pods that said so before they fell silent: what is on their volumes waits all the same.
-fn degraded_pods(pods: &[PodSpool], durability: Durability) -> Vec<&PodSpool> {
-    let said = |one: &&PodSpool| one.last.is_some_and(|depth| is_behind(depth, durability));
+fn degraded_pods(pods: &[PodSpool]) -> Vec<&PodSpool> {
+    let said = |one: &&PodSpool| one.last.is_some_and(|depth| is_behind(one, depth));
     pods.iter().filter(said).collect()
 }
 
+/// Pods whose spool may hold anything. Not one that has not begun to run and left nothing before: it may never begin, and
+/// whoever asked for too many pods must be able to take that back.
 fn silent(pods: &[PodSpool]) -> Vec<&str> {
+    let nothing = |one: &PodSpool| one.unborn && one.last.is_none_or(|depth| depth.groups == 0);
     pods.iter()
-        .filter(|one| one.depth.is_none())
+        .filter(|one| one.depth.is_none() && !nothing(one))
         .map(|one| one.pod.as_str())
         .collect()
 }
 
 /// What may happen to the pods. `pods`: `None` before they have been asked.
-pub(crate) fn hold(pods: Option<&[PodSpool]>, durability: Durability) -> Hold {
+pub(crate) fn hold(pods: Option<&[PodSpool]>) -> Hold {
     let Some(pods) = pods else {
         let why = "the spools have not been looked at yet";
         return Hold {
@@ -54,7 +53,7 @@ pub(crate) fn hold(pods: Option<&[PodSpool]>, durability: Durability) -> Hold {
             scale_in: Some(why.into()),
         };
     };
-    let behind = behind(pods, durability);
+    let behind = behind(pods);
     if !behind.is_empty() {
         let why = format!(
             "Kafka has first to take what waits in spools: {}",
@@ -77,8 +76,8 @@ pub(crate) fn hold(pods: Option<&[PodSpool]>, durability: Durability) -> Hold {
 }
 
 /// `DurabilityDegraded`, while it is true.
-pub(crate) fn degraded(pods: &[PodSpool], durability: Durability) -> Option<Statement> {
-    let behind = degraded_pods(pods, durability);
+pub(crate) fn degraded(pods: &[PodSpool]) -> Option<Statement> {
+    let behind = degraded_pods(pods);
     if behind.is_empty() {
         return None;
     }
@@ -112,16 +111,16 @@ pub(crate) fn worse(failed: Option<Statement>, spooling: Option<Statement>) -> O
 }
 
 /// Whether two looks lead to the same decisions.
-pub(crate) fn same(one: &[PodSpool], other: &[PodSpool], durability: Durability) -> bool {
+pub(crate) fn same(one: &[PodSpool], other: &[PodSpool]) -> bool {
     let names = |pods: Vec<&PodSpool>| -> Vec<String> { pods.iter().map(|one| one.pod.clone()).collect() };
-    names(behind(one, durability)) == names(behind(other, durability))
-        && names(degraded_pods(one, durability)) == names(degraded_pods(other, durability))
+    names(behind(one)) == names(behind(other))
+        && names(degraded_pods(one)) == names(degraded_pods(other))
         && silent(one) == silent(other)
 }
 
 /// Whether events of any pod wait.
-pub(crate) fn any_degraded(pods: &[PodSpool], durability: Durability) -> bool {
-    !degraded_pods(pods, durability).is_empty()
+pub(crate) fn any_degraded(pods: &[PodSpool]) -> bool {
+    !degraded_pods(pods).is_empty()
 }
 
 fn describe(pods: &[&PodSpool]) -> String {
@@ -211,37 +210,38 @@ mod tests {
 
     #[test]
     fn a_spool_that_is_behind_holds_both_and_one_that_is_silent_only_the_scale_in() {
-        use Durability::{Memory, Replicated, Spooled};
-        for (pods, durability, rollout, scale_in) in [
-            (vec![], Replicated, false, false),
-            (vec![pod("a", Some((0, 0)))], Replicated, false, false),
-            (vec![pod("a", Some((1, 0)))], Replicated, true, true),
-            (vec![pod("a", Some((1, 0)))], Memory, true, true),
-            (vec![pod("a", Some((1, 5)))], Spooled, false, false),
-            (vec![pod("a", Some((1, 6)))], Spooled, true, true),
-            (vec![pod("a", None)], Replicated, false, true),
-            (
-                vec![pod("a", None), pod("b", Some((0, 0)))],
-                Replicated,
-                false,
-                true,
-            ),
-            (
-                vec![pod("a", None), pod("b", Some((2, 9)))],
-                Replicated,
-                true,
-                true,
-            ),
+        let spooled = |figures| PodSpool {
+            spools_all: true,
+            ..pod("a", Some(figures))
+        };
+        for (pods, rollout, scale_in) in [
+            (vec![], false, false),
+            (vec![pod("a", Some((0, 0)))], false, false),
+            (vec![pod("a", Some((1, 0)))], true, true),
+            (vec![spooled((1, 5))], false, false),
+            (vec![spooled((1, 6))], true, true),
+            (vec![pod("a", None)], false, true),
+            (vec![pod("a", None), pod("b", Some((0, 0)))], false, true),
+            (vec![pod("a", None), pod("b", Some((2, 9)))], true, true),
         ] {
-            let hold = hold(Some(&pods), durability);
+            let hold = hold(Some(&pods));
             assert_eq!(
                 (hold.rollout.is_some(), hold.scale_in.is_some()),
                 (rollout, scale_in),
-                "{pods:?} {durability:?}"
+                "{pods:?}"
             );
-            assert_eq!(degraded(&pods, durability).is_some(), rollout, "{pods:?}");
+            assert_eq!(degraded(&pods).is_some(), rollout, "{pods:?}");
         }
-        let unasked = hold(None, Replicated);
+        let mut unborn = pod("a", None);
+        unborn.unborn = true;
+        assert_eq!(
+            hold(Some(std::slice::from_ref(&unborn))),
+            Hold::default(),
+            "it may never begin"
+        );
+        unborn.last = pod("a", Some((1, 1))).depth;
+        assert!(hold(Some(&[unborn])).scale_in.is_some(), "its volume has some");
+        let unasked = hold(None);
         assert!(unasked.rollout.is_some() && unasked.scale_in.is_some());
     }
 
@@ -251,7 +251,7 @@ mod tests {
             pod("events-ingest-0", Some((3, 40))),
             pod("events-ingest-1", None),
         ];
-        let said = degraded(&pods, Durability::Replicated).unwrap();
+        let said = degraded(&pods).unwrap();
         assert_eq!(said.reason, Reason::Spooling);
         assert_eq!(
             said.message,
@@ -259,7 +259,7 @@ mod tests {
              events-ingest-0 (3 groups, 1 MB, oldest 40 s)"
         );
         let many: Vec<PodSpool> = (0..8).map(|n| pod(&format!("p-{n}"), Some((1, 1)))).collect();
-        let said = degraded(&many, Durability::Replicated).unwrap().message;
+        let said = degraded(&many).unwrap().message;
         assert!(
             said.ends_with("p-4 (1 groups, 400 kB, oldest 1 s) and 3 more"),
             "{said}"
@@ -275,31 +275,25 @@ mod tests {
             oldest: 7,
         });
         let pods = [silent, pod("b", Some((0, 0)))];
-        let replicated = Durability::Replicated;
-        assert_eq!(hold(Some(&pods), replicated).rollout, None, "it may be broken");
-        assert!(hold(Some(&pods), replicated).scale_in.is_some());
-        let said = degraded(&pods, replicated).unwrap().message;
+        assert_eq!(hold(Some(&pods)).rollout, None, "it may be broken");
+        assert!(hold(Some(&pods)).scale_in.is_some());
+        let said = degraded(&pods).unwrap().message;
         assert!(
             said.ends_with("a (2 groups, 800 B, oldest 7 s, when it last said so)"),
             "{said}"
         );
-        assert!(!same(
-            &pods,
-            &[pod("a", None), pod("b", Some((0, 0)))],
-            replicated
-        ));
+        assert!(!same(&pods, &[pod("a", None), pod("b", Some((0, 0)))]));
     }
 
     #[test]
     fn only_what_changes_a_decision_is_a_change() {
-        let replicated = Durability::Replicated;
         let one = [pod("a", Some((3, 40))), pod("b", Some((0, 0)))];
         let more = [pod("a", Some((9, 60))), pod("b", Some((0, 0)))];
         let both = [pod("a", Some((9, 60))), pod("b", Some((1, 0)))];
         let silent = [pod("a", Some((3, 40))), pod("b", None)];
-        assert!(same(&one, &more, replicated));
-        assert!(!same(&one, &both, replicated));
-        assert!(!same(&one, &silent, replicated));
+        assert!(same(&one, &more));
+        assert!(!same(&one, &both));
+        assert!(!same(&one, &silent));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
-use penstock_crds::pipeline::Durability;
 
 use super::ask::{PATIENCE, ask};
 use super::depth::PodSpool;
@@ -59,18 +58,19 @@ impl Spools {
     }
 
     /// Takes a look in; whether the pipeline is to be looked at for it.
-    fn take(&self, uid: &str, mut pods: Vec<PodSpool>, durability: Durability) -> bool {
+    fn take(&self, uid: &str, mut pods: Vec<PodSpool>) -> bool {
         let now = Instant::now();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.get(uid);
         for one in pods.iter_mut().filter(|one| one.depth.is_none()) {
             let earlier = before.and_then(|before| before.pods.iter().find(|b| b.pod == one.pod));
             one.last = earlier.and_then(|earlier| earlier.last);
+            one.spools_all |= earlier.is_some_and(|earlier| earlier.spools_all);
         }
         let news = before.is_none_or(|before| {
             before.at.elapsed() >= STALE
-                || !hold::same(&before.pods, &pods, durability)
-                || hold::any_degraded(&pods, durability) && before.told.elapsed() >= REPEAT
+                || !hold::same(&before.pods, &pods)
+                || hold::any_degraded(&pods) && before.told.elapsed() >= REPEAT
         });
         let told = before.filter(|_| !news).map_or(now, |before| before.told);
         known.insert(uid.to_owned(), Look { at: now, told, pods });
@@ -90,40 +90,53 @@ pub(crate) async fn run(context: Arc<Context>, triggers: Triggers) {
 }
 
 async fn look(set: Arc<StatefulSet>, context: &Context, triggers: &Triggers) {
-    let Some((subject, durability)) = pipeline_of(&set, &context.caches) else {
+    let Some(subject) = pipeline_of(&set, &context.caches) else {
         return;
     };
-    let Some(pods) = addresses(&subject, &context.writer).await else {
+    let Some(pods) = list(&subject, &context.writer).await else {
         return;
     };
     let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let names = (0..replicas).map(|ordinal| format!("{}-{ordinal}", set.name_any()));
     let answers = names.map(async |pod| {
-        let depth = match pods.get(&pod) {
-            Some(address) => ask(*address).await,
+        let found = pods.get(&pod);
+        let depth = match found.and_then(|found| found.address) {
+            Some(address) => ask(address).await,
             None => None,
         };
-        PodSpool::new(pod, depth)
+        PodSpool {
+            unborn: found.is_none_or(|found| found.unborn),
+            spools_all: found.is_some_and(|found| found.spools_all),
+            ..PodSpool::new(pod, depth)
+        }
     });
     let answers = join_all(answers).await;
-    if context.spools.take(&subject.uid, answers, durability) {
+    if context.spools.take(&subject.uid, answers) {
         triggers.pipeline(&subject.namespace, &subject.name);
     }
 }
 
 /// The pipeline that a StatefulSet is ingest of.
-fn pipeline_of(set: &StatefulSet, caches: &Caches) -> Option<(Subject, Durability)> {
+fn pipeline_of(set: &StatefulSet, caches: &Caches) -> Option<Subject> {
     let namespace = set.namespace()?;
     let name = labels::pipeline(set.labels())?;
     let pipeline = caches.pipeline(&namespace, &name)?;
     let pipeline = pipeline.0.as_ref().ok()?;
     let subject = Subject::of(pipeline);
     let ours = set.name_any() == Role::Ingest.object(&name) && Held::of(set).belongs_to(&subject.uid, &name);
-    (ours && !subject.deleting).then_some((subject, pipeline.spec.ingest.durability))
+    (ours && !subject.deleting).then_some(subject)
 }
 
-/// Where the pods of ingest answer that belong to the StatefulSet, by name. `None` where that cannot be seen now.
-async fn addresses(subject: &Subject, writer: &Writer) -> Option<BTreeMap<String, SocketAddr>> {
+/// A pod as the API server knows it.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    address: Option<SocketAddr>,
+    unborn: bool,
+    spools_all: bool,
+}
+
+/// The pods of ingest that belong to the StatefulSet, by name. `None` where they cannot be seen now.
+async fn list(subject: &Subject, writer: &Writer) -> Option<BTreeMap<String, Found>> {
     let selector = labels::selector(&subject.name, Role::Ingest.as_str());
     let selector: Vec<String> = selector
         .iter()
@@ -146,12 +159,22 @@ async fn addresses(subject: &Subject, writer: &Writer) -> Option<BTreeMap<String
             return None;
         }
     };
-    let answering = pods.items.into_iter().filter_map(|pod| {
+    let found = pods.items.into_iter().filter_map(|pod| {
         subject::controller::<StatefulSet>(&pod)?;
-        let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some((pod.name_any(), SocketAddr::new(address, ADMIN)))
+        let status = pod.status.as_ref();
+        let address = status.and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let found = Found {
+            address: address.map(|address| SocketAddr::new(address, ADMIN)),
+            unborn: matches!(phase, None | Some("Pending")),
+            spools_all: pod
+                .annotations()
+                .get(labels::DURABILITY)
+                .is_some_and(|d| d == labels::SPOOLED),
+        };
+        Some((pod.name_any(), found))
     });
-    Some(answering.collect())
+    Some(found.collect())
 }
 
 #[cfg(test)]
@@ -169,18 +192,17 @@ mod tests {
             };
             vec![PodSpool::new("events-ingest-0".into(), Some(depth))]
         };
-        let replicated = Durability::Replicated;
         assert_eq!(spools.of("u"), None);
-        assert!(spools.take("u", pods(0), replicated), "the first time");
-        assert!(!spools.take("u", pods(0), replicated));
-        assert!(spools.take("u", pods(1), replicated), "events wait");
-        assert!(!spools.take("u", pods(2), replicated), "more of them");
+        assert!(spools.take("u", pods(0)), "the first time");
+        assert!(!spools.take("u", pods(0)));
+        assert!(spools.take("u", pods(1)), "events wait");
+        assert!(!spools.take("u", pods(2)), "more of them");
         assert_eq!(spools.of("u"), Some(pods(2)));
         let silent = vec![PodSpool::new("events-ingest-0".into(), None)];
-        assert!(spools.take("u", silent, replicated), "it fell silent");
+        assert!(spools.take("u", silent), "it fell silent");
         let known = spools.of("u").unwrap().remove(0);
         assert_eq!((known.depth, known.last), (None, pods(2)[0].depth));
-        assert!(spools.take("u", pods(0), replicated), "none waits");
+        assert!(spools.take("u", pods(0)), "none waits");
         spools.forget("u");
         assert_eq!(spools.of("u"), None);
     }
