@@ -197,12 +197,12 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
     trial.settle(&sent, Duration::from_secs(90))
 }
 
-/// Deployment to StatefulSet and back, without a request that fails.
+/// Deployment to StatefulSet and back, without a request that fails; and to a larger volume in the end.
 #[test]
 fn a_spool_is_added_and_removed_under_load() -> Result<()> {
     let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "fro")?;
-    let _volumes = Volumes::make(&trial, &CLAIMS)?;
+    let _volumes = Volumes::make(&trial, &[CLAIMS, CLAIMS].concat())?;
     trial.apply(&trial.app(APP))?;
     trial.apply(&trial.pipeline(&plain(2)))?;
     trial.ready()?;
@@ -240,6 +240,15 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
         Ok(names(&trial, "persistentvolumeclaims")?.is_empty() && names(&trial, "jobs")?.is_empty())
     })?;
     trial.ready()?;
+    trial.apply(&trial.pipeline(&spooled(2, "").replace("1Gi", "2Gi")))?;
+    within(120, "the pods have larger volumes", || {
+        let sizes = field(
+            &trial,
+            "persistentvolumeclaims",
+            ".items[*].spec.resources.requests.storage",
+        )?;
+        Ok(sizes == "2Gi 2Gi" && all_ready(&trial, 2)?)
+    })?;
     trial.settle(&sent, Duration::from_secs(60))
 }
 

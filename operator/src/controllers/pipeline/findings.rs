@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use penstock_crds::pipeline::SpoolVolume;
-use penstock_crds::{ConditionType, IngestionPipeline};
+use penstock_crds::{ConditionType, IngestionPipeline, Reason};
 
 use super::Context;
 use super::apply::SetPlan;
@@ -82,6 +82,14 @@ impl Findings {
             };
         }
         found
+    }
+
+    /// What was said of claims that could not be drained holds as long as nobody looks at them.
+    pub(super) fn remember(&mut self, pipeline: &IngestionPipeline) {
+        let said = status::remembered(pipeline, ConditionType::DurabilityDegraded);
+        if self.gates.is_none() && self.degraded.is_none() {
+            self.degraded = said.filter(|said| said.reason == Reason::DrainFailed);
+        }
     }
 
     /// Takes in what is known now of that which runs.

@@ -177,6 +177,7 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
     if found.waiting {
         return Action::requeue(about(Duration::from_secs(2)));
     }
+    found.remember(pipeline);
     conclude(pipeline, subject, found, context).await
 }
 
