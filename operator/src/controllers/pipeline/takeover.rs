@@ -200,13 +200,20 @@ mod tests {
 
     #[test]
     fn claims_of_another_size_are_waited_for() {
-        let none = Live::default();
-        assert_ne!(volume_gate(Gate::Open, &none, false), Gate::Open);
-        assert_eq!(volume_gate(Gate::Open, &none, true), Gate::Open);
-        assert_eq!(
-            volume_gate(Gate::Open, &live("p", "h", 1, true), false),
-            Gate::Open
-        );
+        let (none, some) = (Live::default(), live("p", "h", 1, true));
+        for (live, fits, open) in [
+            (&none, true, true),
+            (&none, false, false),
+            (&some, true, true),
+            (&some, false, false),
+        ] {
+            assert_eq!(
+                volume_gate(Gate::Open, live, fits) == Gate::Open,
+                open,
+                "{live:?} {fits}"
+            );
+        }
+        assert_eq!(volume_gate(Gate::Held("why"), &none, false), Gate::Held("why"));
     }
 
     #[test]
