@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, Volumes, within};
+use penstock_e2e::trial::{APP, PIPELINE, Traffic, Trial, Turn, Volumes, within};
 use penstock_e2e::{Component, Error, Instance, Result};
 use serde_json::Value;
 
@@ -64,8 +64,7 @@ fn stop_kafka(kit: &Instance) -> Result<()> {
 }
 
 /// Waits until answers say that events are spooled.
-fn spooling(trial: &Trial<'_>) -> Result<()> {
-    let traffic = trial.traffic(APP)?;
+fn spooling(traffic: &Traffic) -> Result<()> {
     within(20, "events are spooled", || {
         let (status, told) = traffic.once_told()?;
         assert_eq!(status, 200, "nobody who sends notices");
@@ -100,7 +99,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
     assert_eq!(says(&trial, "DurabilityDegraded")?, None);
 
     stop_kafka(&kit)?;
-    spooling(&trial)?;
+    spooling(&traffic)?;
     sent.merge(traffic.send(500, 10, 2, Duration::ZERO, minute)?);
     let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
     println!("DurabilityDegraded=True/{reason} after {took:?}");
@@ -181,7 +180,7 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
     stop_kafka(&kit)?;
-    spooling(&trial)?;
+    spooling(&traffic)?;
     let sent = traffic.send(200, 10, 2, Duration::ZERO, minute)?;
     trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
     trial.apply(&trial.pipeline(&spooled(1, "")))?;
@@ -261,7 +260,7 @@ fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()
     let minute = Duration::from_secs(60);
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
     stop_kafka(&kit)?;
-    spooling(&trial)?;
+    spooling(&traffic)?;
     sent.merge(traffic.send(300, 10, 2, Duration::ZERO, minute)?);
     trial.kubectl(&["delete", "ingestionpipeline", PIPELINE, "--timeout=60s"])?;
     within(90, "the pods are gone", || Ok(trial.pods("ingest")?.is_empty()))?;

@@ -1,7 +1,7 @@
 //! Claims that no pod has any more: after a scale-in, or when the spec has no spool any more. Pure.
 //!
 //! ```text
-//! left over, mounted by nobody -> Job -> succeeded -> the claim goes, then the Job
+//! left over, mounted by nobody -> Job -> succeeded -> the claim is deleted; it goes when the Job does
 //!                                     -> failed    -> said; both stay
 //! a pod's again                -> the Job goes
 //! ```
@@ -173,7 +173,10 @@ pub(crate) fn plan(
                     running += 1;
                     plan.draining.push(claim.name.clone());
                 }
-                Progress::Succeeded if claim.deleting => plan.soon = true,
+                // Its pod has ended and still keeps the claim from going.
+                Progress::Succeeded if claim.deleting => {
+                    plan.delete_jobs.push((job.name.clone(), job.uid.clone()));
+                }
                 Progress::Succeeded => plan.delete_claims.push((claim.name.clone(), claim.uid.clone())),
                 Progress::Failed(why) => plan.failed.push((claim.name.clone(), why.clone())),
             },
@@ -252,6 +255,17 @@ mod tests {
             [("spool-events-ingest-1".to_owned(), "b".to_owned())]
         );
         assert!(done.start.is_empty() && done.delete_jobs.is_empty());
+
+        let going = Claim {
+            deleting: true,
+            ..claim(1, "b")
+        };
+        let next = decide(&[going], &[job(1, "b", Progress::Succeeded)], 1, &[]);
+        assert_eq!(
+            next.delete_jobs,
+            [("events-drain-1".to_owned(), "job-1".to_owned())]
+        );
+        assert!(next.delete_claims.is_empty() && next.start.is_empty());
 
         let running = decide(&claims, &[job(1, "b", Progress::Running)], 1, &[]);
         assert!(running.delete_claims.is_empty() && running.start.is_empty());
