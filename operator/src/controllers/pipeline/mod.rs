@@ -392,14 +392,16 @@ async fn conclude(
     if let Some(error) = &failure {
         tracing::warn!(pipeline = subject.path(), %error, "a pipeline could not be made so; trying again");
     }
-    match (stays, transient) {
-        (true, _) => Action::requeue(about(PERMANENT)),
-        (false, true) => Action::requeue(context.backoff.failed(subject.path(), subject.generation)),
+    let next = match (stays, transient) {
+        (true, _) => about(PERMANENT),
+        (false, true) => context.backoff.failed(subject.path(), subject.generation),
         (false, false) => {
             context.backoff.forget(&subject.path());
-            Action::requeue(about(if found.soon { SOON } else { RESYNC }))
+            about(RESYNC)
         }
-    }
+    };
+    // A failure elsewhere, as of a broker, does not keep what is soon to be done.
+    Action::requeue(if found.soon { next.min(about(SOON)) } else { next })
 }
 
 /// Writes the status where it differs; counts and tells.
