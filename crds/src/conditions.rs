@@ -85,6 +85,8 @@ words! {
         WorkloadsAvailable,
         /// The topic survives the loss of a broker.
         Durable,
+        /// Acknowledged events wait on the disks of pods, each the only copy. Present only when true.
+        DurabilityDegraded,
         /// The keys of the App exist.
         KeysReady,
         /// Writes are stopped by the annotation penstock.dev/paused. Present only when true.
@@ -135,6 +137,12 @@ words! {
         SingleReplica,
         /// The topic has replicas, but one acknowledgement may mean one copy.
         WeakAcknowledgement,
+        /// Events are kept in spools until Kafka takes them.
+        Spooling,
+        /// A claim of a spool that no pod has any more is being drained to Kafka.
+        Draining,
+        /// A claim of a spool that no pod has any more could not be drained to Kafka; it is kept.
+        DrainFailed,
         /// Kafka cannot be reached or does not answer in time.
         KafkaUnavailable,
         /// Kafka refused a request.

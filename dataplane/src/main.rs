@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use penstock_dataplane::process::{Process, RoleError, logs, panics};
 use penstock_dataplane::{consume, ingest};
 use penstock_dataplane_config::load::{Config, Environment, Loaded, load_file, render};
-use penstock_dataplane_config::{ConsumeConfig, IngestConfig};
+use penstock_dataplane_config::{ConsumeConfig, DrainConfig, IngestConfig};
 
 /// Penstock's data plane: one role per process.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum Role {
     Ingest,
     /// Kafka to ClickHouse.
     Consume,
+    /// A spool that no process uses any more, to Kafka; ends when it is empty.
+    Drain,
 }
 
 impl Role {
@@ -38,6 +40,7 @@ impl Role {
         match self {
             Self::Ingest => "ingest",
             Self::Consume => "consume",
+            Self::Drain => "drain",
         }
     }
 }
@@ -54,6 +57,11 @@ fn main() -> ExitCode {
             &arguments,
             tokio::runtime::Builder::new_current_thread(),
             |config: ConsumeConfig, process| (config.admin.clone(), consume::run(config, process)),
+        ),
+        Role::Drain => start(
+            &arguments,
+            tokio::runtime::Builder::new_current_thread(),
+            |config: DrainConfig, process| (config.admin.clone(), ingest::drain(config, process)),
         ),
     };
     match outcome {

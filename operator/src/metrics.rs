@@ -65,6 +65,8 @@ pub struct Metrics {
     objects: Family<ByState, Gauge>,
     counted: Arc<Mutex<std::collections::HashMap<(&'static str, String), &'static str>>>,
     unreachable: Family<ByService, Gauge>,
+    degraded: Gauge,
+    degraded_pipelines: Arc<Mutex<std::collections::HashSet<String>>>,
     leader: Gauge,
     definitions_missing: Gauge,
 }
@@ -80,6 +82,7 @@ impl Default for Metrics {
         let watch_failures = Family::default();
         let objects = Family::default();
         let unreachable = Family::default();
+        let degraded = Gauge::default();
         let leader = Gauge::default();
         let definitions_missing = Gauge::default();
         registry.register("reconciles", "Looks at an object", reconciles.clone());
@@ -115,6 +118,11 @@ impl Default for Metrics {
             unreachable.clone(),
         );
         registry.register(
+            "durability_degraded",
+            "Pipelines of which acknowledged events wait on the disks of pods",
+            degraded.clone(),
+        );
+        registry.register(
             "leader",
             "1 where this operator is the one that writes",
             leader.clone(),
@@ -135,6 +143,8 @@ impl Default for Metrics {
             objects,
             counted: Arc::default(),
             unreachable,
+            degraded,
+            degraded_pipelines: Arc::default(),
             leader,
             definitions_missing,
         }
@@ -206,6 +216,21 @@ impl Metrics {
         self.unreachable
             .get_or_create(&ByService { service })
             .set(i64::try_from(addresses).unwrap_or(i64::MAX));
+    }
+
+    /// Whether events of a pipeline wait on the disks of pods.
+    pub fn durability_degraded(&self, pipeline: String, degraded: bool) {
+        let mut pipelines = self
+            .degraded_pipelines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if degraded {
+            pipelines.insert(pipeline);
+        } else {
+            pipelines.remove(&pipeline);
+        }
+        self.degraded
+            .set(i64::try_from(pipelines.len()).unwrap_or(i64::MAX));
     }
 
     pub fn leading(&self, leading: bool) {

@@ -24,10 +24,20 @@ and `bind` appear nowhere.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
-# delete: with deletionPolicy Delete the consumers go before their topic does.
+# delete: with deletionPolicy Delete the consumers go before their topic does; and ingest is a StatefulSet with a spool
+# and a Deployment without one, of which the one that is not needed any more goes.
 - apiGroups: [apps]
-  resources: [deployments]
+  resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
+# Claims of spools are made by their StatefulSet. delete: one that no pod has any more, once its events are in Kafka, and
+# with deletionPolicy Delete all of them. list, watch: to notice those.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list, watch, delete]
+# The Jobs that bring events of such claims to Kafka. They are never changed, so there is no patch.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch, create, delete]
 {{- end -}}
 
 {{- define "penstock.rules.secrets" -}}
@@ -40,7 +50,8 @@ and `bind` appear nowhere.
 
 {{- define "penstock.rules.pods" -}}
 # patch: touch an annotation of the ingest pods when the list of Apps changes, for kubelet then renews the mounted list
-# at once, not within a minute. list: which pods those are, and whether consumers are gone before their topic is deleted.
+# at once, not within a minute. list: which pods those are, where they say what their spools hold, which claims they
+# have, and whether consumers are gone before their topic is deleted.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, patch]

@@ -13,8 +13,8 @@ pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
 pub use stores::{ClickHouse, DeadLetter, Kafka, Redis};
 pub use workloads::{
-    Batch, Consume, Endpoint, EndpointTls, Ingest, IngestLimits, Protocol, Requested, Resources, Scaling,
-    ScalingMode,
+    Batch, Consume, Durability, Endpoint, EndpointTls, Ingest, IngestLimits, KafkaOutage, Protocol,
+    Requested, Resources, Scaling, ScalingMode, Spool, SpoolVolume,
 };
 
 /// What a pipeline is.

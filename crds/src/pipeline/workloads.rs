@@ -68,7 +68,19 @@ pub enum Protocol {
 #[x_kube(
     validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).compareTo(quantity(self.resources.limits.memory)) < 0")
         .message("limits.memory must be below resources.limits.memory: the process needs room beside the requests")
-        .field_path(".limits.memory")
+        .field_path(".limits.memory"),
+    validation = Rule::new("self.durability != 'Spooled' || has(self.spool)")
+        .message("durability Spooled needs a spool: set spool.volume.size")
+        .field_path(".durability"),
+    validation = Rule::new("!has(self.onKafkaOutage) || self.onKafkaOutage != 'Spool' || has(self.spool)")
+        .message("onKafkaOutage Spool needs a spool: set spool.volume.size, or choose Reject or Direct")
+        .field_path(".onKafkaOutage"),
+    validation = Rule::new("self.durability != 'Spooled' || !has(self.onKafkaOutage) || self.onKafkaOutage == 'Spool'")
+        .message("with durability Spooled onKafkaOutage must be Spool, or left out: the spool is on the way of every event")
+        .field_path(".onKafkaOutage"),
+    validation = Rule::new("!has(self.spool) || !has(self.onKafkaOutage) || self.onKafkaOutage == 'Spool' || self.durability == 'Spooled'")
+        .message("spool is not used: set onKafkaOutage to Spool or leave that out, or remove spool")
+        .field_path(".spool")
 )]
 pub struct Ingest {
     /// How many pods.
@@ -86,12 +98,34 @@ pub struct Ingest {
     )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub trusted_proxies: Vec<String>,
+    /// What stands behind an answer of 2xx. `Replicated`: Kafka has acknowledged the events. `Spooled`: they are on the
+    /// pod's spool, and go to Kafka from there. `Memory`: they are in the pod's memory and are lost with it; the answer
+    /// is 202.
+    #[serde(default)]
+    pub durability: Durability,
+    /// While Kafka is away. `Spool`: events are kept on the pods' spools and go to Kafka afterwards. `Direct`: they are
+    /// stored in ClickHouse at once; other readers of the topic do not see them. `Reject`: 503, at once. Default: `Spool`
+    /// with a spool, else `Reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_kafka_outage: Option<KafkaOutage>,
+    /// A volume for each pod, for events that Kafka has not acknowledged. With it the pods are a StatefulSet's, without
+    /// it a Deployment's; a change from one to the other stops nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<Spool>,
     /// Bounds of requests.
     #[serde(default)]
     pub limits: IngestLimits,
 }
 
 impl Ingest {
+    /// What happens while Kafka is away: as said, or by whether there is a spool.
+    pub fn kafka_outage(&self) -> KafkaOutage {
+        self.on_kafka_outage.unwrap_or(match self.spool {
+            Some(_) => KafkaOutage::Spool,
+            None => KafkaOutage::Reject,
+        })
+    }
+
     const fn default_scaling() -> Scaling {
         Scaling {
             mode: ScalingMode::Fixed,
@@ -110,8 +144,113 @@ impl Default for Ingest {
             scaling: Self::default_scaling(),
             resources: Self::default_resources(),
             trusted_proxies: Vec::new(),
+            durability: Durability::default(),
+            on_kafka_outage: None,
+            spool: None,
             limits: IngestLimits::default(),
         }
+    }
+}
+
+/// What stands behind a 2xx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    #[default]
+    Replicated,
+    Spooled,
+    Memory,
+}
+
+/// What ingest does while Kafka is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KafkaOutage {
+    Spool,
+    Direct,
+    Reject,
+}
+
+/// Where each pod keeps events that Kafka has not acknowledged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxBytes) || quantity(self.maxBytes.replace('B', '')).asApproximateFloat() * 10.0 <= quantity(self.volume.size).asApproximateFloat() * 9.0")
+        .message("maxBytes must be at most 90 % of volume.size: the file system needs the rest; leave it out for 80 %")
+        .field_path(".maxBytes"),
+    validation = Rule::new("!has(self.maxBytes) || quantity(self.maxBytes.replace('B', '')).compareTo(quantity('16M')) >= 0 && quantity(self.maxBytes.replace('B', '')).compareTo(quantity('1000G')) <= 0")
+        .message("maxBytes must lie between 16MB and 1000GB")
+        .field_path(".maxBytes")
+)]
+pub struct Spool {
+    /// The volume, one for each pod. It outlives the pod: what is left on one is drained to Kafka before it is deleted.
+    pub volume: SpoolVolume,
+    /// All files of a pod's spool together; when they have reached it, events are refused as without a spool. Default:
+    /// 80 % of the volume, at most 1000GB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 12), regex(pattern = schema::SIZE))]
+    pub max_bytes: Option<ByteSize>,
+}
+
+impl Spool {
+    /// The most that the data plane takes.
+    const LARGEST: u64 = 1_000_000_000_000;
+
+    /// What the spool's files may take together; `None` where the volume's size cannot be read.
+    pub fn effective_max_bytes(&self) -> Option<ByteSize> {
+        if let Some(given) = self.max_bytes {
+            return Some(given);
+        }
+        let size = self.volume.bytes()?;
+        Some(ByteSize::bytes((size / 10 * 8).min(Self::LARGEST)))
+    }
+}
+
+/// A claim for each pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.size == oldSelf.size")
+        .message("size cannot change while there is a spool: to get another, remove spool, wait until the claims spool-* are gone, which are drained first, and set it again")
+        .field_path(".size"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("storageClassName cannot change while there is a spool: to get another, remove spool, wait until the claims spool-* are gone, which are drained first, and set it again")
+        .field_path(".storageClassName"),
+    validation = Rule::new("quantity(self.size).compareTo(quantity('20M')) >= 0")
+        .message("size must be at least 20M: less holds no useful spool")
+        .field_path(".size")
+)]
+pub struct SpoolVolume {
+    /// Its size: `10Gi`. Cannot change while there is a spool.
+    #[schemars(
+        with = "String",
+        length(max = 16),
+        regex(pattern = r"^[1-9][0-9]{0,11}(k|M|G|T|Ki|Mi|Gi|Ti)?$")
+    )]
+    pub size: Quantity,
+    /// Its class; the cluster's default one when absent. Cannot change while there is a spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub storage_class_name: Option<String>,
+}
+
+impl SpoolVolume {
+    /// The size in bytes, where it is written as the schema wants it.
+    pub fn bytes(&self) -> Option<u64> {
+        let text = self.size.0.as_str();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit {
+            "" => 1,
+            "k" => 1000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(factor)
     }
 }
 
@@ -367,5 +506,45 @@ impl Default for Batch {
             max_bytes: Self::default_max_bytes(),
             max_age: Self::default_max_age(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool(size: &str, max_bytes: Option<ByteSize>) -> Option<u64> {
+        let volume = SpoolVolume {
+            size: Quantity(size.into()),
+            storage_class_name: None,
+        };
+        let spool = Spool { volume, max_bytes };
+        spool.effective_max_bytes().map(ByteSize::get)
+    }
+
+    #[test]
+    fn a_spool_takes_four_fifths_of_its_volume() {
+        for (size, bytes) in [
+            ("20M", Some(16_000_000)),
+            ("1Gi", Some(858_993_456)),
+            ("10G", Some(8_000_000_000)),
+            ("100000000", Some(80_000_000)),
+            ("2T", Some(1_000_000_000_000)),
+            ("999999999999Ti", None),
+            ("1.5Gi", None),
+        ] {
+            assert_eq!(spool(size, None), bytes, "{size}");
+        }
+        assert_eq!(spool("1Gi", Some(ByteSize::mb(16))), Some(16_000_000));
+    }
+
+    #[test]
+    fn an_outage_is_spooled_where_there_is_a_spool() {
+        let mut ingest = Ingest::default();
+        assert_eq!(ingest.kafka_outage(), KafkaOutage::Reject);
+        ingest.on_kafka_outage = Some(KafkaOutage::Direct);
+        assert_eq!(ingest.kafka_outage(), KafkaOutage::Direct);
+        let ingest: Ingest = serde_yaml::from_str("{spool: {volume: {size: 1Gi}}}").unwrap();
+        assert_eq!(ingest.kafka_outage(), KafkaOutage::Spool);
     }
 }

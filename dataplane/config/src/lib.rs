@@ -21,8 +21,8 @@ pub mod validate;
 
 pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
 pub use roles::{
-    ClickHouseTarget, ConsumeBatch, ConsumeConfig, Durability, IngestConfig, IngestLimits, KafkaOutage,
-    KafkaTarget, PipelineRef, Protocol, RedisTarget, SpoolConfig, TlsFiles,
+    ClickHouseTarget, ConsumeBatch, ConsumeConfig, DrainConfig, Durability, IngestConfig, IngestLimits,
+    KafkaOutage, KafkaTarget, PipelineRef, Protocol, RedisTarget, SpoolConfig, TlsFiles,
 };
 pub use units::{ByteSize, Duration};
 

@@ -1,5 +1,7 @@
 use super::*;
-use crate::{ByteSize, ConsumeConfig, Durability, Duration, IngestConfig, KafkaOutage, Protocol};
+use crate::{
+    ByteSize, ConsumeConfig, DrainConfig, Durability, Duration, IngestConfig, KafkaOutage, Protocol,
+};
 
 const INGEST: &str = "
 version: 1
@@ -214,4 +216,24 @@ fn a_key_shared_by_two_apps_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("apps[1].keys[0].digest"), "{refused}");
+}
+
+#[test]
+fn a_drain_needs_a_directory_and_kafka() {
+    let file = "version: 1\npipeline: {namespace: growth, name: events}\ndir: /s\n\
+         kafka: {bootstrap: 'kafka:9092', topic: growth.events, deadLetterTopic: growth.events.dlq}\n";
+    let load = |yaml: &str| load::<DrainConfig>(yaml, &environment(&[])).map(|loaded| loaded.config);
+    let config = load(file).unwrap();
+    assert_eq!(config.admin, "0.0.0.0:9090");
+    assert_eq!(config.kafka_timeout, Duration::from_secs(8));
+    for (from, to, field) in [
+        ("dir: /s\n", "", "dir"),
+        ("/s", "s", "dir"),
+        ("kafka:9092", "kafka", "kafka.bootstrap"),
+        ("dir: /s\n", "dir: /s\nmaxBytes: 1GB\n", "maxBytes"),
+        ("dir: /s\n", "dir: /s\nkafkaTimeout: 1ms\n", "kafkaTimeout"),
+    ] {
+        let refused = load(&file.replace(from, to)).unwrap_err().to_string();
+        assert!(refused.contains(field), "{to}: {refused}");
+    }
 }

@@ -219,6 +219,28 @@ impl IngestConfig {
     }
 }
 
+/// `penstock-dataplane drain`: a spool that no other process uses any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DrainConfig {
+    pub version: u32,
+    pub pipeline: PipelineRef,
+    #[serde(default = "default_admin")]
+    pub admin: String,
+    pub kafka: KafkaTarget,
+    /// The spool's directory.
+    pub dir: PathBuf,
+    /// When a broker that does not answer counts as away, as `limits.kafkaTimeout` of ingest.
+    #[serde(default = "DrainConfig::default_kafka_timeout")]
+    pub kafka_timeout: Duration,
+}
+
+impl DrainConfig {
+    fn default_kafka_timeout() -> Duration {
+        IngestLimits::default().kafka_timeout
+    }
+}
+
 /// When a batch of the consumer is full.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use crate::CONFIG_VERSION;
 use crate::apps::AppsFile;
 use crate::roles::{
-    ClickHouseTarget, ConsumeConfig, Durability, IngestConfig, KafkaOutage, KafkaTarget, PipelineRef,
-    RedisTarget,
+    ClickHouseTarget, ConsumeConfig, DrainConfig, Durability, IngestConfig, KafkaOutage, KafkaTarget,
+    PipelineRef, RedisTarget,
 };
 use crate::units::Duration;
 
@@ -268,6 +268,23 @@ impl IngestConfig {
         rules.require(spool.dir.is_absolute(), "spool.dir", "must be an absolute path");
         let bytes = (SMALLEST_SPOOL..=LARGEST_SPOOL).contains(&spool.max_bytes.get());
         rules.require(bytes, "spool.maxBytes", "must be 16MB to 1000GB");
+    }
+}
+
+impl Validate for DrainConfig {
+    fn violations(&self) -> Vec<Violation> {
+        let mut rules = Rules::default();
+        rules.version(self.version);
+        rules.pipeline(&self.pipeline);
+        rules.address("admin", &self.admin);
+        rules.kafka(&self.kafka);
+        rules.require(self.dir.is_absolute(), "dir", "must be an absolute path");
+        rules.require(
+            self.kafka_timeout >= Duration::from_millis(100),
+            "kafkaTimeout",
+            "must be at least 100ms",
+        );
+        rules.0
     }
 }
 

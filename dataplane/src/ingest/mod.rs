@@ -78,6 +78,7 @@ use self::outage::Outage;
 use self::reload::Reload;
 use self::request_log::RequestLog;
 use self::spool::Running;
+pub use self::spool::drain;
 use self::statistics::ProducerMetrics;
 use self::tls::{Tls, TlsReload};
 use crate::process::{Needed, Process, RoleError};

@@ -346,7 +346,7 @@ fn log(directory: &Path) -> Stdio {
     file.unwrap().into()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

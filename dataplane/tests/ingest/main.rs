@@ -12,6 +12,7 @@ mod client;
 mod connections;
 mod cors;
 mod direct;
+mod drain;
 mod envelope;
 mod harness;
 mod limits;

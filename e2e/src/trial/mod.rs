@@ -6,6 +6,7 @@
 mod pods;
 mod traffic;
 mod turn;
+mod volumes;
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use pods::{Pod, kill_operator};
 pub use traffic::{Acknowledged, Traffic};
 pub use turn::Turn;
+pub use volumes::Volumes;
 
 use crate::error::{Context, Error, Result};
 use crate::instance::Instance;

@@ -70,6 +70,11 @@ impl Traffic {
 
     /// One event; the status of the answer.
     pub fn once(&self) -> Result<u16> {
+        Ok(self.once_told()?.0)
+    }
+
+    /// One event; the status of the answer, and its header `Penstock-Durability`.
+    pub fn once_told(&self) -> Result<(u16, Option<String>)> {
         let body = format!(r#"{{"event_type":"once","event_id":"{}"}}"#, self.id());
         let answer = probe::agent(PATIENCE)
             .post(format!("{}/v1/events", self.url))
@@ -79,7 +84,9 @@ impl Traffic {
             .header("X-API-Key", &self.key)
             .send(body)
             .map_err(|error| Error::new(format!("{}: {error}", self.url)))?;
-        Ok(answer.status().as_u16())
+        let told = answer.headers().get("penstock-durability");
+        let told = told.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        Ok((answer.status().as_u16(), told))
     }
 
     /// Sends batches of `batch` from `clients` threads until `events` are acknowledged, each at least `pause` after the

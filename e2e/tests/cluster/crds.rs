@@ -67,7 +67,7 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
             "apiVersion: penstock.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: fixed, namespace: {namespace}, annotations: {{penstock.dev/paused: 'true'}}}}\nspec: {spec}\n"
         )
     };
-    let pipeline = "{apps: {selector: {}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t}}";
+    let pipeline = "{apps: {selector: {}}, ingest: {spool: {volume: {size: 1Gi, storageClassName: a}}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t}}";
     let app = "{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11}";
     for (kind, spec) in [("IngestionPipeline", pipeline), ("App", app)] {
         let (accepted, said) = kubectl(&kit, &["create", "-f", "-"], &stored(kind, spec));
@@ -116,6 +116,21 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
             "spec.clickhouse.table",
         ),
         (
+            "ingestionpipeline",
+            r#"{"ingest":{"spool":{"volume":{"size":"2Gi"}}}}"#,
+            "spec.ingest.spool.volume.size",
+        ),
+        (
+            "ingestionpipeline",
+            r#"{"ingest":{"spool":{"volume":{"storageClassName":"b"}}}}"#,
+            "spec.ingest.spool.volume.storageClassName",
+        ),
+        (
+            "ingestionpipeline",
+            r#"{"ingest":{"spool":{"volume":{"storageClassName":null}}}}"#,
+            "spec.ingest.spool.volume.storageClassName",
+        ),
+        (
             "app",
             r#"{"id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b12"}"#,
             "spec.id",
@@ -142,6 +157,11 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
     for (kind, patch) in [
         ("ingestionpipeline", r#"{"spec":{"kafka":{"partitions":12}}}"#),
         ("ingestionpipeline", r#"{"spec":{"kafka":{"retention":"1d"}}}"#),
+        ("ingestionpipeline", r#"{"spec":{"ingest":{"spool":null}}}"#),
+        (
+            "ingestionpipeline",
+            r#"{"spec":{"ingest":{"spool":{"maxBytes":"100MB"}}}}"#,
+        ),
         ("app", r#"{"spec":{"suspended":true}}"#),
     ] {
         let arguments = [
@@ -193,6 +213,7 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
         "ingest": {
             "scaling": {"mode": "Fixed", "replicas": 2},
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+            "durability": "Replicated",
             "limits": {
                 "body": "8MB", "event": "256kB", "batch": 1000, "memory": "64MB", "connections": 10_000,
                 "requestTimeout": "10s", "kafkaTimeout": "8s"

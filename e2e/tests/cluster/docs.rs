@@ -1,15 +1,17 @@
 //! The examples of the documentation do what they say.
 //!
 //! A block of `sh` is run as it stands in a pipeline's network; what it prints is held against the block of `json` that
-//! follows, where `…` stands for anything.
+//! follows, where `…` stands for anything. A block of `yaml` that is a whole object is applied.
 
 use std::process::Command;
 
-use penstock_e2e::trial::{APP, Trial, Turn};
+use penstock_dataplane_config::DrainConfig;
+use penstock_dataplane_config::load::{Environment, load};
+use penstock_e2e::trial::{APP, Trial, Turn, Volumes};
 use penstock_e2e::{Error, Result};
 
-/// Blocks of `sh` and the `json` that follows each.
-fn examples(page: &str) -> Vec<(String, String)> {
+/// Every block with its language.
+fn blocks(page: &str) -> Vec<(String, String)> {
     let mut blocks: Vec<(String, String)> = Vec::new();
     let mut open: Option<(String, String)> = None;
     for line in page.lines() {
@@ -24,6 +26,11 @@ fn examples(page: &str) -> Vec<(String, String)> {
         }
     }
     blocks
+}
+
+/// Blocks of `sh` and the `json` that follows each.
+fn examples(page: &str) -> Vec<(String, String)> {
+    blocks(page)
         .windows(2)
         .filter(|pair| pair[0].0 == "sh" && pair[1].0 == "json")
         .map(|pair| (pair[0].1.clone(), pair[1].1.clone()))
@@ -81,5 +88,29 @@ fn every_example_of_the_guide_answers_as_written() -> Result<()> {
             expected.join("\n")
         );
     }
+    Ok(())
+}
+
+#[test]
+fn the_guides_pipeline_with_a_spool_comes_up() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let trial = Trial::empty(&kit, "docs")?;
+    let _volumes = Volumes::make(&trial, &["spool-events-ingest-0", "spool-events-ingest-1"])?;
+    let page = std::fs::read_to_string(kit.repository().join("docs/durability.md"))
+        .map_err(|error| Error::new(error.to_string()))?;
+    let yaml = blocks(&page)
+        .into_iter()
+        .filter(|(language, _)| language == "yaml");
+    let (objects, files): (Vec<_>, Vec<_>) = yaml
+        .map(|(_, text)| text)
+        .partition(|text| text.starts_with("apiVersion:"));
+    assert_eq!((objects.len(), files.len()), (1, 1));
+    let namespaced = format!("metadata: {{namespace: {}, ", trial.namespace());
+    trial.apply(&objects[0].replace("metadata: {", &namespaced))?;
+    trial.ready()?;
+    let claims = trial.kubectl(&["get", "pvc", "-o", "jsonpath={.items[*].status.phase}"])?;
+    assert_eq!(claims, "Bound Bound");
+    let read = load::<DrainConfig>(&files[0], &Environment::new());
+    assert!(read.is_ok(), "{read:?}");
     Ok(())
 }

@@ -18,3 +18,4 @@ mod outages;
 mod process;
 mod provision;
 mod sdk;
+mod spool;

@@ -10,8 +10,9 @@ use std::pin::pin;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
@@ -78,6 +79,10 @@ pub struct Caches {
     pub apps: Store<Guard<App>>,
     pub pipelines: Store<Guard<IngestionPipeline>>,
     pub deployments: Store<Deployment>,
+    pub stateful_sets: Store<StatefulSet>,
+    /// Of spools: made by a StatefulSet, which hands its template's labels on.
+    claims: Store<PersistentVolumeClaim>,
+    jobs: Store<Job>,
     secrets: Store<Meta<Secret>>,
     config_maps: Store<Meta<ConfigMap>>,
     services: Store<Meta<Service>>,
@@ -143,6 +148,7 @@ macro_rules! cached {
 
 cached! {
     Deployment => deployments: Deployment,
+    StatefulSet => stateful_sets: StatefulSet,
     Secret => secrets: Meta<Secret>,
     ConfigMap => config_maps: Meta<ConfigMap>,
     Service => services: Meta<Service>,
@@ -158,6 +164,26 @@ impl Caches {
 
     pub fn deployment(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Deployment>> {
         self.deployments.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    pub fn stateful_set(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<StatefulSet>> {
+        self.stateful_sets.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The claims that bear a pipeline's label.
+    pub fn claims_of(&self, namespace: &str, pipeline: &str) -> Vec<std::sync::Arc<PersistentVolumeClaim>> {
+        self.claims.state_filter(|claim| {
+            claim.namespace().as_deref() == Some(namespace)
+                && labels::pipeline(claim.labels()).as_deref() == Some(pipeline)
+        })
+    }
+
+    /// The Jobs that bear a pipeline's label.
+    pub fn jobs_of(&self, namespace: &str, pipeline: &str) -> Vec<std::sync::Arc<Job>> {
+        self.jobs.state_filter(|job| {
+            job.namespace().as_deref() == Some(namespace)
+                && labels::pipeline(job.labels()).as_deref() == Some(pipeline)
+        })
     }
 
     /// One Secret's metadata.
@@ -184,6 +210,10 @@ impl Caches {
             .state_filter(|app| app.namespace().as_deref() == Some(namespace))
     }
 
+    pub fn pipeline(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Guard<IngestionPipeline>>> {
+        self.pipelines.get(&ObjectRef::new(name).within(namespace))
+    }
+
     pub fn pipelines_in(&self, namespace: &str) -> Vec<std::sync::Arc<Guard<IngestionPipeline>>> {
         self.pipelines
             .state_filter(|pipeline| pipeline.namespace().as_deref() == Some(namespace))
@@ -196,6 +226,9 @@ impl Caches {
             self.apps.wait_until_ready(),
             self.pipelines.wait_until_ready(),
             self.deployments.wait_until_ready(),
+            self.stateful_sets.wait_until_ready(),
+            self.claims.wait_until_ready(),
+            self.jobs.wait_until_ready(),
             self.secrets.wait_until_ready(),
             self.config_maps.wait_until_ready(),
             self.services.wait_until_ready(),
@@ -226,6 +259,9 @@ pub fn watch(
     let (apps, apps_writer) = store();
     let (pipelines, pipelines_writer) = store();
     let (deployments, deployments_writer) = store();
+    let (stateful_sets, stateful_sets_writer) = store();
+    let (claims, claims_writer) = store();
+    let (jobs, jobs_writer) = store();
     let (secrets, secrets_writer) = store();
     let (config_maps, config_maps_writer) = store();
     let (services, services_writer) = store();
@@ -235,6 +271,9 @@ pub fn watch(
         apps,
         pipelines,
         deployments,
+        stateful_sets,
+        claims,
+        jobs,
         secrets,
         config_maps,
         services,
@@ -309,6 +348,27 @@ pub fn watch(
         metrics.clone(),
         on_owned(owned.clone()),
     );
+    let stateful_set = follow(
+        watcher(scope.api::<StatefulSet>(client), ours.clone()),
+        stateful_sets_writer,
+        "StatefulSet",
+        metrics.clone(),
+        on_owned(owned.clone()),
+    );
+    let claim = follow(
+        watcher(scope.api::<PersistentVolumeClaim>(client), ours.clone()),
+        claims_writer,
+        "PersistentVolumeClaim",
+        metrics.clone(),
+        on_owned(owned.clone()),
+    );
+    let job = follow(
+        watcher(scope.api::<Job>(client), ours.clone()),
+        jobs_writer,
+        "Job",
+        metrics.clone(),
+        on_owned(owned.clone()),
+    );
     let config_map = follow(
         watcher(scope.api::<Meta<ConfigMap>>(client), ours.clone()),
         config_maps_writer,
@@ -343,6 +403,9 @@ pub fn watch(
             () = pipeline => {}
             () = secret => {}
             () = deployment => {}
+            () = stateful_set => {}
+            () = claim => {}
+            () = job => {}
             () = config_map => {}
             () = service => {}
             () = service_account => {}

@@ -8,6 +8,11 @@ pub const PIPELINE: &str = "penstock.dev/pipeline";
 pub const CONFIG_HASH: &str = "penstock.dev/config-hash";
 /// Annotation of a running ingest pod: changes when its list of Apps has changed, which makes kubelet renew the mount.
 pub const APPS_REVISION: &str = "penstock.dev/apps-revision";
+/// Annotation of an ingest pod with a spool: its durability. What its spool may hold is judged by what it runs, which is
+/// not always what the spec says by now.
+pub const DURABILITY: &str = "penstock.dev/durability";
+/// Its value where every event goes by the spool.
+pub const SPOOLED: &str = "Spooled";
 /// Everything that the operator makes.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=penstock-operator";
 

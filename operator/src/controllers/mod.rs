@@ -72,6 +72,7 @@ pub async fn run(
             .run(move || triggers.all_pipelines(&caches))
     };
     let usage = app::usage::run(shared.clone(), caches.clone());
+    let spools = pipeline::watch_spools(Arc::clone(&pipeline_context), triggers.clone());
     let work = {
         let caches = caches.clone();
         let config = || Config::default().concurrency(CONCURRENCY);
@@ -122,6 +123,7 @@ pub async fn run(
         () = watches => tracing::error!("a watch has ended for good"),
         () = monitor => {}
         () = usage => {}
+        () = spools => {}
     }
 }
 

@@ -6,6 +6,7 @@
 //!                             '-> drain thread -> Kafka -> done: the segment goes
 //! frame    the bytes        segment   one file       store   the directory
 //! writer   group fsync      drain     back to Kafka  lookup  does Kafka hold it already?
+//! running  beside ingest    role      alone, as the role `drain`
 //! ```
 //!
 //! - What a shard is told to be kept is on the disk; it leaves only when Kafka has acknowledged it, or is seen to hold
@@ -19,6 +20,7 @@ mod floors;
 mod frame;
 mod lookup;
 mod metrics;
+mod role;
 mod running;
 mod segment;
 mod store;
@@ -26,6 +28,7 @@ mod writer;
 
 pub(crate) use floors::Floors;
 pub(crate) use frame::{Place, Record, Topic};
+pub use role::run as drain;
 pub(crate) use running::Running;
 pub(crate) use segment::State;
 pub(crate) use store::Id;

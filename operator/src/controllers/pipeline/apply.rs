@@ -3,16 +3,19 @@
 //! Order: what pods read comes before pods, consume before ingest. An object of the same name that someone else made is
 //! left alone and reported.
 
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use super::build::{Objects, Role, RoleObjects};
+use super::build::{Objects, Role, Runner};
 use super::rollout::Gate;
+use super::spool::hold::Numbers;
 use super::validate::Validated;
 use crate::api::{ApiError, Writable, Writer, Written};
 use crate::controllers::cache::{Cached, Caches, Held};
 use crate::controllers::labels;
+use crate::controllers::subject::Subject;
 
 /// Applies one object of ours.
 pub(super) async fn apply<K>(
@@ -70,14 +73,24 @@ pub(super) async fn credentials(
     Ok(apply(secret, owner, caches, writer).await?.version)
 }
 
-/// What is to be done about the two Deployments.
+/// What is to be done about the two roles' pods.
 #[derive(Clone, Debug)]
 pub(super) struct Gates {
     pub consume: Gate,
     pub ingest: Gate,
-    /// Whether the Deployments are there: a configuration that they read is not changed under them.
+    /// Whether what runs the pods is there: a configuration that they read is not changed under them.
     pub consume_exists: bool,
     pub ingest_exists: bool,
+    pub set: SetPlan,
+}
+
+/// How far the StatefulSet of ingest may go.
+#[derive(Clone, Debug)]
+pub(super) struct SetPlan {
+    pub live: Option<Numbers>,
+    pub numbers: Numbers,
+    /// Its pods go on with what they run, even those that are replaced.
+    pub held: bool,
 }
 
 /// Applies what may be applied now of all that the list of Apps is not.
@@ -90,43 +103,92 @@ pub(super) async fn objects(
 ) -> Result<(), ApiError> {
     let owner = pipeline.subject.uid.as_str();
     apply(&objects.service, owner, caches, writer).await?;
-    role(
-        &objects.consume,
-        &gates.consume,
-        gates.consume_exists,
-        owner,
-        caches,
-        writer,
-    )
-    .await?;
-    role(
-        &objects.ingest,
-        &gates.ingest,
-        gates.ingest_exists,
-        owner,
-        caches,
-        writer,
-    )
-    .await
+    for (role, gate, exists) in [
+        (&objects.consume, &gates.consume, gates.consume_exists),
+        (&objects.ingest, &gates.ingest, gates.ingest_exists),
+    ] {
+        apply(&role.account, owner, caches, writer).await?;
+        apply(&role.budget, owner, caches, writer).await?;
+        let held = match role.runner {
+            Runner::Deployment(_) => false,
+            Runner::StatefulSet(_) => gates.set.held,
+        };
+        if (*gate == Gate::Open && !held) || !exists {
+            apply(&role.config, owner, caches, writer).await?;
+        }
+        match &role.runner {
+            Runner::Deployment(deployment) if *gate == Gate::Open => {
+                apply(&**deployment, owner, caches, writer).await?;
+            }
+            Runner::StatefulSet(set) if *gate == Gate::Open => {
+                apply(&with(set, gates.set.numbers), owner, caches, writer).await?;
+            }
+            // Nothing of it may change but how far a rollout goes, whoever asked for that.
+            Runner::StatefulSet(set) => restrain(set, &gates.set, writer).await?,
+            Runner::Deployment(_) => {}
+        }
+    }
+    Ok(())
 }
 
-async fn role(
-    objects: &RoleObjects,
-    gate: &Gate,
-    exists: bool,
-    owner: &str,
+fn with(set: &StatefulSet, numbers: Numbers) -> StatefulSet {
+    let mut set = set.clone();
+    if let Some(spec) = &mut set.spec {
+        spec.replicas = Some(numbers.replicas);
+        let strategy = spec.update_strategy.as_mut();
+        if let Some(rolling) = strategy.and_then(|strategy| strategy.rolling_update.as_mut()) {
+            rolling.partition = Some(numbers.partition);
+        }
+    }
+    set
+}
+
+async fn restrain(set: &StatefulSet, plan: &SetPlan, writer: &Writer) -> Result<(), ApiError> {
+    let Some(live) = plan.live else {
+        return Ok(());
+    };
+    let partition = plan.numbers.partition.min(live.replicas);
+    if partition == live.partition {
+        return Ok(());
+    }
+    let patch = serde_json::json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": partition}}}});
+    let namespace = set.namespace().unwrap_or_default();
+    writer
+        .merge::<StatefulSet>(&namespace, &set.name_any(), &patch)
+        .await
+}
+
+/// Removes what ran ingest before the kind that does now.
+pub(super) async fn end_other(
+    pipeline: &Validated,
+    runner: &Runner,
     caches: &Caches,
     writer: &Writer,
 ) -> Result<(), ApiError> {
-    apply(&objects.account, owner, caches, writer).await?;
-    apply(&objects.budget, owner, caches, writer).await?;
-    if *gate == Gate::Open || !exists {
-        apply(&objects.config, owner, caches, writer).await?;
+    let subject = &pipeline.subject;
+    let name = Role::Ingest.object(&subject.name);
+    match runner {
+        Runner::StatefulSet(_) => end::<Deployment>(&subject.namespace, &name, subject, caches, writer).await,
+        Runner::Deployment(_) => end::<StatefulSet>(&subject.namespace, &name, subject, caches, writer).await,
     }
-    if *gate == Gate::Open {
-        apply(&objects.deployment, owner, caches, writer).await?;
+}
+
+async fn end<K>(
+    namespace: &str,
+    name: &str,
+    owner: &Subject,
+    caches: &Caches,
+    writer: &Writer,
+) -> Result<(), ApiError>
+where
+    K: Writable + Cached,
+{
+    match caches.held::<K>(namespace, name) {
+        Some(held) if held.belongs_to(&owner.uid, &owner.name) => {
+            writer.delete::<K>(namespace, name, Some(&held.uid)).await
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Touches the running ingest pods, so that kubelet renews their list of Apps now and not within a minute.

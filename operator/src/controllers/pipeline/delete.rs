@@ -1,17 +1,20 @@
-//! The end of a pipeline with `deletionPolicy: Delete`: pods, then topics, group and table, then the finalizer.
+//! The end of a pipeline with `deletionPolicy: Delete`: pods, then the claims of their spools, topics, group and table,
+//! then the finalizer.
 //!
 //! Without that policy there is no finalizer and nothing to do: Kubernetes removes what the pipeline owns, and the data
-//! stays.
+//! stays. So do the claims, which have no owner: a pipeline of that name takes them up again.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use penstock_crds::pipeline::DeletionPolicy;
 use penstock_crds::{FINALIZER, FORCE_DELETE, IngestionPipeline, Reason};
 use serde_json::json;
 
-use super::build::Role;
+use super::build::{Role, ordinal_of_job};
+use super::spool;
 use super::target::Target;
 use crate::api::{ApiError, Writer};
 use crate::controllers::cache::Caches;
@@ -83,6 +86,11 @@ pub(super) async fn advance(
         if stop_pods(subject, caches, writer).await? {
             return Ok(Progress::Waiting("waiting for the pods to end"));
         }
+        for claim in spool::drain::claims(subject, caches) {
+            writer
+                .delete::<PersistentVolumeClaim>(&subject.namespace, &claim.name, Some(&claim.uid))
+                .await?;
+        }
         match target {
             Some(target) => {
                 let deleted = delete_data(pipeline, target, shared).await;
@@ -123,6 +131,23 @@ async fn stop_pods(subject: &Subject, caches: &Caches, writer: &Writer) -> Resul
             left = true;
             writer
                 .delete::<Deployment>(&subject.namespace, &name, Some(&held.uid))
+                .await?;
+        }
+    }
+    let set = Role::Ingest.object(&subject.name);
+    if let Some(held) = caches.held::<StatefulSet>(&subject.namespace, &set)
+        && held.belongs_to(&subject.uid, &subject.name)
+    {
+        left = true;
+        writer
+            .delete::<StatefulSet>(&subject.namespace, &set, Some(&held.uid))
+            .await?;
+    }
+    for job in caches.jobs_of(&subject.namespace, &subject.name) {
+        if ordinal_of_job(&subject.name, &job.name_any()).is_some() {
+            left = true;
+            writer
+                .delete::<Job>(&subject.namespace, &job.name_any(), job.uid().as_deref())
                 .await?;
         }
     }

@@ -1,16 +1,17 @@
 //! The pipeline controller.
 //!
 //! ```text
-//! dereference   Apps and key digests, other claimants, live Deployments          (caches, key ring)
+//! dereference   Apps and key digests, other claimants, live workloads            (caches, key ring)
 //! validate      one `Validated`, or why there is none                            (pure)
 //! build         every object                                                     (pure)
 //! external      topics, table, quota entries
+//! spool         claims that no pod has any more; what spools hold is looked at beside all this
 //! apply         what may be applied now: the list of Apps always, pods when what they need exists
 //! status        always
 //! ```
 //!
-//! Invariants: a revoked key stops even when a broker is away; pods are never rolled out before what they need exists;
-//! one pipeline's failure does not delay another.
+//! Invariants: a revoked key stops even when a broker is away; pods are never rolled out before what they need exists,
+//! nor while Kafka lacks what they have acknowledged; one pipeline's failure does not delay another.
 
 mod apply;
 mod apps;
@@ -18,10 +19,13 @@ mod build;
 mod delete;
 mod dereference;
 mod external;
+mod findings;
 mod rollout;
 #[cfg(test)]
 mod snapshots;
+mod spool;
 mod status;
+mod takeover;
 pub mod target;
 mod validate;
 
@@ -32,7 +36,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use penstock_crds::pipeline::{DeletionPolicy, ReplicaStatus};
-use penstock_crds::{IngestionPipeline, Reason};
+use penstock_crds::{ConditionType, IngestionPipeline, IngestionPipelineStatus, Reason};
 
 use self::apply::Gates;
 use self::build::Role;
@@ -40,15 +44,20 @@ use self::delete::Progress;
 pub use self::dereference::claimant;
 use self::dereference::{Dereferenced, dereference};
 use self::external::{External, Memories, Wanted};
+use self::findings::Findings;
 use self::rollout::{Gate, Live, Part};
+use self::spool::Spools;
+use self::spool::hold::{self, Hold};
+pub(crate) use self::spool::run as watch_spools;
 use self::status::Observation;
-use self::target::{Invalid, Target, invalid};
+use self::target::{Target, invalid};
 use self::validate::{Credentials, Validated};
 use super::cache::{Caches, Guard};
 use super::context::{Shared, about};
 use super::subject::Subject;
 use crate::api::{ApiError, Writer};
 use crate::backoff::Backoff;
+use crate::conditions::find;
 
 const CONTROLLER: &str = "pipeline";
 /// A look without a cause: drift outside Kubernetes is found within this time.
@@ -57,6 +66,8 @@ const RESYNC: Duration = Duration::from_secs(70);
 const PERMANENT: Duration = Duration::from_secs(60);
 /// Between a new list of Apps and touching the pods: kubelet must have seen the list first.
 const SETTLE: Duration = Duration::from_millis(500);
+/// What no watch tells of, as that a pod has let go of its claim.
+const SOON: Duration = Duration::from_secs(3);
 
 /// What the pipeline controller works with.
 #[derive(Debug)]
@@ -66,6 +77,7 @@ pub struct Context {
     writer: Writer,
     backoff: Backoff<String>,
     memories: Memories,
+    spools: Spools,
     /// Revision of the list of Apps that the pods of a pipeline were last told of, by uid.
     touched: Mutex<HashMap<String, String>>,
 }
@@ -79,6 +91,7 @@ impl Context {
             writer,
             backoff: Backoff::default(),
             memories: Memories::default(),
+            spools: Spools::default(),
             touched: Mutex::default(),
         }
     }
@@ -90,17 +103,20 @@ impl Context {
             Role::Ingest.object(name),
             Role::Consume.object(name),
             build::apps_name(name),
+            build::drain_name(name),
+            build::spool_config_name(name),
         ];
         self.writer.forget(&subject.namespace, &names);
         self.memories.forget(&subject.uid);
+        self.spools.forget(&subject.uid);
         self.backoff.forget(&subject.path());
         self.touched
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&subject.uid);
-        self.shared
-            .metrics
-            .count("IngestionPipeline", subject.path(), None);
+        let metrics = &self.shared.metrics;
+        metrics.count("IngestionPipeline", subject.path(), None);
+        metrics.durability_degraded(subject.path(), false);
     }
 }
 
@@ -129,27 +145,8 @@ pub async fn reconcile(pipeline: Arc<Guard<IngestionPipeline>>, context: Arc<Con
     action
 }
 
-/// What a look has come to, before it is said.
-#[derive(Debug, Default)]
-struct Findings {
-    invalid: Option<Invalid>,
-    incomplete: Option<Invalid>,
-    external: Option<External>,
-    failure: Option<ApiError>,
-    target: Option<Target>,
-    ingest: Live,
-    consume: Live,
-    gates: Option<(Gate, Gate)>,
-    /// Not all keys have been read since this process started; the App controller says when they have.
-    waiting: bool,
-}
-
 async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context) -> Action {
-    let mut found = Findings {
-        ingest: live(Role::Ingest, subject, context),
-        consume: live(Role::Consume, subject, context),
-        ..Findings::default()
-    };
+    let mut found = Findings::of(pipeline, subject, context);
     if !subject.paused {
         let wanted = pipeline.spec.deletion_policy == DeletionPolicy::Delete;
         match delete::settle_finalizer(pipeline, wanted, subject, &context.writer).await {
@@ -180,14 +177,8 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
     if found.waiting {
         return Action::requeue(about(Duration::from_secs(2)));
     }
+    found.remember(pipeline);
     conclude(pipeline, subject, found, context).await
-}
-
-fn live(role: Role, subject: &Subject, context: &Context) -> Live {
-    let deployment = context
-        .caches
-        .deployment(&subject.namespace, &role.object(&subject.name));
-    Live::of(deployment.as_deref())
 }
 
 /// External things, then objects.
@@ -248,22 +239,62 @@ async fn make(
     }
     let provisioned = external.provisioned();
     found.external = Some(external);
-    let consume_wanted = Live::of(Some(&objects.consume.deployment));
-    let ingest_wanted = Live::of(Some(&objects.ingest.deployment));
-    let gates = Gates {
+    // That may have taken seconds; what is known by now decides.
+    found.renew(Findings::of(pipeline, &validated.subject, context));
+    let consume_wanted = Live::of_runner(&objects.consume.runner);
+    let ingest_wanted = Live::of_runner(&objects.ingest.runner);
+    let claims = spool::drain::claims(&validated.subject, caches);
+    let unfit = found.unfit(&claims, validated);
+    let fits = found.fits(&claims, &unfit, &ingest_wanted, validated);
+    let ingest_gate = rollout::ingest_gate(
+        provisioned,
+        &found.ingest.whole(),
+        &ingest_wanted,
+        &found.consume,
+        &consume_wanted,
+    );
+    let mut gates = Gates {
         consume: rollout::consume_gate(provisioned, &found.consume, &consume_wanted),
-        ingest: rollout::ingest_gate(
-            provisioned,
-            &found.ingest,
-            &ingest_wanted,
-            &found.consume,
-            &consume_wanted,
-        ),
+        ingest: takeover::volume_gate(ingest_gate, &found.ingest.live, fits),
         consume_exists: found.consume.exists,
-        ingest_exists: found.ingest.exists,
+        ingest_exists: found.ingest.live.exists,
+        set: found.set_plan(&ingest_wanted),
     };
+    // Not to be known for a moment is nothing to speak of.
+    let none = Hold::default();
+    let hold = if found.asked { &found.hold } else { &none };
+    found.note = takeover::note(&found.ingest, &ingest_wanted, hold);
+    // Before the objects: a Job must not speak for a claim that a pod is about to get again.
+    let keep = found.pods_kept(&ingest_wanted);
+    let left = spool::drain::Drainage {
+        pipeline,
+        validated,
+        objects: &objects,
+        keep,
+        unfit: &unfit,
+    };
+    match left.settle(&claims, caches, writer, &shared.events).await {
+        Ok(left) => {
+            found.soon = left.soon;
+            found.note = found.note.take().or(left.draining);
+            found.degraded = hold::worse(left.failed, found.degraded.take());
+        }
+        Err(error) => {
+            gates.ingest = Gate::Held("the claims of earlier pods could not be looked after");
+            found.failure = Some(error);
+        }
+    }
     found.gates = Some((gates.ingest.clone(), gates.consume.clone()));
-    if let Err(error) = apply::objects(validated, &objects, &gates, caches, writer).await {
+    let held = found.hold.rollout.as_deref();
+    let ends = gates.ingest == Gate::Open && found.ingest.may_end(&ingest_wanted, held);
+    let applied = async {
+        apply::objects(validated, &objects, &gates, caches, writer).await?;
+        if ends {
+            apply::end_other(validated, &objects.ingest.runner, caches, writer).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = applied.await {
         found.failure = Some(error);
     }
 }
@@ -311,18 +342,21 @@ async fn conclude(
 ) -> Action {
     let (ingest_gate, consume_gate) = found.gates.clone().unwrap_or((Gate::Open, Gate::Open));
     let spec = &pipeline.spec;
+    let ingest = found.ingest.whole();
     let parts = [
         Part {
             role: Role::Consume,
             live: &found.consume,
             wanted: spec.consume.scaling.replicas,
             gate: &consume_gate,
+            note: None,
         },
         Part {
             role: Role::Ingest,
-            live: &found.ingest,
+            live: &ingest,
             wanted: spec.ingest.scaling.replicas,
             gate: &ingest_gate,
+            note: found.note.as_deref(),
         },
     ];
     let seen = Observation {
@@ -330,18 +364,20 @@ async fn conclude(
         incomplete: found.incomplete.as_ref(),
         external: found.external.as_ref(),
         // Before there is anything to say it of, nothing is said of pods.
-        workloads: (found.target.is_some() || found.ingest.exists || found.consume.exists)
+        workloads: (found.target.is_some() || ingest.exists || found.consume.exists)
             .then(|| rollout::availability(&parts, status::was_available(pipeline))),
         in_progress: found
             .invalid
             .is_none()
             .then(|| rollout::in_progress(&parts))
             .flatten(),
+        degraded: found.degraded.clone(),
+        bridges_outages: found.ingest.to_set && found.ingest.live.exists,
         failure: found.failure.as_ref(),
         deleting: None,
         target: found.target.as_ref(),
         replicas: Some(ReplicaStatus {
-            ingest: found.ingest.available,
+            ingest: ingest.available,
             consume: found.consume.available,
         }),
         now: Timestamp::now(),
@@ -356,14 +392,16 @@ async fn conclude(
     if let Some(error) = &failure {
         tracing::warn!(pipeline = subject.path(), %error, "a pipeline could not be made so; trying again");
     }
-    match (stays, transient) {
-        (true, _) => Action::requeue(about(PERMANENT)),
-        (false, true) => Action::requeue(context.backoff.failed(subject.path(), subject.generation)),
+    let next = match (stays, transient) {
+        (true, _) => about(PERMANENT),
+        (false, true) => context.backoff.failed(subject.path(), subject.generation),
         (false, false) => {
             context.backoff.forget(&subject.path());
-            Action::requeue(about(RESYNC))
+            about(RESYNC)
         }
-    }
+    };
+    // A failure elsewhere, as of a broker, does not keep what is soon to be done.
+    Action::requeue(if found.soon { next.min(about(SOON)) } else { next })
 }
 
 /// Writes the status where it differs; counts and tells.
@@ -392,6 +430,24 @@ async fn say(
         events
             .normal(pipeline, Reason::Available, "Reconcile", "the pipeline is ready")
             .await;
+    }
+    let degraded = |status: &IngestionPipelineStatus| {
+        find(&status.conditions, ConditionType::DurabilityDegraded)
+            .map(|condition| (condition.reason.clone(), condition.message.clone()))
+    };
+    let now = degraded(&status);
+    let earlier = pipeline.status.as_ref().and_then(degraded);
+    metrics.durability_degraded(subject.path(), now.is_some());
+    match (&now, &earlier) {
+        (Some((reason, message)), earlier) if earlier.as_ref().map(|(r, _)| r) != Some(reason) => {
+            let reason = status::reason(reason).unwrap_or(Reason::Spooling);
+            events.warning(pipeline, reason, "Spool", message.clone()).await;
+        }
+        (None, Some(_)) if !subject.deleting => {
+            let note = "Kafka has every event of the spools";
+            events.normal(pipeline, Reason::Available, "Spool", note).await;
+        }
+        _ => {}
     }
     let state = match (&failing, subject.paused) {
         (_, true) => "paused",
@@ -446,6 +502,8 @@ async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context)
         external: None,
         workloads: None,
         in_progress: None,
+        degraded: None,
+        bridges_outages: false,
         failure: failure.as_ref(),
         deleting: Some(&message),
         target: None,

@@ -4,17 +4,21 @@
 //! write records that only a new consumer reads. A Deployment that already is what it shall be is always applied, so
 //! drift is mended while a broker is away.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use penstock_crds::{ConditionType, Reason};
 
-use super::build::Role;
+use super::build::{Role, Runner};
+use super::spool::hold::Numbers;
 use crate::conditions::Statement;
 use crate::controllers::labels;
 
-/// A Deployment as it is.
+/// A Deployment or a StatefulSet as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Live {
     pub exists: bool,
+    /// Pods that it is asked for.
+    pub replicas: i32,
     pub image: String,
     pub hash: String,
     /// Pods that are available, of any generation.
@@ -25,13 +29,24 @@ pub(crate) struct Live {
     pub stuck: Option<String>,
 }
 
+fn image_and_hash(template: Option<&PodTemplateSpec>) -> (String, String) {
+    let image = template
+        .and_then(|t| t.spec.as_ref())
+        .and_then(|s| s.containers.first())
+        .and_then(|c| c.image.clone());
+    let hash = template
+        .and_then(|t| t.metadata.as_ref())
+        .and_then(|m| m.annotations.as_ref())
+        .and_then(|a| a.get(labels::CONFIG_HASH).cloned());
+    (image.unwrap_or_default(), hash.unwrap_or_default())
+}
+
 impl Live {
     pub(crate) fn of(deployment: Option<&Deployment>) -> Self {
         let Some(deployment) = deployment else {
             return Self::default();
         };
         let spec = deployment.spec.as_ref();
-        let template = spec.map(|s| &s.template);
         let status = deployment.status.clone().unwrap_or_default();
         let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
         let current = status.observed_generation >= deployment.metadata.generation;
@@ -40,18 +55,12 @@ impl Live {
             c.type_ == "Progressing" && c.status == "False"
                 || c.type_ == "ReplicaFailure" && c.status == "True"
         });
+        let (image, hash) = image_and_hash(spec.map(|s| &s.template));
         Self {
             exists: true,
-            image: template
-                .and_then(|t| t.spec.as_ref())
-                .and_then(|s| s.containers.first())
-                .and_then(|c| c.image.clone())
-                .unwrap_or_default(),
-            hash: template
-                .and_then(|t| t.metadata.as_ref())
-                .and_then(|m| m.annotations.as_ref())
-                .and_then(|a| a.get(labels::CONFIG_HASH).cloned())
-                .unwrap_or_default(),
+            replicas: wanted,
+            image,
+            hash,
             available: count(status.available_replicas),
             rolled_out: current
                 && count(status.updated_replicas) == wanted
@@ -61,10 +70,54 @@ impl Live {
         }
     }
 
+    pub(crate) fn of_set(set: Option<&StatefulSet>) -> Self {
+        let Some(set) = set else {
+            return Self::default();
+        };
+        let spec = set.spec.as_ref();
+        let status = set.status.clone().unwrap_or_default();
+        let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
+        let current = status.observed_generation >= set.metadata.generation;
+        let available = status.available_replicas.unwrap_or_default();
+        let (image, hash) = image_and_hash(spec.map(|s| &s.template));
+        Self {
+            exists: true,
+            replicas: wanted,
+            image,
+            hash,
+            available,
+            rolled_out: current
+                && status.updated_replicas.unwrap_or_default() == wanted
+                && status.replicas == wanted
+                && available == wanted,
+            // A StatefulSet does not give up.
+            stuck: None,
+        }
+    }
+
+    pub(crate) fn of_runner(runner: &Runner) -> Self {
+        match runner {
+            Runner::Deployment(deployment) => Self::of(Some(deployment)),
+            Runner::StatefulSet(set) => Self::of_set(Some(set)),
+        }
+    }
+
     /// Whether it runs this template already.
-    fn is(&self, wanted: &Self) -> bool {
+    pub(crate) fn is(&self, wanted: &Self) -> bool {
         self.exists && self.hash == wanted.hash && self.image == wanted.image
     }
+}
+
+/// The numbers of a StatefulSet that holding is done with.
+pub(crate) fn numbers(set: Option<&StatefulSet>) -> Option<Numbers> {
+    let spec = set?.spec.as_ref()?;
+    let strategy = spec.update_strategy.as_ref();
+    Some(Numbers {
+        replicas: spec.replicas.unwrap_or(1),
+        partition: strategy
+            .and_then(|strategy| strategy.rolling_update.as_ref()?.partition)
+            .unwrap_or_default(),
+    })
 }
 
 /// Whether a Deployment may be written.
@@ -109,6 +162,8 @@ pub(crate) struct Part<'a> {
     pub live: &'a Live,
     pub wanted: i32,
     pub gate: &'a Gate,
+    /// What is on its way beside a rollout, or what that waits for.
+    pub note: Option<&'a str>,
 }
 
 /// `WorkloadsAvailable`. `before`: whether it held; then one pod may be missing, as while a node is drained.
@@ -120,6 +175,7 @@ pub(crate) fn availability(parts: &[Part<'_>], before: bool) -> Statement {
         live,
         wanted,
         gate,
+        note: _,
     } in parts
     {
         let role = role.as_str();
@@ -162,8 +218,15 @@ pub(crate) fn in_progress(parts: &[Part<'_>]) -> Option<String> {
                  live,
                  wanted,
                  gate,
+                 note,
              }| match gate {
-                Gate::Held(why) => Some(format!("{}: {why}", role.as_str())),
+                Gate::Held(why) => {
+                    let note = note.map_or_else(String::new, |note| format!("; {note}"));
+                    Some(format!("{}: {why}{note}", role.as_str()))
+                }
+                Gate::Open if note.is_some() => {
+                    Some(format!("{}: {}", role.as_str(), note.unwrap_or_default()))
+                }
                 Gate::Open if !live.rolled_out => Some(format!(
                     "{}: {} of {wanted} pods are available",
                     role.as_str(),
@@ -183,6 +246,7 @@ mod tests {
     fn live(image: &str, hash: &str, available: i32, rolled_out: bool) -> Live {
         Live {
             exists: true,
+            replicas: available,
             image: image.into(),
             hash: hash.into(),
             available,
@@ -237,6 +301,7 @@ mod tests {
                 live: &live,
                 wanted,
                 gate: &Gate::Open,
+                note: None,
             }],
             before,
         )
@@ -266,6 +331,7 @@ mod tests {
             live: &none,
             wanted: 1,
             gate: &gate,
+            note: None,
         };
         let said = availability(&[part], false);
         assert_eq!(
@@ -295,5 +361,44 @@ status: {observedGeneration: 2, replicas: 2, updatedReplicas: 2, availableReplic
             "the controller has not seen the newest generation"
         );
         assert_eq!(Live::of(None), Live::default());
+    }
+
+    #[test]
+    fn a_stateful_set_is_read() {
+        let yaml = r"
+metadata: {generation: 2}
+spec:
+  replicas: 2
+  serviceName: ''
+  selector: {}
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 2}}
+  template:
+    metadata: {annotations: {penstock.dev/config-hash: h}}
+    spec: {containers: [{name: ingest, image: 'p:1'}]}
+status: {observedGeneration: 2, replicas: 2, updatedReplicas: 2, availableReplicas: 2}
+";
+        let mut set: StatefulSet = serde_yaml::from_str(yaml).unwrap();
+        assert_eq!(Live::of_set(Some(&set)), live("p:1", "h", 2, true));
+        let held = Numbers {
+            replicas: 2,
+            partition: 2,
+        };
+        assert_eq!(numbers(Some(&set)), Some(held));
+        set.status.as_mut().unwrap().updated_replicas = Some(1);
+        assert!(!Live::of_set(Some(&set)).rolled_out);
+        assert_eq!((Live::of_set(None), numbers(None)), (Live::default(), None));
+    }
+
+    #[test]
+    fn a_note_says_what_a_rollout_waits_for() {
+        let whole = live("p", "h", 2, true);
+        let part = Part {
+            role: Role::Ingest,
+            live: &whole,
+            wanted: 2,
+            gate: &Gate::Open,
+            note: Some("held"),
+        };
+        assert_eq!(in_progress(&[part]).unwrap(), "ingest: held");
     }
 }

@@ -1,14 +1,13 @@
 //! Every manifest that the examples lead to, in full: a change of a template shows in review.
 
 use clap::Parser;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::PodSpec;
 use penstock_crds::{App, IngestionPipeline};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::apps::{Bound, Unreadable};
-use super::build::{build, secret};
+use super::build::{Runner, build, drain_job, secret};
 use super::target::Target;
 use super::validate::{Credentials, Validated, validate};
 use crate::controllers::app::keyring::{AppKeys, KnownKey, SecretVersion};
@@ -76,6 +75,129 @@ fn yaml(object: &impl Serialize) -> String {
     serde_yaml::to_string(object).unwrap()
 }
 
+fn runner(runner: &Runner) -> String {
+    match runner {
+        Runner::Deployment(deployment) => yaml(&**deployment),
+        Runner::StatefulSet(set) => yaml(&**set),
+    }
+}
+
+fn pod(runner: Runner) -> PodSpec {
+    let template = match runner {
+        Runner::Deployment(deployment) => deployment.spec.unwrap().template,
+        Runner::StatefulSet(set) => set.spec.unwrap().template,
+    };
+    template.spec.unwrap()
+}
+
+/// The pipeline of the quickstart with another `ingest`.
+fn with_ingest(ingest: &str, credentials: bool) -> Result<Validated, super::target::Invalid> {
+    let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
+    pipeline.metadata.uid = Some("uid-of-events".into());
+    pipeline.spec.ingest = serde_yaml::from_str(ingest).unwrap();
+    let settings = settings("penstock.local/penstock:1");
+    let subject = Subject::of(&pipeline);
+    let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
+    let (bound, unreadable) = (vec![], Unreadable::default());
+    validate(
+        &pipeline,
+        &subject,
+        target,
+        bound,
+        unreadable,
+        credentials,
+        &settings,
+    )
+}
+
+#[test]
+fn spool_manifests() {
+    let spool = "{scaling: {replicas: 2}, spool: {volume: {size: 10Gi, storageClassName: fast}}}";
+    let pipeline = with_ingest(spool, true).unwrap();
+    let objects = build(&pipeline, Some("7"));
+    for (name, yaml) in [
+        ("ingest-config", yaml(&objects.ingest.config)),
+        ("ingest-set", runner(&objects.ingest.runner)),
+        ("drain-config", yaml(&objects.drain_config)),
+        ("drain-job", yaml(&drain_job(&pipeline, 3, "uid-of-claim"))),
+    ] {
+        insta::assert_snapshot!(format!("spool-{name}"), yaml);
+    }
+    let secrets = |pod: PodSpec| {
+        pod.volumes
+            .iter()
+            .flatten()
+            .filter(|v| v.secret.is_some())
+            .count()
+    };
+    assert_eq!(secrets(pod(objects.ingest.runner)), 0, "it stores nothing itself");
+}
+
+#[test]
+fn what_pods_do_without_kafka_is_in_their_configuration() {
+    let config = |ingest: &str| {
+        let objects = build(&with_ingest(ingest, true).unwrap(), Some("7"));
+        objects.ingest.config.data.unwrap()["config.yaml"].clone()
+    };
+    for (ingest, lines) in [
+        ("{}", &["durability: Replicated"][..]),
+        ("{durability: Memory}", &["durability: Memory"]),
+        (
+            "{durability: Spooled, spool: {volume: {size: 1G}}}",
+            &[
+                "durability: Spooled",
+                "maxBytes: 800MB",
+                "dir: /var/lib/penstock/spool",
+            ],
+        ),
+        (
+            "{onKafkaOutage: Spool, spool: {volume: {size: 1Gi}, maxBytes: 100MB}}",
+            &["onKafkaOutage: Spool", "maxBytes: 100MB"],
+        ),
+        (
+            "{onKafkaOutage: Direct}",
+            &[
+                "onKafkaOutage: Direct",
+                "table: events",
+                "passwordFile: /etc/penstock/clickhouse/password",
+            ],
+        ),
+    ] {
+        let config = config(ingest);
+        for line in lines {
+            assert!(config.contains(line), "{line} is not in\n{config}");
+        }
+        assert_eq!(
+            config.contains("clickhouse"),
+            ingest.contains("Direct"),
+            "{config}"
+        );
+    }
+    let refused = with_ingest("{spool: {volume: {size: 1G}, maxBytes: 950MB}}", true).unwrap_err();
+    assert!(
+        refused.message.contains("ingest.spool.maxBytes"),
+        "{}",
+        refused.message
+    );
+}
+
+/// Only who stores in ClickHouse logs in there, and restarts with another password.
+#[test]
+fn ingest_has_credentials_only_where_it_stores_directly() {
+    let direct = with_ingest("{onKafkaOutage: Direct}", true).unwrap();
+    let hash =
+        |version: &str| super::rollout::Live::of_runner(&build(&direct, Some(version)).ingest.runner).hash;
+    assert_ne!(hash("7"), hash("8"));
+    let pod = pod(build(&direct, Some("7")).ingest.runner);
+    let secrets: Vec<_> = pod
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|v| v.secret.as_ref()?.secret_name.clone())
+        .collect();
+    assert_eq!(secrets, ["events-consume"]);
+}
+
 #[test]
 fn quickstart_manifests() {
     let pipeline = quickstart("penstock.local/penstock:1");
@@ -90,11 +212,11 @@ fn quickstart_manifests() {
         ("ingest-account", yaml(&objects.ingest.account)),
         ("ingest-config", yaml(&objects.ingest.config)),
         ("ingest-budget", yaml(&objects.ingest.budget)),
-        ("ingest-deployment", yaml(&objects.ingest.deployment)),
+        ("ingest-deployment", runner(&objects.ingest.runner)),
         ("consume-account", yaml(&objects.consume.account)),
         ("consume-config", yaml(&objects.consume.config)),
         ("consume-budget", yaml(&objects.consume.budget)),
-        ("consume-deployment", yaml(&objects.consume.deployment)),
+        ("consume-deployment", runner(&objects.consume.runner)),
         ("consume-secret", yaml(&secret(&pipeline, &credentials))),
     ] {
         insta::assert_snapshot!(format!("quickstart-{name}"), yaml);
@@ -104,8 +226,8 @@ fn quickstart_manifests() {
 #[test]
 fn pods_restart_only_for_what_they_read_at_start() {
     let hash = |objects: &super::build::Objects| {
-        let of = |deployment| super::rollout::Live::of(Some(deployment)).hash;
-        (of(&objects.ingest.deployment), of(&objects.consume.deployment))
+        let of = |runner| super::rollout::Live::of_runner(runner).hash;
+        (of(&objects.ingest.runner), of(&objects.consume.runner))
     };
     let one = quickstart("penstock.local/penstock:1");
     let base = build(&one, Some("7"));
@@ -160,8 +282,7 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
     ] {
         assert!(config.contains(line), "{line} is not in\n{config}");
     }
-    let pod = |deployment: Deployment| deployment.spec.unwrap().template.spec.unwrap();
-    let ingest = pod(objects.ingest.deployment);
+    let ingest = pod(objects.ingest.runner);
     let secrets = |pod: &PodSpec| -> Vec<_> {
         let volumes = pod.volumes.iter().flatten();
         volumes
@@ -176,7 +297,7 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
         ("/etc/penstock/tls", &None),
         "kubelet renews no subPath"
     );
-    assert!(secrets(&pod(objects.consume.deployment)).is_empty());
+    assert!(secrets(&pod(objects.consume.runner)).is_empty());
     let port = objects.service.spec.unwrap().ports.unwrap().remove(0);
     assert_eq!(port.app_protocol.as_deref(), Some("https"));
 
@@ -209,8 +330,7 @@ fn pods_are_pulled_with_the_secrets_of_the_installation() {
     pipeline.image_pull_secrets = vec!["pull".into(), "other".into()];
     let objects = build(&pipeline, None);
     for role in [objects.ingest, objects.consume] {
-        let pod = role.deployment.spec.unwrap().template.spec.unwrap();
-        let names: Vec<_> = pod
+        let names: Vec<_> = pod(role.runner)
             .image_pull_secrets
             .unwrap()
             .into_iter()

@@ -1,7 +1,8 @@
 //! What is said about a pipeline. Pure.
 //!
 //! Ready = the spec is valid, what it needs exists, its workloads are available. It stays true through a rolling update
-//! that keeps pods available; `Reconciling` tells the rest. Redis is not part of it: pods go on without.
+//! that keeps pods available; `Reconciling` tells the rest. Redis is not part of it: pods go on without. Nor is Kafka
+//! where pods keep events in a spool while it is away; `DurabilityDegraded` tells that they do.
 
 use k8s_openapi::jiff::Timestamp;
 use penstock_crds::pipeline::{EndpointStatus, Protocol, ReplicaStatus};
@@ -25,6 +26,10 @@ pub(crate) struct Observation<'a> {
     pub external: Option<&'a External>,
     pub workloads: Option<Statement>,
     pub in_progress: Option<String>,
+    /// `DurabilityDegraded`, while it is true.
+    pub degraded: Option<Statement>,
+    /// Events are taken while Kafka is away, and none is lost.
+    pub bridges_outages: bool,
     pub failure: Option<&'a ApiError>,
     pub deleting: Option<&'a str>,
     pub target: Option<&'a Target>,
@@ -33,18 +38,20 @@ pub(crate) struct Observation<'a> {
 }
 
 /// A stored condition as a statement again.
-fn remembered(pipeline: &IngestionPipeline, about: ConditionType) -> Option<Statement> {
+pub(crate) fn remembered(pipeline: &IngestionPipeline, about: ConditionType) -> Option<Statement> {
     let stored = find(conditions(pipeline), about)?;
-    let reason = Reason::ALL
-        .iter()
-        .copied()
-        .find(|r| r.as_str() == stored.reason)?;
+    let reason = reason(&stored.reason)?;
     Some(Statement {
         about,
         status: stored.status,
         reason,
         message: stored.message.clone(),
     })
+}
+
+/// A reason by its word.
+pub(crate) fn reason(word: &str) -> Option<Reason> {
+    Reason::ALL.iter().copied().find(|reason| reason.as_str() == word)
 }
 
 fn conditions(pipeline: &IngestionPipeline) -> &[Condition] {
@@ -76,6 +83,7 @@ pub(crate) fn status(
     let ready = ready(seen, [&topics, &tables, &workloads]);
     let stalled = stalled(seen, &ready);
     let mut statements = vec![ready.clone(), topics, tables, quotas, workloads, durable];
+    statements.extend(seen.degraded.clone());
     if subject.paused {
         let message = "the annotation penstock.dev/paused stops all writes for this pipeline";
         statements.push(Statement::new(
@@ -131,7 +139,13 @@ fn ready(seen: &Observation<'_>, needed: [&Statement; 3]) -> Statement {
     if let Some(failure) = seen.failure {
         return no(failure.reason(), failure.to_string());
     }
-    if let Some(statement) = needed.iter().take(2).find(|s| !s.holds()) {
+    // An outage that the spools bridge takes nothing away from whoever sends.
+    let bridged = |s: &Statement| seen.bridges_outages && s.reason == Reason::KafkaUnavailable;
+    let needed: Vec<&Statement> = needed.into_iter().filter(|s| !bridged(s)).collect();
+    if let Some(statement) = needed
+        .iter()
+        .find(|s| s.about != ConditionType::WorkloadsAvailable && !s.holds())
+    {
         return no(statement.reason, statement.message.clone());
     }
     if let Some(incomplete) = seen.incomplete {
@@ -183,7 +197,7 @@ pub(crate) fn failing(status: &IngestionPipelineStatus) -> Option<(Reason, Strin
     if ready.status == ConditionStatus::True {
         return None;
     }
-    let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == ready.reason)?;
+    let reason = reason(&ready.reason)?;
     Some((reason, ready.message.clone()))
 }
 
@@ -243,6 +257,8 @@ mod tests {
             external: None,
             workloads: None,
             in_progress: None,
+            degraded: None,
+            bridges_outages: false,
             failure: None,
             deleting: None,
             target: None,
@@ -341,6 +357,41 @@ mod tests {
             let said = words(&status(&pipeline, &Subject::of(&pipeline), &seen));
             assert_eq!((said[0].as_str(), said[6].as_str()), (ready, last));
         }
+    }
+
+    #[test]
+    fn an_outage_that_spools_bridge_leaves_the_pipeline_ready() {
+        let pipeline = pipeline();
+        let down = ProvisionError::Unavailable {
+            service: Service::Kafka,
+            address: "k:9092".into(),
+            detail: "no answer".into(),
+        };
+        let external = external(Some(down));
+        let degraded = Statement::new(ConditionType::DurabilityDegraded, true, Reason::Spooling, "");
+        let seen = Observation {
+            external: Some(&external),
+            workloads: available(),
+            degraded: Some(degraded),
+            bridges_outages: true,
+            ..nothing()
+        };
+        let said = words(&status(&pipeline, &Subject::of(&pipeline), &seen));
+        assert_eq!(said[0], "Ready=True/Available");
+        assert_eq!(said[1], "TopicsReady=False/KafkaUnavailable");
+        assert_eq!(said[6], "DurabilityDegraded=True/Spooling");
+
+        let without_pods = Observation {
+            workloads: Some(Statement::new(
+                ConditionType::WorkloadsAvailable,
+                false,
+                Reason::PodsUnavailable,
+                "",
+            )),
+            ..seen
+        };
+        let said = words(&status(&pipeline, &Subject::of(&pipeline), &without_pods));
+        assert_eq!(said[0], "Ready=False/PodsUnavailable");
     }
 
     #[test]

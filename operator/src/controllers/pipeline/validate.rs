@@ -1,11 +1,11 @@
 //! From what was read to what can be built: one value that holds all that builders need, or why there is none.
 
-use penstock_crds::pipeline::{Protocol, Resources};
+use penstock_crds::pipeline::{self as crd, Protocol, Resources, SpoolVolume};
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::validate::Validate;
 use penstock_dataplane_config::{
-    self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, Durability, Duration,
-    IngestConfig, IngestLimits, KafkaTarget, PipelineRef, TlsFiles,
+    self as config, CONFIG_VERSION, ClickHouseTarget, ConsumeBatch, ConsumeConfig, DrainConfig, Duration,
+    IngestConfig, IngestLimits, KafkaTarget, PipelineRef, SpoolConfig, TlsFiles,
 };
 
 use super::apps::{Bound, Listed, Unreadable, list};
@@ -20,6 +20,8 @@ pub(crate) mod paths {
     pub(crate) const APPS: &str = "/etc/penstock/apps";
     /// The Secret of `endpoint.tls`.
     pub(crate) const TLS: &str = "/etc/penstock/tls";
+    /// The pod's own volume.
+    pub(crate) const SPOOL: &str = "/var/lib/penstock/spool";
     pub(crate) const CLICKHOUSE: &str = "/etc/penstock/clickhouse";
 }
 
@@ -30,6 +32,10 @@ pub(crate) struct Validated {
     pub target: Target,
     pub ingest: Workload<IngestConfig>,
     pub consume: Workload<ConsumeConfig>,
+    /// What each pod of ingest has its spool on, with a spool.
+    pub volume: Option<SpoolVolume>,
+    /// How claims are drained that no pod has any more.
+    pub drain: DrainConfig,
     pub apps: Listed,
     /// The Secret that ingest has its certificate from.
     pub tls_secret: Option<String>,
@@ -85,6 +91,15 @@ pub(crate) fn validate(
         text.parse()
             .map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: `{text}` is not a network")))
     });
+    let file = |name: &str| credentials.then(|| format!("{}/{name}", paths::CLICKHOUSE).into());
+    let clickhouse = ClickHouseTarget {
+        url: target.clickhouse_url.clone(),
+        database: target.table.database.clone(),
+        table: target.table.table.clone(),
+        username_file: file("username"),
+        password_file: file("password"),
+        insert_timeout: Duration::from_secs(120),
+    };
     let ingest = IngestConfig {
         version: CONFIG_VERSION,
         pipeline: pipeline_ref.clone(),
@@ -109,29 +124,29 @@ pub(crate) fn validate(
             request_timeout: limits.request_timeout,
             kafka_timeout: limits.kafka_timeout,
         },
-        // Pods have no volume of their own, so there is nowhere to spool to.
-        durability: Durability::Replicated,
-        on_kafka_outage: None,
-        spool: None,
-        clickhouse: None,
+        durability: durability(spec.ingest.durability),
+        on_kafka_outage: spec.ingest.on_kafka_outage.map(outage),
+        spool: spec.ingest.spool.as_ref().map(spool).transpose()?,
+        // Only who stores in it gets it.
+        clickhouse: (spec.ingest.kafka_outage() == crd::KafkaOutage::Direct).then(|| clickhouse.clone()),
         shards: 0,
     };
+    let drain = DrainConfig {
+        version: CONFIG_VERSION,
+        pipeline: pipeline_ref.clone(),
+        admin: ingest.admin.clone(),
+        kafka: kafka.clone(),
+        dir: paths::SPOOL.into(),
+        kafka_timeout: limits.kafka_timeout,
+    };
     let batch = &spec.consume.batch;
-    let file = |name: &str| credentials.then(|| format!("{}/{name}", paths::CLICKHOUSE).into());
     let consume = ConsumeConfig {
         version: CONFIG_VERSION,
         pipeline: pipeline_ref,
         admin: "0.0.0.0:9090".into(),
         kafka,
         group: target.group.clone(),
-        clickhouse: ClickHouseTarget {
-            url: target.clickhouse_url.clone(),
-            database: target.table.database.clone(),
-            table: target.table.table.clone(),
-            username_file: file("username"),
-            password_file: file("password"),
-            insert_timeout: Duration::from_secs(120),
-        },
+        clickhouse,
         batch: ConsumeBatch {
             max_rows: count("consume.batch.maxRows", batch.max_rows)?,
             max_bytes: batch.max_bytes,
@@ -141,6 +156,7 @@ pub(crate) fn validate(
     // The schema says the same rules; an object stored under an older schema may still break them.
     accepted("ingest", &ingest)?;
     accepted("consume", &consume)?;
+    accepted("drain", &drain)?;
     let apps = list(
         bound,
         unreadable,
@@ -160,6 +176,8 @@ pub(crate) fn validate(
             resources: spec.consume.resources.clone(),
             config: consume,
         },
+        volume: spec.ingest.spool.as_ref().map(|spool| spool.volume.clone()),
+        drain,
         apps,
         tls_secret: spec.endpoint.tls.as_ref().map(|tls| tls.secret_name.clone()),
         image: settings.image.clone(),
@@ -179,6 +197,39 @@ fn accepted(role: &str, config: &impl Validate) -> Result<(), Invalid> {
 
 fn count(field: &str, number: i32) -> Result<u32, Invalid> {
     u32::try_from(number).map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: must not be negative")))
+}
+
+/// The spool as the data plane takes it. The schema says the same rules.
+fn spool(spool: &crd::Spool) -> Result<SpoolConfig, Invalid> {
+    let refused = |message: &str| invalid(Reason::InvalidSpec, message);
+    let unreadable = || refused("ingest.spool.volume.size: is not a size");
+    let size = spool.volume.bytes().ok_or_else(unreadable)?;
+    let max_bytes = spool.effective_max_bytes().ok_or_else(unreadable)?;
+    if u128::from(max_bytes.get()) * 10 > u128::from(size) * 9 {
+        return Err(refused(
+            "ingest.spool.maxBytes: must be at most 90 % of volume.size",
+        ));
+    }
+    Ok(SpoolConfig {
+        dir: paths::SPOOL.into(),
+        max_bytes,
+    })
+}
+
+const fn durability(durability: crd::Durability) -> config::Durability {
+    match durability {
+        crd::Durability::Replicated => config::Durability::Replicated,
+        crd::Durability::Spooled => config::Durability::Spooled,
+        crd::Durability::Memory => config::Durability::Memory,
+    }
+}
+
+const fn outage(outage: crd::KafkaOutage) -> config::KafkaOutage {
+    match outage {
+        crd::KafkaOutage::Spool => config::KafkaOutage::Spool,
+        crd::KafkaOutage::Direct => config::KafkaOutage::Direct,
+        crd::KafkaOutage::Reject => config::KafkaOutage::Reject,
+    }
 }
 
 const fn protocol(protocol: Protocol) -> config::Protocol {

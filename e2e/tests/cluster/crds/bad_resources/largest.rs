@@ -53,6 +53,10 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                     "scaling": {"mode": "Fixed", "replicas": 500},
                     "resources": {"requests": amounts, "limits": amounts},
                     "trustedProxies": proxies,
+                    "durability": "Spooled", "onKafkaOutage": "Spool",
+                    "spool": {
+                        "volume": {"size": "999999999999Ti", "storageClassName": "c".repeat(253)}, "maxBytes": "1000GB"
+                    },
                     "limits": {
                         "body": "64MB", "event": "500kB", "batch": 10_000, "memory": "4GB", "connections": 1_000_000,
                         "requestTimeout": "999999m", "kafkaTimeout": "999998m"

@@ -1,5 +1,6 @@
 //! Resources that must be refused, each with the words that must name the field; and the largest that must not be.
 
+mod durability;
 mod edge;
 mod largest;
 
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<Case> {
         workloads(),
         limits(),
         edge::cases(),
+        durability::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,24 +1,28 @@
 //! From a validated pipeline to the objects it is made of. Pure and infallible.
 //!
 //! ```text
-//! NAME-ingest    Deployment, Service, PodDisruptionBudget, ServiceAccount, ConfigMap
-//! NAME-consume   Deployment, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret
-//! NAME-apps      ConfigMap; not part of any pod template's hash
+//! NAME-ingest        Deployment, Service, PodDisruptionBudget, ServiceAccount, ConfigMap
+//!                    with a spool a StatefulSet, whose ConfigMap is NAME-ingest-spool
+//! NAME-consume       Deployment, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret
+//! NAME-apps          ConfigMap; not part of any pod template's hash
+//! NAME-drain-N       Job that drains the claim spool-NAME-ingest-N, configured by the ConfigMap NAME-drain
 //! ```
 //!
 //! Nothing here depends on the operator's version or the time: pods restart only when what they run or read at start
 //! has changed.
 
+mod drain;
 mod parts;
 mod pods;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::drain::{CLAIM_UID, DRAIN, drain_job, drain_name, ordinal_of_claim, ordinal_of_job};
 use super::validate::{Credentials, Validated};
 use crate::identity::hex;
 
@@ -50,7 +54,15 @@ pub(crate) struct RoleObjects {
     pub account: ServiceAccount,
     pub config: ConfigMap,
     pub budget: PodDisruptionBudget,
-    pub deployment: Deployment,
+    pub runner: Runner,
+}
+
+/// What keeps a role's pods running.
+#[derive(Clone, Debug)]
+pub(crate) enum Runner {
+    Deployment(Box<Deployment>),
+    /// Ingest with a spool.
+    StatefulSet(Box<StatefulSet>),
 }
 
 /// All objects of a pipeline.
@@ -62,7 +74,12 @@ pub(crate) struct Objects {
     pub service: Service,
     pub ingest: RoleObjects,
     pub consume: RoleObjects,
+    /// For Jobs that drain claims; there is a need for it only when there is one for them.
+    pub drain_config: ConfigMap,
 }
+
+/// The volume of a spool in its pod, and the first part of its claim's name.
+pub(crate) const SPOOL: &str = "spool";
 
 /// The list of Apps in its ConfigMap.
 pub(crate) const APPS_FILE: &str = "apps.yaml";
@@ -72,14 +89,25 @@ pub(crate) fn apps_name(pipeline: &str) -> String {
     format!("{pipeline}-apps")
 }
 
-/// The Secret that consumers log in with. Its version enters the hash of their pods, so it is made before they are.
+/// Name of the Secret that holds who pods log in to ClickHouse as.
+fn secret_name(pipeline: &str) -> String {
+    Role::Consume.object(pipeline)
+}
+
+/// Name of the ConfigMap of ingest with a spool. It has one of its own: while a StatefulSet takes over from a Deployment,
+/// or the other way round, the pods of both restart with what is theirs.
+pub(crate) fn spool_config_name(pipeline: &str) -> String {
+    format!("{}-{SPOOL}", Role::Ingest.object(pipeline))
+}
+
+/// The Secret that consumers, and ingest where it stores directly, log in with. Its version enters the hash of their pods, so it is made before they are.
 pub(crate) fn secret(pipeline: &Validated, credentials: &Credentials) -> Secret {
     let value = |text: &str| ByteString(text.as_bytes().to_vec());
     Secret {
         metadata: parts::metadata(
             pipeline,
             Role::Consume.as_str(),
-            Role::Consume.object(&pipeline.subject.name),
+            secret_name(&pipeline.subject.name),
         ),
         data: Some(
             [
@@ -98,24 +126,36 @@ pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects 
     let ingest_config = yaml(&pipeline.ingest.config);
     let consume_config = yaml(&pipeline.consume.config);
     let apps = yaml(&pipeline.apps.file);
-    let role = |role: Role, config: String| {
-        let hash = fingerprint(&[
-            &config,
-            credentials.filter(|_| role == Role::Consume).unwrap_or_default(),
-        ]);
-        RoleObjects {
-            account: parts::account(pipeline, role),
-            budget: parts::budget(pipeline, role),
-            deployment: pods::deployment(pipeline, role, &hash, credentials.is_some()),
-            config: parts::config_map(
-                pipeline,
-                role.as_str(),
-                role.object(&pipeline.subject.name),
-                "config.yaml",
-                config,
-            ),
-        }
-    };
+    let role =
+        |role: Role, config: String| {
+            let stores = role == Role::Consume || pipeline.ingest.config.clickhouse.is_some();
+            let credentials = credentials.filter(|_| stores);
+            let hash = fingerprint(&[&config, credentials.unwrap_or_default()]);
+            let runner =
+                match &pipeline.volume {
+                    Some(volume) if role == Role::Ingest => Runner::StatefulSet(Box::new(
+                        pods::stateful_set(pipeline, volume, &hash, credentials.is_some()),
+                    )),
+                    _ => Runner::Deployment(Box::new(pods::deployment(
+                        pipeline,
+                        role,
+                        &hash,
+                        credentials.is_some(),
+                    ))),
+                };
+            RoleObjects {
+                account: parts::account(pipeline, role),
+                budget: parts::budget(pipeline, role),
+                runner,
+                config: parts::config_map(
+                    pipeline,
+                    role.as_str(),
+                    parts::config_name(pipeline, role),
+                    "config.yaml",
+                    config,
+                ),
+            }
+        };
     Objects {
         apps_revision: fingerprint(&[&apps]),
         apps: parts::config_map(
@@ -128,6 +168,13 @@ pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects 
         service: parts::service(pipeline),
         ingest: role(Role::Ingest, ingest_config),
         consume: role(Role::Consume, consume_config),
+        drain_config: parts::config_map(
+            pipeline,
+            DRAIN,
+            drain_name(&pipeline.subject.name),
+            "config.yaml",
+            yaml(&pipeline.drain),
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use penstock_crds::IngestionPipeline;
 
-use super::Role;
+use super::{Role, spool_config_name};
 use crate::controllers::labels;
 use crate::controllers::pipeline::validate::Validated;
 
@@ -43,6 +43,15 @@ pub(super) fn account(pipeline: &Validated, role: Role) -> ServiceAccount {
         metadata: named(pipeline, role),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
+    }
+}
+
+/// Name of the ConfigMap that a role's pods are configured by.
+pub(super) fn config_name(pipeline: &Validated, role: Role) -> String {
+    let name = &pipeline.subject.name;
+    match role {
+        Role::Ingest if pipeline.volume.is_some() => spool_config_name(name),
+        Role::Ingest | Role::Consume => role.object(name),
     }
 }
 

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+    RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy,
+    StatefulSetSpec, StatefulSetUpdateStrategy,
+};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, LocalObjectReference,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint,
+    Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
-use penstock_crds::pipeline::{Requested, Resources};
+use penstock_crds::pipeline::{Requested, Resources, SpoolVolume};
+use penstock_dataplane_config::Durability;
 
-use super::{Role, apps_name, parts};
+use super::{Role, SPOOL, apps_name, parts, secret_name};
 use crate::controllers::labels;
 use crate::controllers::pipeline::validate::{Validated, paths};
 
@@ -23,29 +29,153 @@ const USER: i64 = 65532;
 
 /// The Deployment. `hash`: of all that a pod reads only at its start.
 pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentials: bool) -> Deployment {
+    Deployment {
+        metadata: parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name)),
+        spec: Some(DeploymentSpec {
+            replicas: Some(replicas(pipeline, role)),
+            revision_history_limit: Some(3),
+            // Pods that do not come up are reported as such after two minutes.
+            progress_deadline_seconds: Some(120),
+            selector: parts::selector(pipeline, role),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: template(pipeline, role, hash, credentials),
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+/// The StatefulSet of ingest with a spool, as it is while nothing holds its rollout. Its pods find each other by nothing,
+/// so it needs no Service of its own.
+pub(super) fn stateful_set(
+    pipeline: &Validated,
+    volume: &SpoolVolume,
+    hash: &str,
+    credentials: bool,
+) -> StatefulSet {
+    let role = Role::Ingest;
+    StatefulSet {
+        metadata: parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name)),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(replicas(pipeline, role)),
+            revision_history_limit: Some(3),
+            pod_management_policy: Some("Parallel".into()),
+            // What is on a claim is lost with it: the operator deletes those that it has drained.
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Retain".into()),
+                when_scaled: Some("Retain".into()),
+            }),
+            selector: parts::selector(pipeline, role),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateStatefulSetStrategy {
+                    partition: Some(0),
+                    ..RollingUpdateStatefulSetStrategy::default()
+                }),
+            }),
+            template: template(pipeline, role, hash, credentials),
+            volume_claim_templates: Some(vec![claim(pipeline, volume)]),
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+/// The claim of each pod. A StatefulSet's claims cannot change, so nothing is in it that may.
+fn claim(pipeline: &Validated, volume: &SpoolVolume) -> PersistentVolumeClaim {
+    let made = parts::metadata(pipeline, Role::Ingest.as_str(), SPOOL.into());
+    PersistentVolumeClaim {
+        // Without an owner: it outlives the pipeline.
+        metadata: ObjectMeta {
+            name: made.name,
+            labels: made.labels,
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            storage_class_name: volume.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), volume.size.clone())].into()),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+const fn replicas(pipeline: &Validated, role: Role) -> i32 {
+    match role {
+        Role::Ingest => pipeline.ingest.replicas,
+        Role::Consume => pipeline.consume.replicas,
+    }
+}
+
+fn template(pipeline: &Validated, role: Role, hash: &str, credentials: bool) -> PodTemplateSpec {
     let name = role.object(&pipeline.subject.name);
-    let metadata = parts::metadata(pipeline, role.as_str(), name.clone());
-    let (replicas, resources) = match role {
-        Role::Ingest => (pipeline.ingest.replicas, &pipeline.ingest.resources),
-        Role::Consume => (pipeline.consume.replicas, &pipeline.consume.resources),
+    let resources = match role {
+        Role::Ingest => &pipeline.ingest.resources,
+        Role::Consume => &pipeline.consume.resources,
     };
     let (volumes, mounts) = files(pipeline, role, credentials);
     let container = Container {
-        name: role.as_str().into(),
+        ports: Some(ports(role)),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        ..container(pipeline, role.as_str(), resources, mounts)
+    };
+    let pod = PodSpec {
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".into(),
+            when_unsatisfiable: "ScheduleAnyway".into(),
+            label_selector: Some(parts::selector(pipeline, role)),
+            ..TopologySpreadConstraint::default()
+        }]),
+        ..pod(pipeline, name.clone(), container, volumes)
+    };
+    let mut annotations: BTreeMap<String, String> =
+        [(labels::CONFIG_HASH.to_owned(), hash.to_owned())].into();
+    if role == Role::Ingest && pipeline.volume.is_some() {
+        let durability = match pipeline.ingest.config.durability {
+            Durability::Replicated => "Replicated",
+            Durability::Spooled => labels::SPOOLED,
+            Durability::Memory => "Memory",
+        };
+        annotations.insert(labels::DURABILITY.into(), durability.into());
+    }
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: parts::metadata(pipeline, role.as_str(), name).labels,
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod),
+    }
+}
+
+/// A process of the data plane in the role `name`.
+pub(super) fn container(
+    pipeline: &Validated,
+    name: &str,
+    resources: &Resources,
+    mounts: Vec<VolumeMount>,
+) -> Container {
+    Container {
+        name: name.into(),
         image: Some(pipeline.image.clone()),
         image_pull_policy: Some(pipeline.image_pull_policy.clone()),
         command: Some(vec!["/usr/bin/penstock-dataplane".into()]),
-        args: Some(vec![
-            role.as_str().into(),
-            "--config".into(),
-            paths::CONFIG.into(),
-        ]),
-        ports: Some(ports(role)),
+        args: Some(vec![name.into(), "--config".into(), paths::CONFIG.into()]),
         resources: Some(requirements(resources)),
         // A minute to start, as Kafka may be slow to answer; from then on the others decide.
         startup_probe: Some(probe("/livez", 1, 60)),
         liveness_probe: Some(probe("/livez", 10, 3)),
-        readiness_probe: Some(probe("/readyz", 2, 2)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -57,9 +187,18 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
         }),
         volume_mounts: Some(mounts),
         ..Container::default()
-    };
-    let pod = PodSpec {
-        service_account_name: Some(name),
+    }
+}
+
+/// A pod of one process.
+pub(super) fn pod(
+    pipeline: &Validated,
+    account: String,
+    container: Container,
+    volumes: Vec<Volume>,
+) -> PodSpec {
+    PodSpec {
+        service_account_name: Some(account),
         image_pull_secrets: pull_secrets(&pipeline.image_pull_secrets),
         automount_service_account_token: Some(false),
         // A Service called `redis` would appear in the pod as REDIS_PORT.
@@ -76,43 +215,9 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
             }),
             ..PodSecurityContext::default()
         }),
-        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
-            max_skew: 1,
-            topology_key: "kubernetes.io/hostname".into(),
-            when_unsatisfiable: "ScheduleAnyway".into(),
-            label_selector: Some(parts::selector(pipeline, role)),
-            ..TopologySpreadConstraint::default()
-        }]),
         containers: vec![container],
         volumes: Some(volumes),
         ..PodSpec::default()
-    };
-    Deployment {
-        spec: Some(DeploymentSpec {
-            replicas: Some(replicas),
-            revision_history_limit: Some(3),
-            // Pods that do not come up are reported as such after two minutes.
-            progress_deadline_seconds: Some(120),
-            selector: parts::selector(pipeline, role),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".into()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: metadata.labels.clone(),
-                    annotations: Some([(labels::CONFIG_HASH.to_owned(), hash.to_owned())].into()),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod),
-            },
-            ..DeploymentSpec::default()
-        }),
-        metadata,
-        ..Deployment::default()
     }
 }
 
@@ -135,6 +240,11 @@ fn ports(role: Role) -> Vec<ContainerPort> {
     }
 }
 
+/// The port for probes and metrics, of a process that has no other.
+pub(super) fn admin_port() -> Vec<ContainerPort> {
+    ports(Role::Consume)
+}
+
 fn probe(path: &str, every: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
@@ -150,11 +260,9 @@ fn probe(path: &str, every: i32, failures: i32) -> Probe {
     }
 }
 
-/// What the pod is given to read. The list of Apps is mounted as a whole volume, because kubelet never renews a
-/// `subPath`; the configuration is one, because a change of it is a new pod.
-fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let name = &pipeline.subject.name;
-    let config_map = |volume: &str, object: String| Volume {
+/// A volume of one ConfigMap.
+pub(super) fn config_map(volume: &str, object: String) -> Volume {
+    Volume {
         name: volume.into(),
         config_map: Some(ConfigMapVolumeSource {
             name: object,
@@ -162,7 +270,38 @@ fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, V
             ..ConfigMapVolumeSource::default()
         }),
         ..Volume::default()
-    };
+    }
+}
+
+/// The configuration, where the process looks for it.
+pub(super) fn config_mount() -> VolumeMount {
+    VolumeMount {
+        sub_path: Some("config.yaml".into()),
+        ..mount("config", paths::CONFIG)
+    }
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        name: volume.into(),
+        mount_path: path.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
+}
+
+/// Where the spool is.
+pub(super) fn spool_mount() -> VolumeMount {
+    VolumeMount {
+        read_only: None,
+        ..mount(SPOOL, paths::SPOOL)
+    }
+}
+
+/// What the pod is given to read, and to write. The list of Apps is mounted as a whole volume, because kubelet never
+/// renews a `subPath`; the configuration is one, because a change of it is a new pod.
+fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let name = &pipeline.subject.name;
     let secret_volume = |volume: &str, secret: String| Volume {
         name: volume.into(),
         secret: Some(SecretVolumeSource {
@@ -172,30 +311,23 @@ fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, V
         }),
         ..Volume::default()
     };
-    let mount = |volume: &str, path: &str, sub_path: Option<&str>| VolumeMount {
-        name: volume.into(),
-        mount_path: path.into(),
-        sub_path: sub_path.map(str::to_owned),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    let mut volumes = vec![config_map("config", role.object(name))];
-    let mut mounts = vec![mount("config", paths::CONFIG, Some("config.yaml"))];
-    match role {
-        Role::Ingest => {
-            volumes.push(config_map("apps", apps_name(name)));
-            mounts.push(mount("apps", paths::APPS, None));
-            if let Some(secret) = &pipeline.tls_secret {
-                volumes.push(secret_volume("tls", secret.clone()));
-                // Whole, so that kubelet renews it.
-                mounts.push(mount("tls", paths::TLS, None));
-            }
+    let mut volumes = vec![config_map("config", parts::config_name(pipeline, role))];
+    let mut mounts = vec![config_mount()];
+    if role == Role::Ingest {
+        volumes.push(config_map("apps", apps_name(name)));
+        mounts.push(mount("apps", paths::APPS));
+        if let Some(secret) = &pipeline.tls_secret {
+            volumes.push(secret_volume("tls", secret.clone()));
+            // Whole, so that kubelet renews it.
+            mounts.push(mount("tls", paths::TLS));
         }
-        Role::Consume if credentials => {
-            volumes.push(secret_volume("clickhouse", Role::Consume.object(name)));
-            mounts.push(mount("clickhouse", paths::CLICKHOUSE, None));
+        if pipeline.volume.is_some() {
+            mounts.push(spool_mount());
         }
-        Role::Consume => {}
+    }
+    if credentials {
+        volumes.push(secret_volume("clickhouse", secret_name(name)));
+        mounts.push(mount("clickhouse", paths::CLICKHOUSE));
     }
     (volumes, mounts)
 }
