@@ -191,6 +191,7 @@ mod tests {
     use flate2::write::GzEncoder;
 
     use super::*;
+    use crate::ingest::budget::LONGEST_WAIT;
 
     async fn read(budget: &Budget, bytes: &[u8], limit: usize) -> Result<Body, Code> {
         let permit = budget.take(bytes.len()).await.unwrap();
@@ -227,6 +228,8 @@ mod tests {
         let other = budget.take(5_000_000).await.unwrap();
         let refused = read(&budget, &zeros(3_000_000), 4_000_000).await.map(|_| ());
         assert_eq!(refused, Err(Code::Overloaded), "nobody gave any back in time");
+        // So long that it is worth waiting again.
+        tokio::time::sleep(2 * LONGEST_WAIT).await;
         let waiting = {
             let budget = budget.clone();
             tokio::spawn(async move {

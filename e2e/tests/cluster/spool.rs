@@ -56,11 +56,28 @@ fn names(trial: &Trial<'_>, kind: &str) -> Result<String> {
     field(trial, kind, ".items[*].metadata.name")
 }
 
-fn stop_kafka(kit: &Instance) -> Result<()> {
+/// A Kafka that was killed; it runs again at the latest when the test is over, for others come after it.
+struct Stopped<'a>(&'a Instance);
+
+impl Stopped<'_> {
+    fn start(self) -> Result<()> {
+        self.0.start(Component::Kafka(1)).map(drop)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        // One that runs is left alone; one that does not start is found out by the next test.
+        let _ = self.0.start(Component::Kafka(1));
+    }
+}
+
+fn stop_kafka(kit: &Instance) -> Result<Stopped<'_>> {
     let process = kit
         .process(Component::Kafka(1))
         .ok_or_else(|| Error::new("Kafka does not run"))?;
-    process.signal(Signal::SIGKILL)
+    process.signal(Signal::SIGKILL)?;
+    Ok(Stopped(kit))
 }
 
 /// Waits until answers say that events are spooled.
@@ -98,7 +115,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
     let mut sent = traffic.send(200, 10, 1, Duration::ZERO, minute)?;
     assert_eq!(says(&trial, "DurabilityDegraded")?, None);
 
-    stop_kafka(&kit)?;
+    let kafka = stop_kafka(&kit)?;
     spooling(&traffic)?;
     sent.merge(traffic.send(500, 10, 2, Duration::ZERO, minute)?);
     let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
@@ -148,7 +165,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
     let (_, told) = traffic.once_told()?;
     assert_eq!(told.as_deref(), Some("spooled"));
 
-    kit.start(Component::Kafka(1))?;
+    kafka.start()?;
     let took = within(90, "the condition is gone", || {
         Ok(says(&trial, "DurabilityDegraded")?.is_none())
     })?;
@@ -179,14 +196,14 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
     let (trial, _volumes) = start(&kit, "shrink", &CLAIMS, &spooled(2, ""))?;
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
-    stop_kafka(&kit)?;
+    let kafka = stop_kafka(&kit)?;
     spooling(&traffic)?;
     let sent = traffic.send(200, 10, 2, Duration::ZERO, minute)?;
     trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
     trial.apply(&trial.pipeline(&spooled(1, "")))?;
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(trial.pods("ingest")?.len(), 2, "scaled in while events wait");
-    kit.start(Component::Kafka(1))?;
+    kafka.start()?;
     within(90, "one pod is left", || Ok(trial.pods("ingest")?.len() == 1))?;
     let took = within(120, "the claim of the other is gone, and its Job", || {
         Ok(names(&trial, "persistentvolumeclaims")? == CLAIMS[0] && names(&trial, "jobs")?.is_empty())
@@ -259,7 +276,7 @@ fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
-    stop_kafka(&kit)?;
+    let kafka = stop_kafka(&kit)?;
     spooling(&traffic)?;
     sent.merge(traffic.send(300, 10, 2, Duration::ZERO, minute)?);
     trial.kubectl(&["delete", "ingestionpipeline", PIPELINE, "--timeout=60s"])?;
@@ -272,7 +289,7 @@ fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()
     })?;
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(names(&trial, "persistentvolumeclaims")?, CLAIMS.join(" "));
-    kit.start(Component::Kafka(1))?;
+    kafka.start()?;
     let took = within(120, "the claims are drained and gone", || {
         Ok(names(&trial, "persistentvolumeclaims")?.is_empty() && names(&trial, "jobs")?.is_empty())
     })?;
@@ -347,7 +364,7 @@ fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
     let trial = Trial::start(&kit, "direct", &spec)?;
     let traffic = trial.traffic(APP)?;
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, Duration::from_secs(60))?;
-    stop_kafka(&kit)?;
+    let kafka = stop_kafka(&kit)?;
     within(30, "events are stored directly", || {
         let (_, told) = traffic.once_told()?;
         Ok(told.as_deref() == Some("direct"))
@@ -358,7 +375,7 @@ fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
         sent.ids.iter().filter(|id| stored.contains(*id)).count() >= 100,
         "they are in the table while Kafka is away"
     );
-    kit.start(Component::Kafka(1))?;
+    kafka.start()?;
     trial.ready()?;
     trial.settle(&sent, Duration::from_secs(90))
 }
