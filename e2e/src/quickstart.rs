@@ -186,7 +186,7 @@ fn next_commands(instance: &Instance, table: &str) -> String {
             "exec -- sh -c 'curl -s \"$CLICKHOUSE_URL\" -u \"$CLICKHOUSE_USER:$CLICKHOUSE_PASSWORD\" -d \"SELECT event_name, user_id, received_at FROM {table} ORDER BY received_at DESC LIMIT 5 FORMAT PrettyCompactMonoBlock\"'"
         ))),
         ("why a pipeline is (not) ready", instance.command(&format!("exec -- kubectl describe ipl {PIPELINE} -n {NAMESPACE}"))),
-        ("change it", format!("edit examples/quickstart/pipeline.yaml, then {}", instance.command("exec -- kubectl apply -f examples/quickstart/pipeline.yaml"))),
+        ("change it", format!("edit examples/quickstart/pipeline.yaml, then {}", instance.command("exec -- kubectl apply --server-side -f examples/quickstart/pipeline.yaml"))),
         ("what runs", instance.command("status")),
         ("remove every trace", instance.command("down")),
     ];
