@@ -3,18 +3,19 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
 /// Lines of `name: value` for the head of the report.
-pub fn describe(repository: &Path) -> Vec<(&'static str, String)> {
+pub fn describe(repository: &Path, load: f64) -> Vec<(&'static str, String)> {
     vec![
         ("date", today()),
         ("commit", commit(repository)),
         ("CPU", cpu()),
         ("memory", memory()),
         ("kernel", read("/proc/sys/kernel/osrelease")),
-        ("load before", load().to_string()),
+        ("cores busy before", format!("{load:.2}")),
         ("Rust", output(repository, "rustc", &["--version"])),
         ("Go", output(repository, "go", &["version"])),
         ("Kafka", format!("{}, one broker", penstock_e2e::versions::KAFKA)),
@@ -74,13 +75,27 @@ fn memory() -> String {
     format!("{:.0} GB", kilobytes * 1024.0 / 1e9)
 }
 
-/// Processes that wanted a core, on average over the last minute.
+/// How long is looked for what others do.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Cores that are busy now, while nothing is measured. The load average would count what was compiled a minute ago.
 pub fn load() -> f64 {
-    read("/proc/loadavg")
-        .split(' ')
-        .next()
-        .and_then(|load| load.parse().ok())
-        .unwrap_or(0.0)
+    let before = busy_ticks();
+    std::thread::sleep(LOOK);
+    let ticks = busy_ticks().saturating_sub(before) as f64;
+    // 100 a second and core, whatever the kernel's clock.
+    ticks / (100.0 * LOOK.as_secs_f64())
+}
+
+/// User, nice and system time of all cores since the boot.
+fn busy_ticks() -> u64 {
+    let stat = read("/proc/stat");
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace();
+    fields
+        .skip(1)
+        .take(3)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum()
 }
 
 fn read(path: &str) -> String {

@@ -9,13 +9,13 @@ use crate::overload::Overload;
 use crate::summary::Line;
 
 /// A machine with more to do than this is not idle.
-const IDLE: f64 = 1.0;
+const IDLE: f64 = 0.3;
 
 /// What the page is made of.
 #[derive(Debug)]
 pub struct Report<'r> {
     pub machine: &'r [(&'static str, String)],
-    /// Processes that wanted a core before the first run.
+    /// Cores that others kept busy before the first run.
     pub load_before: f64,
     pub measured: &'r Measured<'r>,
     /// Of all servers.
@@ -148,9 +148,9 @@ impl Report<'_> {
         } = self.measured.overload;
         let _ = write!(
             page,
-            "## Too much\n\nKafka is stopped for seven eighths of the time, and so takes {capacity:.0} events a second in batches \
+            "\n## Too much\n\nKafka is stopped for seven eighths of the time, and so takes {capacity:.0} events a second in batches \
              of 1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged and refuses \
-             {refused} requests, half of them within {} ms and 99% within {} ms of their first byte. What was acknowledged is {}.\n\n",
+             {refused} requests, half of them within {} ms and 99% within {} ms of their first byte. What was acknowledged is {}.\n",
             short(refusal_p50),
             short(refusal_p99),
             if adds_up {

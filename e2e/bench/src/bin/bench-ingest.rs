@@ -64,7 +64,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let kit = Instance::from_environment("bench")?;
     kit.must_exist()?;
     let servers = servers(&kit, arguments)?;
-    let (machine, load_before) = (machine::describe(kit.repository()), machine::load());
+    let load_before = machine::load();
+    let machine = machine::describe(kit.repository(), load_before);
     kit.enter()?;
     process::stay_on(LOAD_CORE)?;
     let kafka = kit
