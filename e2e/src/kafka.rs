@@ -16,8 +16,19 @@ use crate::secret;
 const LOG4J: &str = include_str!("../manifests/kafka-log4j2.properties");
 const STARTED: &str = "Kafka Server started";
 
+/// A broker that `up` does not start, a cluster of its own: what stops it hurts nobody else.
+pub(crate) const SPARE: u8 = 9;
+
+/// Where the spare broker is.
+pub(crate) fn spare_bootstrap() -> String {
+    format!("{NODE_ADDRESS}:{}", kafka_port(SPARE))
+}
+
 pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
-    let brokers = instance.record()?.brokers.unwrap_or(1);
+    let brokers = match id {
+        SPARE => 1,
+        _ => instance.record()?.brokers.unwrap_or(1),
+    };
     let directory = directory(instance, id);
     let properties = directory.join("server.properties");
     let log4j = directory.join("log4j2.properties");
@@ -86,7 +97,8 @@ fn cluster_id(instance: &Instance) -> Result<String> {
 }
 
 fn server_properties(id: u8, brokers: u8, data: &str) -> String {
-    let voters: Vec<String> = (1..=brokers)
+    let all = if id == SPARE { SPARE..=SPARE } else { 1..=brokers };
+    let voters: Vec<String> = all
         .map(|voter| format!("{voter}@{NODE_ADDRESS}:{}", kafka_port(voter) + 1))
         .collect();
     let port = kafka_port(id);

@@ -4,6 +4,7 @@
 //! and with it all that the operator made there, is deleted when the trial is dropped.
 
 mod pods;
+mod spare;
 mod traffic;
 mod turn;
 mod volumes;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub use pods::{Pod, kill_operator};
+pub use spare::SpareKafka;
 pub use traffic::{Acknowledged, Traffic};
 pub use turn::Turn;
 pub use volumes::Volumes;

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use penstock_e2e::trial::{APP, PIPELINE, Traffic, Trial, Turn, Volumes, within};
-use penstock_e2e::{Component, Error, Instance, Result};
+use penstock_e2e::trial::{APP, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, within};
+use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
 /// Pods that spool soon when Kafka does not answer.
@@ -19,8 +18,8 @@ fn spooled(replicas: u32, more: &str) -> String {
     )
 }
 
-fn plain(replicas: u32) -> String {
-    format!("  ingest: {{scaling: {{replicas: {replicas}}}, {LIMITS}}}\n")
+fn plain(replicas: u32, more: &str) -> String {
+    format!("  ingest: {{scaling: {{replicas: {replicas}}}, {LIMITS}}}\n{more}")
 }
 
 /// A ready pipeline with a spool, and volumes for these claims.
@@ -56,30 +55,6 @@ fn names(trial: &Trial<'_>, kind: &str) -> Result<String> {
     field(trial, kind, ".items[*].metadata.name")
 }
 
-/// A Kafka that was killed; it runs again at the latest when the test is over, for others come after it.
-struct Stopped<'a>(&'a Instance);
-
-impl Stopped<'_> {
-    fn start(self) -> Result<()> {
-        self.0.start(Component::Kafka(1)).map(drop)
-    }
-}
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        // One that runs is left alone; one that does not start is found out by the next test.
-        let _ = self.0.start(Component::Kafka(1));
-    }
-}
-
-fn stop_kafka(kit: &Instance) -> Result<Stopped<'_>> {
-    let process = kit
-        .process(Component::Kafka(1))
-        .ok_or_else(|| Error::new("Kafka does not run"))?;
-    process.signal(Signal::SIGKILL)?;
-    Ok(Stopped(kit))
-}
-
 /// Waits until answers say that events are spooled.
 fn spooling(traffic: &Traffic) -> Result<()> {
     within(20, "events are spooled", || {
@@ -107,15 +82,16 @@ fn all_ready(trial: &Trial<'_>, count: usize) -> Result<bool> {
 
 #[test]
 fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
-    let kit = Turn::alone()?;
-    let (trial, _volumes) = start(&kit, "bridge", &CLAIMS, &spooled(2, ""))?;
+    let kit = Turn::beside_others()?;
+    let kafka = SpareKafka::take(&kit)?;
+    let (trial, _volumes) = start(&kit, "bridge", &CLAIMS, &spooled(2, &kafka.spec()))?;
     assert_eq!(field(&trial, "deployment/events-ingest", ".metadata.name")?, "");
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
     let mut sent = traffic.send(200, 10, 1, Duration::ZERO, minute)?;
     assert_eq!(says(&trial, "DurabilityDegraded")?, None);
 
-    let kafka = stop_kafka(&kit)?;
+    kafka.kill()?;
     spooling(&traffic)?;
     sent.merge(traffic.send(500, 10, 2, Duration::ZERO, minute)?);
     let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
@@ -131,7 +107,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
 
     // A changed spec and someone's restart: neither touches a pod.
     let before = uids(&trial)?;
-    let limited = spooled(2, "").replace(
+    let limited = spooled(2, &kafka.spec()).replace(
         LIMITS,
         "limits: {kafkaTimeout: 1s, requestTimeout: 4s, batch: 500}",
     );
@@ -192,15 +168,16 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
 
 #[test]
 fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
-    let kit = Turn::alone()?;
-    let (trial, _volumes) = start(&kit, "shrink", &CLAIMS, &spooled(2, ""))?;
+    let kit = Turn::beside_others()?;
+    let kafka = SpareKafka::take(&kit)?;
+    let (trial, _volumes) = start(&kit, "shrink", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
-    let kafka = stop_kafka(&kit)?;
+    kafka.kill()?;
     spooling(&traffic)?;
     let sent = traffic.send(200, 10, 2, Duration::ZERO, minute)?;
     trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
-    trial.apply(&trial.pipeline(&spooled(1, "")))?;
+    trial.apply(&trial.pipeline(&spooled(1, &kafka.spec())))?;
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(trial.pods("ingest")?.len(), 2, "scaled in while events wait");
     kafka.start()?;
@@ -220,7 +197,7 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
     let trial = Trial::empty(&kit, "fro")?;
     let _volumes = Volumes::make(&trial, &[CLAIMS, CLAIMS].concat())?;
     trial.apply(&trial.app(APP))?;
-    trial.apply(&trial.pipeline(&plain(2)))?;
+    trial.apply(&trial.pipeline(&plain(2, "")))?;
     trial.ready()?;
     let traffic = trial.traffic(APP)?;
     let there = |what: &str| -> Result<bool> { Ok(!field(&trial, what, ".metadata.name")?.is_empty()) };
@@ -240,7 +217,7 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
             Ok(there(SET)? && !there("deployment/events-ingest")? && all_ready(&trial, 2)?)
         })?;
         println!("a Deployment became a StatefulSet in {took:?}");
-        trial.apply(&trial.pipeline(&plain(2)))?;
+        trial.apply(&trial.pipeline(&plain(2, "")))?;
         let took = within(120, "the Deployment has taken over", || {
             Ok(there("deployment/events-ingest")? && !there(SET)? && all_ready(&trial, 2)?)
         })?;
@@ -271,18 +248,19 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
 /// What a deleted pipeline leaves on its claims is brought to Kafka by the next one of its name.
 #[test]
 fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()> {
-    let kit = Turn::alone()?;
-    let (trial, _volumes) = start(&kit, "heir", &CLAIMS, &spooled(2, ""))?;
+    let kit = Turn::beside_others()?;
+    let kafka = SpareKafka::take(&kit)?;
+    let (trial, _volumes) = start(&kit, "heir", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
-    let kafka = stop_kafka(&kit)?;
+    kafka.kill()?;
     spooling(&traffic)?;
     sent.merge(traffic.send(300, 10, 2, Duration::ZERO, minute)?);
     trial.kubectl(&["delete", "ingestionpipeline", PIPELINE, "--timeout=60s"])?;
     within(90, "the pods are gone", || Ok(trial.pods("ingest")?.is_empty()))?;
     assert_eq!(names(&trial, "persistentvolumeclaims")?, CLAIMS.join(" "));
-    trial.apply(&trial.pipeline(&plain(1)))?;
+    trial.apply(&trial.pipeline(&plain(1, &kafka.spec())))?;
     within(60, "Jobs drain the claims, and wait for Kafka", || {
         let pods = trial.pods("drain")?;
         Ok(pods.len() == 2 && pods.iter().all(|pod| pod.ready))
@@ -314,7 +292,7 @@ fn a_claim_that_cannot_be_drained_is_kept_and_told_of() -> Result<()> {
         trial.namespace()
     ))?;
     trial.apply(&trial.app(APP))?;
-    trial.apply(&trial.pipeline(&plain(1)))?;
+    trial.apply(&trial.pipeline(&plain(1, "")))?;
     trial.ready()?;
     let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(180))?;
     println!("DurabilityDegraded=True/{reason} after {took:?}");
@@ -359,12 +337,16 @@ fn with_delete_the_claims_go_with_the_pipeline() -> Result<()> {
 /// Only pods that store in ClickHouse get who to log in there as.
 #[test]
 fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
-    let kit = Turn::alone()?;
-    let spec = format!("  ingest: {{scaling: {{replicas: 1}}, {LIMITS}, onKafkaOutage: Direct}}\n");
+    let kit = Turn::beside_others()?;
+    let kafka = SpareKafka::take(&kit)?;
+    let spec = format!(
+        "  ingest: {{scaling: {{replicas: 1}}, {LIMITS}, onKafkaOutage: Direct}}\n{}",
+        kafka.spec()
+    );
     let trial = Trial::start(&kit, "direct", &spec)?;
     let traffic = trial.traffic(APP)?;
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, Duration::from_secs(60))?;
-    let kafka = stop_kafka(&kit)?;
+    kafka.kill()?;
     within(30, "events are stored directly", || {
         let (_, told) = traffic.once_told()?;
         Ok(told.as_deref() == Some("direct"))
