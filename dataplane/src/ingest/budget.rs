@@ -6,11 +6,11 @@
 //! once, for a queue that is never worked off only makes everybody late.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+
+use super::last::Last;
 
 /// Copies of an event that may exist at once.
 pub(crate) const FACTOR: usize = 3;
@@ -27,29 +27,8 @@ pub(crate) type Permit = OwnedSemaphorePermit;
 pub(crate) struct Budget {
     free: Arc<Semaphore>,
     limit: usize,
-    refused: Arc<Refused>,
-}
-
-/// When a request was last refused for want of room.
-#[derive(Debug)]
-struct Refused {
-    started: Instant,
-    /// Milliseconds after `started`, plus one; 0 for never.
-    at: AtomicU64,
-}
-
-impl Refused {
-    fn now(&self) -> Exhausted {
-        self.at
-            .store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
-        Exhausted
-    }
-
-    /// For as long as somebody would have waited since.
-    fn recently(&self) -> bool {
-        let at = self.at.load(Relaxed);
-        at > 0 && self.started.elapsed().as_millis() as u64 <= at + LONGEST_WAIT.as_millis() as u64
-    }
+    /// When a request was last refused for want of room.
+    refused: Arc<Last>,
 }
 
 /// There was no room in time.
@@ -61,10 +40,7 @@ impl Budget {
         Self {
             free: Arc::new(Semaphore::new(limit)),
             limit,
-            refused: Arc::new(Refused {
-                started: Instant::now(),
-                at: AtomicU64::new(0),
-            }),
+            refused: Arc::new(Last::never()),
         }
     }
 
@@ -111,13 +87,23 @@ impl Budget {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(wanted) {
             return Ok(permit);
         }
-        if self.refused.recently() {
-            return Err(self.refused.now());
+        if self.refuses() {
+            return Err(self.refuse());
         }
         match tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.free).acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(self.refused.now()),
+            Ok(Err(_)) | Err(_) => Err(self.refuse()),
         }
+    }
+
+    fn refuse(&self) -> Exhausted {
+        self.refused.now();
+        Exhausted
+    }
+
+    /// Whether a request was refused as late as somebody would have waited since.
+    fn refuses(&self) -> bool {
+        self.refused.is_within(LONGEST_WAIT)
     }
 }
 
@@ -139,7 +125,7 @@ impl Watermark {
     pub(crate) fn look(&mut self, budget: &Budget) -> bool {
         let used = budget.used().saturating_mul(100) / budget.limit.max(1);
         // Who asks for much finds no room before all is in use.
-        self.full_for = match used >= HIGH || budget.refused.recently() {
+        self.full_for = match used >= HIGH || budget.refuses() {
             true => self.full_for + 1,
             false => 0,
         };
@@ -150,6 +136,8 @@ impl Watermark {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

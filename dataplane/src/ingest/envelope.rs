@@ -170,9 +170,6 @@ const USER_AGENT: usize = PROTOCOL.index("user_agent");
 
 /// The members that the protocol knows.
 static PROTOCOL: Protocol = {
-    const fn text(name: &'static str) -> Known {
-        Known::same(name, Rule::Text(TEXT_LIMIT))
-    }
     const fn required(name: &'static str) -> Known {
         Known::column(name, Rule::Required(TEXT_LIMIT), "")
     }
@@ -183,11 +180,11 @@ static PROTOCOL: Protocol = {
         required("timestamp"),
         Known::column("properties", Rule::Object, "event_data"),
         Known::own("app_id"),
-        text("device_id"),
-        text("session_id"),
-        text("platform"),
-        text("os_version"),
-        text("app_version"),
+        Known::text("device_id"),
+        Known::text("session_id"),
+        Known::text("platform"),
+        Known::text("os_version"),
+        Known::text("app_version"),
         Known::same("attribution", Rule::Object),
         Known::same("context", Rule::Object),
         Known::own("ip"),

@@ -35,6 +35,11 @@ impl Known {
         Self { name, rule, column }
     }
 
+    /// Text that may be there, under its own name.
+    pub(crate) const fn text(name: &'static str) -> Self {
+        Self::same(name, Rule::Text(line::TEXT_LIMIT))
+    }
+
     /// A member that the protocol makes something else of.
     pub(crate) const fn own(name: &'static str) -> Self {
         Self::column(name, Rule::Own, "")

@@ -34,6 +34,7 @@ mod identity;
 mod json;
 mod kafka;
 mod key;
+mod last;
 mod line;
 mod members;
 mod metrics;

@@ -282,20 +282,17 @@ const USER_AGENT: usize = PROTOCOL.index("user_agent");
 
 /// The members that the protocol knows.
 static PROTOCOL: Protocol = {
-    const fn text(name: &'static str) -> Known {
-        Known::same(name, Rule::Text(TEXT_LIMIT))
-    }
     Protocol::new(&[
         Known::same("event_type", Rule::Required(EVENT_TYPE_LIMIT)),
         Known::own("event_id"),
         Known::own("app_id"),
         Known::own("timestamp"),
-        text("user_id"),
-        text("device_id"),
-        text("session_id"),
-        text("platform"),
-        text("os_version"),
-        text("app_version"),
+        Known::text("user_id"),
+        Known::text("device_id"),
+        Known::text("session_id"),
+        Known::text("platform"),
+        Known::text("os_version"),
+        Known::text("app_version"),
         Known::same("attribution", Rule::Object),
         Known::same("event_data", Rule::Object),
         Known::same("context", Rule::Object),

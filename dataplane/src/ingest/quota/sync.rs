@@ -11,7 +11,7 @@
 //! Without Redis a pod refills its own bucket with limit/replicas.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use redis::{AsyncConnectionConfig, RedisError, Script};
 use uuid::Uuid;
 
 use super::super::apps::{App, Apps};
+use super::super::last::Last;
 use super::super::metrics::IngestMetrics;
 use super::super::time::{day_name, now_ms};
 use super::{Quota, burst};
@@ -57,7 +58,8 @@ pub(crate) struct Exchange {
     connection: Option<MultiplexedConnection>,
     tried: Option<Instant>,
     turn: Turn,
-    heard: Arc<Heard>,
+    /// When Redis last did what it was asked for.
+    heard: Arc<Last>,
 }
 
 /// What is remembered of the clock.
@@ -68,31 +70,6 @@ struct Turn {
     renewed: Instant,
     used: Option<Instant>,
     day: String,
-}
-
-/// When Redis last did what it was asked for.
-#[derive(Debug)]
-struct Heard {
-    started: Instant,
-    /// Milliseconds after `started`, plus one; 0 for never.
-    at: AtomicU64,
-}
-
-impl Heard {
-    fn now(&self) {
-        self.at
-            .store(self.started.elapsed().as_millis() as u64 + 1, Relaxed);
-    }
-
-    /// Since then, or since the start.
-    fn age(&self) -> Duration {
-        let at = Duration::from_millis(self.at.load(Relaxed).saturating_sub(1));
-        self.started.elapsed().saturating_sub(at)
-    }
-
-    fn recently(&self) -> bool {
-        self.at.load(Relaxed) > 0 && self.age() < HEARD_WITHIN
-    }
 }
 
 impl Exchange {
@@ -114,7 +91,7 @@ impl Exchange {
                 if let Some(lease_age) = &lease_age {
                     lease_age.set(heard.age().as_secs_f64());
                 }
-                if !heard.recently() {
+                if !heard.is_within(HEARD_WITHIN) {
                     apps.load().each(|app| refill_alone(&app.quota, elapsed));
                 }
             }
@@ -183,17 +160,13 @@ impl Sync {
             used: None,
             day: day_name(now_ms()),
         };
-        let heard = Arc::new(Heard {
-            started: now,
-            at: AtomicU64::new(0),
-        });
         Exchange {
             sync: self,
             script: Script::new(LEASE),
             connection: None,
             tried: None,
             turn,
-            heard,
+            heard: Arc::new(Last::never()),
         }
     }
 

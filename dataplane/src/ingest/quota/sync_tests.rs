@@ -56,15 +56,15 @@ fn alone_a_pod_refills_with_its_share() {
     assert_eq!(quota.tokens.load(Relaxed), 9000, "a lease from before is kept");
 }
 
-#[test]
-fn redis_is_heard_of_until_it_has_been_silent_for_long() {
-    let mut heard = Heard {
-        started: Instant::now() - Duration::from_secs(60),
-        at: AtomicU64::new(0),
-    };
-    assert!(!heard.recently(), "never");
+#[tokio::test(start_paused = true)]
+async fn redis_is_heard_of_until_it_has_been_silent_for_long() {
+    let heard = Last::never();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(!heard.is_within(HEARD_WITHIN), "never");
+    assert_eq!(heard.age(), Duration::from_secs(60), "since the start");
     heard.now();
-    assert!(heard.recently());
-    heard.started -= Duration::from_secs(2);
-    assert!(!heard.recently());
+    assert!(heard.is_within(HEARD_WITHIN));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(!heard.is_within(HEARD_WITHIN));
+    assert_eq!(heard.age(), Duration::from_secs(2));
 }

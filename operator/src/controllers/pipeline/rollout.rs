@@ -240,10 +240,10 @@ pub(crate) fn in_progress(parts: &[Part<'_>]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn live(image: &str, hash: &str, available: i32, rolled_out: bool) -> Live {
+    pub(in super::super) fn live(image: &str, hash: &str, available: i32, rolled_out: bool) -> Live {
         Live {
             exists: true,
             replicas: available,

@@ -101,19 +101,8 @@ pub(crate) fn volume_gate(gate: Gate, live: &Live, fits: bool) -> Gate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rollout::tests::live;
     use super::*;
-
-    fn live(image: &str, hash: &str, available: i32, rolled_out: bool) -> Live {
-        Live {
-            exists: true,
-            replicas: available,
-            image: image.into(),
-            hash: hash.into(),
-            available,
-            rolled_out,
-            stuck: None,
-        }
-    }
 
     #[test]
     fn the_old_kind_goes_only_when_the_new_one_is_all_there() {
