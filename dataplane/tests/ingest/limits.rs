@@ -1,6 +1,7 @@
 //! Clients that are too large, too slow, or too many.
 
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use flate2::Compression;
@@ -35,10 +36,8 @@ fn a_body_over_the_limit_is_refused_however_it_comes() {
     assert_eq!(reply.body["details"]["rejected"][0]["code"], "event_too_large");
 }
 
-#[test]
-fn without_room_a_request_is_refused_after_a_second() {
-    let ingest = Ingest::start_with(SMALL, &apps(""));
-    // Takes 300 kB of the 400 and says no more.
+/// A client that takes 300 kB of the 400 and says no more.
+fn greedy(ingest: &Ingest) -> TcpStream {
     let mut greedy = ingest.connect();
     greedy
         .write_all(
@@ -48,6 +47,13 @@ fn without_room_a_request_is_refused_after_a_second() {
     ingest.wait_for("the memory to be taken", || {
         ingest.metric("penstock_ingest_memory_used_bytes") > 300_000.0
     });
+    greedy
+}
+
+#[test]
+fn without_room_a_request_is_refused_after_a_second() {
+    let ingest = Ingest::start_with(SMALL, &apps(""));
+    let greedy = greedy(&ingest);
     let before = Instant::now();
     let reply = ingest.write("/v1/events", vec![b' '; 60_000]);
     assert_eq!(
@@ -87,12 +93,7 @@ fn without_room_a_request_is_refused_after_a_second() {
 fn a_pod_that_stays_full_is_taken_out_of_the_service() {
     let ingest = Ingest::start_with(SMALL, &apps(""));
     assert_eq!(ingest.readyz().status, 200);
-    let mut greedy = ingest.connect();
-    greedy
-        .write_all(
-            b"POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: 100000\r\n\r\n{",
-        )
-        .unwrap();
+    let mut greedy = greedy(&ingest);
     // Refused over and over, as from a client that does not give up.
     let end = Instant::now() + Duration::from_secs(20);
     while Instant::now() < end && ingest.readyz().status == 200 {
