@@ -36,6 +36,8 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 2] = [Self::Malformed, Self::Refused];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "Malformed",

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::dead_letters::Reason;
 use super::failure::Class;
 use crate::process::Metrics;
 
@@ -96,8 +97,14 @@ impl ConsumeMetrics {
             rows_held: Counter::default(),
             tokens_without_rows: Counter::default(),
         };
+        // There from the start: of a series that begins with its first event Prometheus sees no increase.
         for class in Class::ALL {
             let _ = made.retries.get_or_create(&ByClass { class: class.name() });
+        }
+        for reason in Reason::ALL {
+            let _ = made.dead_letters.get_or_create(&ByReason {
+                reason: reason.name(),
+            });
         }
         metrics.register(|registry| {
             let consume = registry.sub_registry_with_prefix("consume");

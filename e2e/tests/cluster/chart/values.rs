@@ -118,7 +118,12 @@ fn the_readme_lists_the_values() -> Result<()> {
 }
 
 /// Values that Kubernetes describes are listed whole.
-const WHOLE: &[&str] = &["resources", "podSecurityContext", "securityContext"];
+const WHOLE: &[&str] = &[
+    "resources",
+    "podSecurityContext",
+    "securityContext",
+    "dashboards.labels",
+];
 
 fn leaves(value: &Value, path: String, found: &mut BTreeSet<String>) {
     match value {
