@@ -55,33 +55,45 @@ pub struct Together {
     pub processes: usize,
     /// Events of one request.
     pub events: usize,
+    /// Whether each is sent as much as it answers, and not an eighth of what one alone takes.
+    pub at_full: bool,
     /// Events a second, of each process.
     pub rate: f64,
     /// Microseconds an event, the mean of the processes.
     pub cpu: f64,
 }
 
-/// 1, 2 and 4 processes, each at `rate` events a second in requests of `workload`; the median of `runs`.
+/// 1, 2 and 4 processes, each at `rate` events a second in requests of `workload`, or as fast as it answers; the median
+/// of `runs`.
 pub fn together(
     bench: &Bench,
     server: &Server,
     workload: Workload,
-    rate: f64,
+    rate: Option<f64>,
     runs: usize,
 ) -> Result<Vec<Together>> {
     const PROCESSES: [usize; 3] = [1, 2, 4];
-    let mut cpu: [Vec<f64>; PROCESSES.len()] = Default::default();
+    let mut samples: [Vec<Sample>; PROCESSES.len()] = Default::default();
     for _ in 0..runs {
         for (slot, processes) in PROCESSES.into_iter().enumerate() {
-            let samples = side_by_side(bench, server, workload, rate, processes)?;
-            cpu[slot].push(samples.iter().map(|sample| sample.cpu).sum::<f64>() / processes as f64);
+            samples[slot].extend(side_by_side(bench, server, workload, rate, processes)?);
         }
     }
-    let made = PROCESSES.into_iter().zip(cpu).map(|(processes, cpu)| Together {
-        processes,
-        events: workload.events,
-        rate,
-        cpu: median(cpu),
+    let made = PROCESSES.into_iter().zip(samples).map(|(processes, samples)| {
+        let of = |figure: fn(&Sample) -> f64| {
+            let runs = samples.chunks(processes);
+            median(
+                runs.map(|run| run.iter().map(figure).sum::<f64>() / processes as f64)
+                    .collect(),
+            )
+        };
+        Together {
+            processes,
+            events: workload.events,
+            at_full: rate.is_none(),
+            rate: of(|sample| sample.rate),
+            cpu: of(|sample| sample.cpu),
+        }
     });
     Ok(made.collect())
 }
@@ -90,7 +102,7 @@ fn side_by_side(
     bench: &Bench,
     server: &Server,
     workload: Workload,
-    rate: f64,
+    rate: Option<f64>,
     processes: usize,
 ) -> Result<Vec<Sample>> {
     let topic = bench.topic()?;
@@ -104,13 +116,7 @@ fn side_by_side(
             .map(|one| {
                 let topic = topic.as_str();
                 scope.spawn(move || {
-                    Bench::new(bootstrap.to_owned(), warm_up, time)?.drive(
-                        server,
-                        one,
-                        workload,
-                        Some(rate),
-                        topic,
-                    )
+                    Bench::new(bootstrap.to_owned(), warm_up, time)?.drive(server, one, workload, rate, topic)
                 })
             })
             .collect();

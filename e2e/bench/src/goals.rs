@@ -4,6 +4,7 @@ use crate::corpus::Encoding;
 use crate::extras::{AtRest, Together};
 use crate::overload::Overload;
 use crate::plan::{Drive, LONE, PARTIAL, Workload};
+use crate::slow::SlowClients;
 use crate::summary::Line;
 
 const MEGABYTE: f64 = 1e6;
@@ -27,6 +28,7 @@ pub struct Measured<'m> {
     pub crowd: u64,
     pub together: &'m [Together],
     pub overload: Overload,
+    pub slow: SlowClients,
 }
 
 impl Measured<'_> {
@@ -94,13 +96,19 @@ impl Measured<'_> {
         ));
         let listening = self.at_rest.listening_after.as_secs_f64();
         goals.push(at_most("process start to listening", listening, 0.1, "s"));
-        if let Some(spread) = spread(self.together) {
-            goals.push(at_most(
-                "1, 2, 4 processes: CPU per event differs by",
-                spread * 100.0,
-                20.0,
-                "%",
-            ));
+        for (of, at_full) in [
+            (
+                "1, 2, 4 processes, each as fast as it answers: CPU per event differs by",
+                true,
+            ),
+            (
+                "1, 2, 4 processes, each at an eighth: CPU per event differs by",
+                false,
+            ),
+        ] {
+            if let Some(spread) = spread(self.together, at_full) {
+                goals.push(at_most(of, spread * 100.0, 20.0, "%"));
+            }
         }
         let Overload {
             capacity,
@@ -121,6 +129,25 @@ impl Measured<'_> {
             5.0,
             "ms",
         ));
+        let SlowClients {
+            cpu_alone,
+            cpu_beside,
+            p99_alone,
+            p99_beside,
+            ..
+        } = self.slow;
+        goals.push(at_most(
+            "2000 slow clients: CPU per event of the others is more by",
+            (cpu_beside / cpu_alone - 1.0) * 100.0,
+            20.0,
+            "%",
+        ));
+        goals.push(at_most(
+            "2000 slow clients: p99 of the others grows to",
+            p99_beside / p99_alone,
+            2.0,
+            "times",
+        ));
         goals
     }
 }
@@ -135,16 +162,14 @@ fn at_most(of: &'static str, figure: f64, most: f64, unit: &str) -> Goal {
 }
 
 /// How far the dearest is above the cheapest, the worst of the kinds of load.
-fn spread(together: &[Together]) -> Option<f64> {
+fn spread(together: &[Together], at_full: bool) -> Option<f64> {
+    let alike = || together.iter().filter(|one| one.at_full == at_full);
     let of = |events| {
-        let cpu = together
-            .iter()
-            .filter(move |one| one.events == events)
-            .map(|one| one.cpu);
+        let cpu = alike().filter(|one| one.events == events).map(|one| one.cpu);
         let (low, high) = (cpu.clone().fold(f64::INFINITY, f64::min), cpu.fold(0.0, f64::max));
         high / low - 1.0
     };
-    together.iter().map(|one| of(one.events)).reduce(f64::max)
+    alike().map(|one| of(one.events)).reduce(f64::max)
 }
 
 /// Three digits that matter.
@@ -186,6 +211,7 @@ mod tests {
         let together = |processes, cpu| Together {
             processes,
             events: 1,
+            at_full: false,
             rate: 1.0,
             cpu,
         };
@@ -208,6 +234,13 @@ mod tests {
                 adds_up: true,
                 ..Overload::default()
             },
+            slow: SlowClients {
+                cpu_alone: 10.0,
+                cpu_beside: 11.0,
+                p99_alone: 2.0,
+                p99_beside: 5.0,
+                ..SlowClients::default()
+            },
         }
         .goals();
         let reached = |of: &str| goals.iter().find(|goal| goal.of == of).map(|goal| goal.reached);
@@ -221,8 +254,15 @@ mod tests {
         );
         assert_eq!(reached("process start to listening"), Some(false));
         assert_eq!(
-            reached("1, 2, 4 processes: CPU per event differs by"),
+            reached("1, 2, 4 processes, each at an eighth: CPU per event differs by"),
             Some(false)
+        );
+        assert_eq!(
+            (
+                reached("2000 slow clients: CPU per event of the others is more by"),
+                reached("2000 slow clients: p99 of the others grows to")
+            ),
+            (Some(true), Some(false))
         );
         assert_eq!(
             reached("three times the capacity: goodput, of the capacity"),

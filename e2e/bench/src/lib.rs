@@ -22,6 +22,7 @@ pub mod process;
 pub mod report;
 pub mod response;
 pub mod server;
+pub mod slow;
 pub mod summary;
 pub mod topic;
 pub mod wrk;

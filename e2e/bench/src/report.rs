@@ -6,6 +6,7 @@ use crate::corpus::EVENT_BYTES;
 use crate::extras::Together;
 use crate::goals::{Goal, Measured, short};
 use crate::overload::Overload;
+use crate::slow::{CLIENTS, SlowClients};
 use crate::summary::Line;
 
 /// A machine with more to do than this is not idle.
@@ -63,6 +64,7 @@ impl Report<'_> {
         self.loads(&mut page);
         self.together(&mut page);
         self.overload(&mut page);
+        self.slow(&mut page);
         self.check(&mut page);
         page
     }
@@ -113,20 +115,24 @@ impl Report<'_> {
 
     fn together(&self, page: &mut String) {
         page.push_str(
-            "## More processes\n\nAll of them on core 0, each under the same load.\n\n\
-             | processes | events a request | events/s each | CPU us/event | cores for 10 M events/s |\n\
-             |---|---|---|---|---|\n",
+            "## More processes\n\nAll of them on core 0, each under the same load: as fast as it answers, or an eighth of what one \
+             alone takes. The less there is to do, the more of an event's cost is waking up for it; processes that share a \
+             core are woken for several at once.\n\n\
+             | processes | events a request | load | events/s each | CPU us/event | cores for 10 M events/s |\n\
+             |---|---|---|---|---|---|\n",
         );
         for Together {
             processes,
             events,
+            at_full,
             rate,
             cpu,
         } in self.measured.together
         {
             let _ = writeln!(
                 page,
-                "| {processes} | {events} | {rate:.0} | {} | {:.1} |",
+                "| {processes} | {events} | {} | {rate:.0} | {} | {:.1} |",
+                if *at_full { "full" } else { "an eighth" },
                 short(*cpu),
                 cpu * 10.0
             );
@@ -157,6 +163,32 @@ impl Report<'_> {
                 "stored, and nothing else"
             } else {
                 "**not what is stored**"
+            },
+        );
+    }
+
+    fn slow(&self, page: &mut String) {
+        let SlowClients {
+            cpu_alone,
+            cpu_beside,
+            p99_alone,
+            p99_beside,
+            cut,
+            adds_up,
+        } = self.measured.slow;
+        let _ = writeln!(
+            page,
+            "\n## Slow clients\n\n{CLIENTS} clients send a byte a second, half of them of a head, the others of a body, and come \
+             again when they are cut, as {cut} were with 408. Single events at 40% of what ingest takes cost {} us beside them \
+             and {} us without; 99% are answered within {} and {} ms. {}",
+            short(cpu_beside),
+            short(cpu_alone),
+            short(p99_beside),
+            short(p99_alone),
+            if adds_up {
+                "All of them were acknowledged and are stored."
+            } else {
+                "**Not all of them were acknowledged, or what was is not what is stored.**"
             },
         );
     }

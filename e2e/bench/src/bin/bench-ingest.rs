@@ -20,9 +20,10 @@ use penstock_e2e_bench::extras::{self, CROWD, Together};
 use penstock_e2e_bench::goals::Measured;
 use penstock_e2e_bench::measure::{Bench, Sample};
 use penstock_e2e_bench::overload::overload;
-use penstock_e2e_bench::plan::{Drive, Workload, meets, workloads};
+use penstock_e2e_bench::plan::{Drive, PARTIAL, Workload, meets, workloads};
 use penstock_e2e_bench::report::{CrossCheck, Report};
 use penstock_e2e_bench::server::{Kind, LOAD_CORE, Server};
+use penstock_e2e_bench::slow::slow_clients;
 use penstock_e2e_bench::summary::{Line, lines, median};
 use penstock_e2e_bench::{machine, process, wrk};
 
@@ -95,18 +96,22 @@ fn run(arguments: &Arguments) -> Result<()> {
         .filter(|line| line.server == ingest.name)
         .cloned()
         .collect();
-    eprintln!("== at rest, 256 connections, more processes, too much, wrk");
+    eprintln!("== at rest, 256 connections, more processes, too much, slow clients, wrk");
     let at_rest = extras::at_rest(&bench, ingest, arguments.runs)?;
     let crowd = bench.run(ingest, CROWD, None)?;
     show(&crowd);
     let together = together(&bench, ingest, &of_ingest, arguments.runs)?;
     let overload = overload(&bench, ingest, kafka.pid)?;
+    let partial = of_ingest.iter().find(|line| line.workload == PARTIAL);
+    let rate = partial.map_or(0.0, |line| line.rate);
+    let slow = slow_clients(&bench, ingest, rate, arguments.runs)?;
     let measured = Measured {
         lines: &of_ingest,
         at_rest,
         crowd: crowd.peak,
         together: &together,
         overload,
+        slow,
     };
     let report = Report {
         machine: &machine,
@@ -231,14 +236,17 @@ fn raw_file() -> Option<File> {
     options.open(target.join("bench-ingest.jsonl")).ok()
 }
 
-/// 1, 2 and 4 processes at an eighth of what one takes alone, so that four of them leave the core room.
+/// 1, 2 and 4 processes: as fast as they answer, and at an eighth of what one takes alone, so that four of them leave the
+/// core room.
 fn together(bench: &Bench, ingest: &Server, of_ingest: &[Line], runs: usize) -> Result<Vec<Together>> {
     let mut together = Vec::new();
     for workload in [1, 100].map(|events| Workload::new(events, Encoding::Plain, Drive::Full)) {
         let Some(line) = of_ingest.iter().find(|line| line.workload == workload) else {
             continue;
         };
-        together.extend(extras::together(bench, ingest, workload, line.rate / 8.0, runs)?);
+        for rate in [None, Some(line.rate / 8.0)] {
+            together.extend(extras::together(bench, ingest, workload, rate, runs)?);
+        }
     }
     Ok(together)
 }
