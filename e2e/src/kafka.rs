@@ -16,29 +16,33 @@ use crate::secret;
 const LOG4J: &str = include_str!("../manifests/kafka-log4j2.properties");
 const STARTED: &str = "Kafka Server started";
 
-/// A broker that `up` does not start, a cluster of its own: what stops it hurts nobody else.
-pub(crate) const SPARE: u8 = 9;
+/// Clusters that `up` does not start: what stops one of them hurts nobody else.
+pub(crate) const SPARES: [&[u8]; 3] = [&[8], &[9], &[5, 6, 7]];
 
-/// Where the spare broker is.
-pub(crate) fn spare_bootstrap() -> String {
-    format!("{NODE_ADDRESS}:{}", kafka_port(SPARE))
+/// The brokers of the cluster that a broker belongs to.
+fn cluster_of(instance: &Instance, id: u8) -> Result<Vec<u8>> {
+    if let Some(spare) = SPARES.into_iter().find(|spare| spare.contains(&id)) {
+        return Ok(spare.to_vec());
+    }
+    Ok((1..=instance.record()?.brokers.unwrap_or(1)).collect())
 }
 
 pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
-    let brokers = match id {
-        SPARE => 1,
-        _ => instance.record()?.brokers.unwrap_or(1),
-    };
+    let brokers = cluster_of(instance, id)?;
     let directory = directory(instance, id);
     let properties = directory.join("server.properties");
     let log4j = directory.join("log4j2.properties");
     let classpath = format!("{}/*", instance.cache().kafka().join("libs").display());
-    let heap = if brokers == 1 { "-Xmx512m" } else { "-Xmx384m" };
+    let heap = if brokers.len() == 1 {
+        "-Xmx512m"
+    } else {
+        "-Xmx384m"
+    };
     let mut daemon = Daemon::new("java")
         .directory(directory.join("data"))
         .file(
             &properties,
-            server_properties(id, brokers, &directory.join("data").display().to_string()),
+            server_properties(id, &brokers, &directory.join("data").display().to_string()),
         )
         .file(&log4j, LOG4J)
         .arguments(["-XX:+UseG1GC", "-Xms64m", heap, "-Djava.awt.headless=true"])
@@ -96,13 +100,13 @@ fn cluster_id(instance: &Instance) -> Result<String> {
     fs::read_to_string(&path).doing(format_args!("reading {}", path.display()))
 }
 
-fn server_properties(id: u8, brokers: u8, data: &str) -> String {
-    let all = if id == SPARE { SPARE..=SPARE } else { 1..=brokers };
-    let voters: Vec<String> = all
-        .map(|voter| format!("{voter}@{NODE_ADDRESS}:{}", kafka_port(voter) + 1))
+fn server_properties(id: u8, brokers: &[u8], data: &str) -> String {
+    let voters: Vec<String> = brokers
+        .iter()
+        .map(|&voter| format!("{voter}@{NODE_ADDRESS}:{}", kafka_port(voter) + 1))
         .collect();
     let port = kafka_port(id);
-    let (replicas, in_sync) = if brokers >= 3 { (3, 2) } else { (1, 1) };
+    let (replicas, in_sync) = if brokers.len() >= 3 { (3, 2) } else { (1, 1) };
     let mut text = String::new();
     let mut set = |name: &str, value: &str| {
         // Writing to a String cannot fail.
@@ -161,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_broker_keeps_one_replica() {
-        let text = server_properties(1, 1, "/d");
+        let text = server_properties(1, &[1], "/d");
         for line in [
             "controller.quorum.voters=1@10.240.0.1:9093",
             "advertised.listeners=PLAINTEXT://10.240.0.1:9092",
@@ -175,7 +179,7 @@ mod tests {
 
     #[test]
     fn three_brokers_vote_and_replicate() {
-        let text = server_properties(2, 3, "/d");
+        let text = server_properties(2, &[1, 2, 3], "/d");
         for line in [
             "node.id=2",
             "controller.quorum.voters=1@10.240.0.1:9093,2@10.240.0.1:9095,3@10.240.0.1:9097",

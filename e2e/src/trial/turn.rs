@@ -2,36 +2,69 @@
 //! alone.
 //!
 //! A turn is a lock on a file of the instance, so it holds between processes too. Who wants to be alone waits until
-//! nobody is left: those that share go first, and the cluster is emptied once, not before each of the others.
+//! nobody is left: those that share go first, and the cluster is emptied once, not before each of the others. So all
+//! tests are to be started at once, for those that wait to be alone must not take the threads of the others; how many
+//! of the others run at once is bounded here.
 
 use std::fs::File;
 use std::ops::Deref;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Context, Error, Result};
 use crate::instance::Instance;
 
+/// What two cores bear at once: tests wait more than they compute.
+const BESIDE_EACH_OTHER: usize = 12;
+static FREE: Mutex<usize> = Mutex::new(BESIDE_EACH_OTHER);
+static FREED: Condvar = Condvar::new();
+
+/// One of [`BESIDE_EACH_OTHER`], until dropped.
+#[derive(Debug)]
+struct Place;
+
+impl Place {
+    fn wait_for() -> Self {
+        let free = FREED.wait_while(places(), |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *places() += 1;
+        FREED.notify_one();
+    }
+}
+
+fn places() -> MutexGuard<'static, usize> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The instance of the end-to-end tests, for as long as the test holds this. The thread that took it is in the
 /// instance's network and knows the cluster's names.
 #[derive(Debug)]
 pub struct Turn {
     instance: Instance,
+    // In this order: who comes next finds the lock released.
     _lock: Flock<File>,
+    _place: Option<Place>,
 }
 
 impl Turn {
     /// For a test that makes what it needs and leaves the rest as it is.
     pub fn beside_others() -> Result<Self> {
-        Self::take(FlockArg::LockShared)
+        Self::take(FlockArg::LockShared, Some(Place::wait_for()))
     }
 
     /// For a test that others would suffer from.
     pub fn alone() -> Result<Self> {
-        Self::take(FlockArg::LockExclusive)
+        Self::take(FlockArg::LockExclusive, None)
     }
 
-    fn take(how: FlockArg) -> Result<Self> {
+    fn take(how: FlockArg, place: Option<Place>) -> Result<Self> {
         let instance = Instance::from_environment("test")?;
         let path = instance.run_dir().join("tests.lock");
         let file = File::create(&path).doing(format_args!(
@@ -45,6 +78,7 @@ impl Turn {
         Ok(Self {
             instance,
             _lock: lock,
+            _place: place,
         })
     }
 }

@@ -19,3 +19,4 @@ mod process;
 mod provision;
 mod sdk;
 mod spool;
+mod tls;

@@ -1,18 +1,34 @@
 //! A dependency of everything goes away and comes back: it is a condition, then it is none, and nobody helped.
-//!
-//! In a binary of its own, because no other test can run while Kafka or ClickHouse is down.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use penstock_e2e::trial::{APP, Trial, Turn};
-use penstock_e2e::{Component, Error, Result};
+use penstock_e2e::trial::{APP, SpareKafka, Trial, Turn};
+use penstock_e2e::{Component, Error, Instance, Result};
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 1}}\n";
 
-fn outage(name: &str, component: Component, condition: &str, reason: &str, accepted: bool) -> Result<()> {
-    let kit = Turn::alone()?;
-    let trial = Trial::start(&kit, name, SPEC)?;
+struct Outage<'a> {
+    kit: &'a Instance,
+    name: &'a str,
+    component: Component,
+    /// More of the pipeline's spec.
+    spec: String,
+    condition: &'a str,
+    reason: &'a str,
+    /// Whether events are taken meanwhile.
+    accepted: bool,
+}
+
+fn comes_and_goes(outage: &Outage<'_>) -> Result<()> {
+    let &Outage {
+        kit,
+        component,
+        condition,
+        accepted,
+        ..
+    } = outage;
+    let trial = Trial::start(kit, outage.name, &format!("{SPEC}{}", outage.spec))?;
     let traffic = trial.traffic(APP)?;
     let mut sent = traffic.send(200, 10, 1, Duration::ZERO, Duration::from_secs(30))?;
     let process = kit
@@ -21,7 +37,7 @@ fn outage(name: &str, component: Component, condition: &str, reason: &str, accep
     process.signal(Signal::SIGKILL)?;
     let (said, took) = trial.condition(condition, "False", Duration::from_secs(15))?;
     println!("{condition}=False/{said} after {took:?}");
-    assert_eq!(said, reason);
+    assert_eq!(said, outage.reason);
     let during = if accepted {
         // The table is away, the topic is not: events are taken as before.
         sent.merge(traffic.send(200, 10, 1, Duration::ZERO, Duration::from_secs(30))?);
@@ -49,22 +65,30 @@ fn outage(name: &str, component: Component, condition: &str, reason: &str, accep
 
 #[test]
 fn kafka_away() -> Result<()> {
-    outage(
-        "kafka",
-        Component::Kafka(1),
-        "TopicsReady",
-        "KafkaUnavailable",
-        false,
-    )
+    let kafka = SpareKafka::reserve();
+    let kit = Turn::beside_others()?;
+    let kafka = kafka.start(&kit)?;
+    comes_and_goes(&Outage {
+        kit: &kit,
+        name: "kafka",
+        component: kafka.components().next().expect("a broker"),
+        spec: kafka.spec(),
+        condition: "TopicsReady",
+        reason: "KafkaUnavailable",
+        accepted: false,
+    })
 }
 
 #[test]
 fn clickhouse_away() -> Result<()> {
-    outage(
-        "clickhouse",
-        Component::ClickHouse,
-        "TablesReady",
-        "ClickHouseUnavailable",
-        true,
-    )
+    let kit = Turn::alone()?;
+    comes_and_goes(&Outage {
+        kit: &kit,
+        name: "clickhouse",
+        component: Component::ClickHouse,
+        spec: String::new(),
+        condition: "TablesReady",
+        reason: "ClickHouseUnavailable",
+        accepted: true,
+    })
 }

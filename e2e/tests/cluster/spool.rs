@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use penstock_e2e::trial::{APP, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, within};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
@@ -65,6 +65,30 @@ fn spooling(traffic: &Traffic) -> Result<()> {
     Ok(())
 }
 
+/// Sends until every pod has events on its spool: which of them a connection reaches is chance.
+fn all_spool(kit: &Instance, trial: &Trial<'_>, traffic: &Traffic, sent: &mut Acknowledged) -> Result<()> {
+    let holds = |pod: &str| -> Result<bool> {
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics",
+            trial.namespace()
+        );
+        let metrics = kit.kubectl_output(&["get", "--raw", &path])?;
+        Ok(!metrics
+            .lines()
+            .any(|line| line == "penstock_ingest_spool_groups 0"))
+    };
+    within(60, "every pod has spooled events", || {
+        sent.merge(traffic.send(80, 10, 4, Duration::ZERO, Duration::from_secs(60))?);
+        for pod in trial.pods("ingest")? {
+            if !holds(&pod.name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    Ok(())
+}
+
 fn uids(trial: &Trial<'_>) -> Result<Vec<(String, String)>> {
     let mut pods: Vec<(String, String)> = trial
         .pods("ingest")?
@@ -82,8 +106,9 @@ fn all_ready(trial: &Trial<'_>, count: usize) -> Result<bool> {
 
 #[test]
 fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
+    let kafka = SpareKafka::reserve();
     let kit = Turn::beside_others()?;
-    let kafka = SpareKafka::take(&kit)?;
+    let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "bridge", &CLAIMS, &spooled(2, &kafka.spec()))?;
     assert_eq!(field(&trial, "deployment/events-ingest", ".metadata.name")?, "");
     let traffic = trial.traffic(APP)?;
@@ -168,14 +193,16 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
 
 #[test]
 fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
+    let kafka = SpareKafka::reserve();
     let kit = Turn::beside_others()?;
-    let kafka = SpareKafka::take(&kit)?;
+    let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "shrink", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
+    let mut sent = traffic.send(10, 10, 1, Duration::ZERO, minute)?;
     kafka.kill()?;
     spooling(&traffic)?;
-    let sent = traffic.send(200, 10, 2, Duration::ZERO, minute)?;
+    all_spool(&kit, &trial, &traffic, &mut sent)?;
     trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
     trial.apply(&trial.pipeline(&spooled(1, &kafka.spec())))?;
     std::thread::sleep(Duration::from_secs(15));
@@ -193,11 +220,14 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
 /// Deployment to StatefulSet and back, without a request that fails; and to a larger volume in the end.
 #[test]
 fn a_spool_is_added_and_removed_under_load() -> Result<()> {
+    // No request may fail, however busy the machine is: as patient as a pipeline is by default.
+    let patient = |spec: String| spec.replace(&format!(", {LIMITS}"), "");
+    let (spooled, plain) = (patient(spooled(2, "")), patient(plain(2, "")));
     let kit = Turn::beside_others()?;
     let trial = Trial::empty(&kit, "fro")?;
     let _volumes = Volumes::make(&trial, &[CLAIMS, CLAIMS].concat())?;
     trial.apply(&trial.app(APP))?;
-    trial.apply(&trial.pipeline(&plain(2, "")))?;
+    trial.apply(&trial.pipeline(&plain))?;
     trial.ready()?;
     let traffic = trial.traffic(APP)?;
     let there = |what: &str| -> Result<bool> { Ok(!field(&trial, what, ".metadata.name")?.is_empty()) };
@@ -212,12 +242,12 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
             )
         });
         std::thread::sleep(Duration::from_secs(2));
-        trial.apply(&trial.pipeline(&spooled(2, "")))?;
+        trial.apply(&trial.pipeline(&spooled))?;
         let took = within(120, "the StatefulSet has taken over", || {
             Ok(there(SET)? && !there("deployment/events-ingest")? && all_ready(&trial, 2)?)
         })?;
         println!("a Deployment became a StatefulSet in {took:?}");
-        trial.apply(&trial.pipeline(&plain(2, "")))?;
+        trial.apply(&trial.pipeline(&plain))?;
         let took = within(120, "the Deployment has taken over", || {
             Ok(there("deployment/events-ingest")? && !there(SET)? && all_ready(&trial, 2)?)
         })?;
@@ -233,7 +263,7 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
         Ok(names(&trial, "persistentvolumeclaims")?.is_empty() && names(&trial, "jobs")?.is_empty())
     })?;
     trial.ready()?;
-    trial.apply(&trial.pipeline(&spooled(2, "").replace("1Gi", "2Gi")))?;
+    trial.apply(&trial.pipeline(&spooled.replace("1Gi", "2Gi")))?;
     within(120, "the pods have larger volumes", || {
         let sizes = field(
             &trial,
@@ -248,15 +278,16 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
 /// What a deleted pipeline leaves on its claims is brought to Kafka by the next one of its name.
 #[test]
 fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()> {
+    let kafka = SpareKafka::reserve();
     let kit = Turn::beside_others()?;
-    let kafka = SpareKafka::take(&kit)?;
+    let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "heir", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
     let minute = Duration::from_secs(60);
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
     kafka.kill()?;
     spooling(&traffic)?;
-    sent.merge(traffic.send(300, 10, 2, Duration::ZERO, minute)?);
+    all_spool(&kit, &trial, &traffic, &mut sent)?;
     trial.kubectl(&["delete", "ingestionpipeline", PIPELINE, "--timeout=60s"])?;
     within(90, "the pods are gone", || Ok(trial.pods("ingest")?.is_empty()))?;
     assert_eq!(names(&trial, "persistentvolumeclaims")?, CLAIMS.join(" "));
@@ -337,8 +368,9 @@ fn with_delete_the_claims_go_with_the_pipeline() -> Result<()> {
 /// Only pods that store in ClickHouse get who to log in there as.
 #[test]
 fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
+    let kafka = SpareKafka::reserve();
     let kit = Turn::beside_others()?;
-    let kafka = SpareKafka::take(&kit)?;
+    let kafka = kafka.start(&kit)?;
     let spec = format!(
         "  ingest: {{scaling: {{replicas: 1}}, {LIMITS}, onKafkaOutage: Direct}}\n{}",
         kafka.spec()
@@ -360,4 +392,38 @@ fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
     kafka.start()?;
     trial.ready()?;
     trial.settle(&sent, Duration::from_secs(90))
+}
+
+#[test]
+fn what_stands_behind_an_answer_is_what_the_pipeline_says() -> Result<()> {
+    let kafka = SpareKafka::reserve();
+    let kit = Turn::beside_others()?;
+    let kafka = kafka.start(&kit)?;
+    let every = spooled(1, &kafka.spec()).replace("spool:", "durability: Spooled, spool:");
+    let (trial, _volumes) = start(&kit, "promise", &CLAIMS[..1], &every)?;
+    let traffic = trial.traffic(APP)?;
+    let minute = Duration::from_secs(60);
+    let spooled_answer = (200, Some("spooled".to_owned()));
+    assert_eq!(traffic.once_told()?, spooled_answer, "while Kafka is there");
+    let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
+    kafka.kill()?;
+    assert_eq!(traffic.once_told()?, spooled_answer, "while Kafka is away");
+    sent.merge(traffic.send(100, 10, 1, Duration::ZERO, minute)?);
+    // What was answered is on the volume, not in the process.
+    trial.kill("ingest")?;
+    kafka.start()?;
+    trial.ready()?;
+    trial.settle(&sent, Duration::from_secs(90))?;
+
+    let before = trial.rows()?;
+    trial.apply(
+        &trial.pipeline(&plain(1, &kafka.spec()).replace("scaling:", "durability: Memory, scaling:")),
+    )?;
+    within(120, "answers promise no more than memory", || {
+        Ok(traffic.once_told()? == (202, Some("memory".to_owned())))
+    })?;
+    within(30, "they are stored all the same", || {
+        Ok(trial.rows()?.0 > before.0)
+    })?;
+    Ok(())
 }

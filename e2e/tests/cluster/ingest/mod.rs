@@ -12,14 +12,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use penstock_e2e::trial::{Turn, at_length};
-use penstock_e2e::{Component, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::{SpareKafka, Turn, at_length};
 use setup::{Ingest, Setup, batch, wait_for};
 use uuid::Uuid;
 
 #[test]
 fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
-    let setup = Setup::new(Turn::alone()?)?;
+    let kafka = SpareKafka::reserve();
+    let kit = Turn::beside_others()?;
+    let kafka = kafka.start(&kit)?;
+    let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
     setup.write_apps("");
     let pods = [setup.start(), setup.start()];
@@ -49,7 +52,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
             });
         }
         wait_for("events to be accepted", || count() >= 2000);
-        setup.kit.kill(Component::Kafka(1)).unwrap();
+        kafka.kill().unwrap();
         let killed = Instant::now();
         wait_for("a refusal at once", || {
             let before = Instant::now();
@@ -57,7 +60,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
             status == 503 && before.elapsed() < Duration::from_secs(1)
         });
         println!("refused at once {:?} after the kill", killed.elapsed());
-        setup.kit.start(Component::Kafka(1)).unwrap();
+        kafka.start().unwrap();
         let (back, before) = (Instant::now(), count());
         wait_for("events to be accepted again", || count() >= before + 2000);
         println!("2000 more {:?} after the start", back.elapsed());
@@ -84,7 +87,8 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
 
 #[test]
 fn a_topic_that_is_missing_is_named_until_it_is_there() -> Result<()> {
-    let setup = Setup::new(Turn::beside_others()?)?;
+    let kit = Turn::beside_others()?;
+    let setup = Setup::new(&kit)?;
     setup.write_apps("");
     let pod = setup.start();
     wait_for("the topic to be named", || {
@@ -105,7 +109,8 @@ fn pods_share_the_limit_per_second() -> Result<()> {
     const WARM_UP: Duration = Duration::from_secs(3);
     let measured = Duration::from_secs(if at_length() { 30 } else { 12 });
     // Others would hold up what is measured.
-    let setup = Setup::new(Turn::alone()?)?;
+    let kit = Turn::alone()?;
+    let setup = Setup::new(&kit)?;
     setup.create_topics(3);
     setup.write_apps(&format!("eventsPerSecond: {RATE}, burst: {BURST}"));
     let pods = [setup.start(), setup.start(), setup.start()];
@@ -158,7 +163,8 @@ fn pods_share_the_limit_per_second() -> Result<()> {
 #[test]
 fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
     // It counts single events, and an answer that comes late would be one too few.
-    let setup = Setup::new(Turn::alone()?)?;
+    let kit = Turn::alone()?;
+    let setup = Setup::new(&kit)?;
     setup.create_topics(1);
     setup.write_apps("eventsPerDay: 1000");
     let pods = [setup.start(), setup.start()];

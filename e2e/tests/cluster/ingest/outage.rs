@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use penstock_dataplane_config::table::{EventTable, dedup_window};
-use penstock_e2e::trial::{Turn, at_length};
-use penstock_e2e::{Component, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::{SpareKafka, Turn, at_length};
 use uuid::Uuid;
 
 use super::setup::{Client, Setup, batch, wait_for};
@@ -81,7 +81,10 @@ fn under_load(client: &Client, scenario: impl FnOnce(&Told)) -> Told {
 
 #[test]
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
-    let setup = Setup::new(Turn::alone()?)?;
+    let kafka = SpareKafka::reserve();
+    let kit = Turn::beside_others()?;
+    let kafka = kafka.start(&kit)?;
+    let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
     setup.write_apps("");
     let disk = tempfile::tempdir().unwrap();
@@ -90,32 +93,24 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
         disk.path().display()
     ));
     pod.wait_ready();
-    let signal = |signal| {
-        setup
-            .kit
-            .process(Component::Kafka(1))
-            .unwrap()
-            .signal(signal)
-            .unwrap();
-    };
     let mut found = 0.0;
     let told = under_load(&pod.client(), |told| {
         told.wait_for_more("", 1000);
-        setup.kit.kill(Component::Kafka(1)).unwrap();
+        kafka.kill().unwrap();
         told.wait_for_more("spooled", 2000);
         lasting();
-        setup.kit.start(Component::Kafka(1)).unwrap();
+        kafka.start().unwrap();
         wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
         assert_eq!(*told.refused.lock().unwrap(), 0, "nobody noticed the outage");
         for _ in 0..3 {
             told.wait_for_more("", 1000);
             // It has what was sent in its sockets, and works it off when it wakes.
-            signal(Signal::SIGSTOP);
+            kafka.signal(Signal::SIGSTOP).unwrap();
             told.wait_for_more("spooled", 1000);
             pod.replace();
             told.wait_for_more("spooled", 1000);
             lasting();
-            signal(Signal::SIGCONT);
+            kafka.signal(Signal::SIGCONT).unwrap();
             wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
             found += pod.metric("penstock_ingest_drained_groups_total{outcome=\"already_stored\"}");
         }
@@ -138,7 +133,10 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
 
 #[test]
 fn without_kafka_events_go_into_the_table_once() -> Result<()> {
-    let setup = Setup::new(Turn::alone()?)?;
+    let kafka = SpareKafka::reserve();
+    let kit = Turn::beside_others()?;
+    let kafka = kafka.start(&kit)?;
+    let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
     setup.write_apps("");
     let database = setup.topic.replace('-', "_");
@@ -169,9 +167,9 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     pod.wait_ready();
     let told = under_load(&pod.client(), |told| {
         told.wait_for_more("", 1000);
-        setup.kit.kill(Component::Kafka(1)).unwrap();
+        kafka.kill().unwrap();
         told.wait_for_more("direct", 1000);
-        setup.kit.start(Component::Kafka(1)).unwrap();
+        kafka.start().unwrap();
         told.wait_for_more("", 1000);
     });
     let acknowledged = told.acknowledged.into_inner().unwrap();

@@ -1,8 +1,9 @@
 //! One topic, one App, and ingest processes for it, in the instance's network.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use penstock_e2e::Result;
@@ -20,23 +21,30 @@ use uuid::Uuid;
 const KEY: &str = "a-key-of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Setup {
-    pub(crate) kit: Turn,
+pub(crate) struct Setup<'a> {
+    pub(crate) kit: &'a Turn,
+    bootstrap: String,
     pub(crate) topic: String,
     app: Uuid,
     directory: TempDir,
 }
 
-impl Setup {
+impl<'a> Setup<'a> {
     /// Nothing is made yet.
-    pub(crate) fn new(kit: Turn) -> Result<Self> {
+    pub(crate) fn new(kit: &'a Turn) -> Result<Self> {
+        Ok(Self::on(kit, kit.kafka_bootstrap()?))
+    }
+
+    /// The same with another Kafka.
+    pub(crate) fn on(kit: &'a Turn, bootstrap: String) -> Self {
         let app = Uuid::new_v4();
-        Ok(Self {
+        Self {
             kit,
+            bootstrap,
             topic: format!("ingest-test-{}", app.simple()),
             app,
             directory: tempfile::tempdir().unwrap(),
-        })
+        }
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
@@ -58,7 +66,7 @@ impl Setup {
 
     fn kafka(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.kit.kafka_bootstrap().unwrap());
+        config.set("bootstrap.servers", &self.bootstrap);
         config
     }
 
@@ -97,7 +105,7 @@ impl Setup {
             "version: 1\npipeline: {{namespace: test, name: shop}}\nlisten: 127.0.0.1:{port}\n\
              admin: 127.0.0.1:{admin}\nkafka: {{bootstrap: '{}', topic: {}, deadLetterTopic: {}}}\n\
              redis: {{address: '{}', prefix: '{}'}}\nappsFile: {}\nshards: 1\n{settings}\n",
-            self.kit.kafka_bootstrap().unwrap(),
+            self.bootstrap,
             self.topic,
             self.letters(),
             self.kit.redis_address(),
@@ -201,16 +209,25 @@ impl Setup {
 
 /// The binary and its configuration.
 fn run((binary, config): &(PathBuf, PathBuf)) -> Child {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log_of(config))
+        .unwrap();
     let mut command = Command::new(binary);
     command
         .arg("ingest")
         .arg("--config")
         .arg(config)
         .env_clear()
-        .stdout(Stdio::null());
+        .stdout(log);
     command
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
+}
+
+fn log_of(config: &Path) -> PathBuf {
+    config.with_extension("log")
 }
 
 /// One process.
@@ -322,6 +339,25 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(log_of(&self.command.1)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("the process's last lines:\n{}", last.join("\n"));
+            let metrics = self
+                .agent
+                .get(format!("http://127.0.0.1:{}/metrics", self.admin))
+                .call();
+            if let Some(text) = metrics
+                .ok()
+                .and_then(|mut answer| answer.body_mut().read_to_string().ok())
+            {
+                let ours = text
+                    .lines()
+                    .filter(|line| line.contains("spool") || line.contains("group"));
+                eprintln!("{}", ours.collect::<Vec<_>>().join("\n"));
+            }
+        }
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
