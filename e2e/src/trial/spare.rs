@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::Turn;
 use crate::component::Component;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, NODE_ADDRESS, kafka_port};
@@ -21,7 +22,7 @@ pub struct SpareKafka<'a> {
 }
 
 /// A spare cluster that is this test's, and does not run yet. To be had before the test takes its own turn, so that who
-/// waits for one keeps nobody else waiting.
+/// waits for one keeps nobody else waiting; there are few of them, so who has one goes first.
 #[derive(Debug)]
 pub struct Reserved {
     brokers: &'static [u8],
@@ -42,6 +43,11 @@ impl Reserved {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The test's turn, beside others.
+    pub fn turn(&self) -> Result<Turn> {
+        Turn::at_once()
     }
 
     /// Has it run.

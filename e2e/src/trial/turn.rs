@@ -59,6 +59,11 @@ impl Turn {
         Self::take(FlockArg::LockShared, Some(Place::wait_for()))
     }
 
+    /// The same for a test that has something there is little of: it does not wait for a place as well.
+    pub(super) fn at_once() -> Result<Self> {
+        Self::take(FlockArg::LockShared, None)
+    }
+
     /// For a test that others would suffer from.
     pub fn alone() -> Result<Self> {
         Self::take(FlockArg::LockExclusive, None)

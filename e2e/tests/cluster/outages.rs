@@ -66,7 +66,7 @@ fn comes_and_goes(outage: &Outage<'_>) -> Result<()> {
 #[test]
 fn kafka_away() -> Result<()> {
     let kafka = SpareKafka::reserve();
-    let kit = Turn::beside_others()?;
+    let kit = kafka.turn()?;
     let kafka = kafka.start(&kit)?;
     comes_and_goes(&Outage {
         kit: &kit,

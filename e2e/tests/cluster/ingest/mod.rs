@@ -20,7 +20,7 @@ use uuid::Uuid;
 #[test]
 fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
     let kafka = SpareKafka::reserve();
-    let kit = Turn::beside_others()?;
+    let kit = kafka.turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::Result;
-use penstock_e2e::trial::{SpareKafka, Turn, at_length};
+use penstock_e2e::trial::{SpareKafka, at_length};
 use uuid::Uuid;
 
 use super::setup::{Client, Setup, batch, wait_for};
@@ -82,7 +82,7 @@ fn under_load(client: &Client, scenario: impl FnOnce(&Told)) -> Told {
 #[test]
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     let kafka = SpareKafka::reserve();
-    let kit = Turn::beside_others()?;
+    let kit = kafka.turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
@@ -134,7 +134,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
 #[test]
 fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     let kafka = SpareKafka::reserve();
-    let kit = Turn::beside_others()?;
+    let kit = kafka.turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
