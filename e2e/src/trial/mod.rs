@@ -144,9 +144,7 @@ impl<'a> Trial<'a> {
             .inside_with_names(|| Ok(crate::probe::http_ok(&health)))?
         {
             if Instant::now() > deadline {
-                return Err(Error::new(format!(
-                    "the pipeline is ready, but {health} does not answer"
-                )));
+                return Err(self.in_vain(format!("the pipeline is ready, but {health} does not answer")));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -174,7 +172,7 @@ impl<'a> Trial<'a> {
                 ));
             }
             if started.elapsed() > within {
-                return Err(Error::new(format!(
+                return Err(self.in_vain(format!(
                     "after {} s the pipeline is not {kind}={status}; it says: {}",
                     within.as_secs(),
                     serde_json::Value::from(conditions)
@@ -230,6 +228,12 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// The error of a wait, after what tells why.
+    fn in_vain(&self, message: String) -> Error {
+        self.tell();
+        Error::new(message)
+    }
+
     /// What a person would look at after a failure, into the test's output.
     fn tell(&self) {
         let ours = "app.kubernetes.io/managed-by=penstock-operator";
@@ -271,7 +275,7 @@ impl<'a> Trial<'a> {
             if missing == 0 && still {
                 let foreign = stored.iter().filter(|id| !sent.knows(id)).count();
                 if foreign > 0 || rows.0 != rows.1 {
-                    return Err(Error::new(format!(
+                    return Err(self.in_vain(format!(
                         "{} rows, {} distinct, {} acknowledged, {foreign} never sent",
                         rows.0,
                         rows.1,
@@ -281,7 +285,7 @@ impl<'a> Trial<'a> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(Error::new(format!(
+                return Err(self.in_vain(format!(
                     "after {} s {missing} of {} acknowledged events are not stored; {} rows, {} distinct",
                     within.as_secs(),
                     sent.ids.len(),

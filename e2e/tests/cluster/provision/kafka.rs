@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use penstock_e2e::{Component, Instance, Result};
+use penstock_e2e::Result;
+use penstock_e2e::trial::SpareKafka;
 use penstock_operator::provision::contract::{Fields, KafkaSide, Side};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
@@ -14,16 +15,16 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Kafka<'a> {
-    kit: &'a Instance,
+    brokers: &'a SpareKafka<'a>,
     config: ClientConfig,
     admin: AdminClient<DefaultClientContext>,
     reader: BaseConsumer,
 }
 
 impl Kafka<'_> {
-    pub(crate) fn new(kit: &Instance) -> Result<Kafka<'_>> {
+    pub(crate) fn new<'a>(brokers: &'a SpareKafka<'a>) -> Result<Kafka<'a>> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", kit.kafka_bootstrap()?);
+        config.set("bootstrap.servers", brokers.bootstrap());
         let admin = config.create().expect("a client");
         let reader = config
             .clone()
@@ -31,7 +32,7 @@ impl Kafka<'_> {
             .create()
             .expect("a client");
         Ok(Kafka {
-            kit,
+            brokers,
             config,
             admin,
             reader,
@@ -71,29 +72,6 @@ impl Kafka<'_> {
                 .collect(),
         )
     }
-}
-
-pub(crate) fn brokers(kit: &Instance) -> Vec<Component> {
-    let components = kit.components().expect("the instance runs");
-    components
-        .into_iter()
-        .filter(|component| matches!(component, Component::Kafka(_)))
-        .collect()
-}
-
-pub(crate) fn kill(kit: &Instance) {
-    for broker in brokers(kit) {
-        kit.kill(broker).expect("a broker is killed");
-    }
-}
-
-/// All at once: one alone has no quorum, and would not become ready.
-pub(crate) fn start(kit: &Instance) {
-    std::thread::scope(|scope| {
-        for broker in brokers(kit) {
-            scope.spawn(move || kit.start(broker).expect("a broker starts"));
-        }
-    });
 }
 
 impl KafkaSide for Kafka<'_> {
@@ -168,13 +146,13 @@ impl KafkaSide for Kafka<'_> {
 
     fn stop(&self) -> Side<'_, ()> {
         Box::pin(async {
-            kill(self.kit);
+            self.brokers.kill().expect("the broker is killed");
         })
     }
 
     fn start(&self) -> Side<'_, ()> {
         Box::pin(async {
-            start(self.kit);
+            self.brokers.start().expect("the broker starts");
         })
     }
 }

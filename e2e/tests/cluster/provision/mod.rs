@@ -1,6 +1,4 @@
 //! The operator's provisioning on real services: the same contract that its fakes keep.
-//!
-//! In a binary of its own, because one of the cases stops Kafka.
 
 mod clickhouse;
 mod kafka;
@@ -10,7 +8,7 @@ use std::time::Duration;
 
 use penstock_dataplane_config::table::quote_identifier;
 use penstock_dataplane_config::{Duration as Span, RedisTarget};
-use penstock_e2e::trial::Turn;
+use penstock_e2e::trial::SpareKafka;
 use penstock_e2e::{Instance, Result};
 use penstock_operator::provision::clickhouse::Installation;
 use penstock_operator::provision::contract::{self, Fields, RedisSide, Side};
@@ -20,12 +18,14 @@ use penstock_operator::provision::{
 };
 
 use self::clickhouse::ClickHouse;
-use self::kafka::{Kafka, brokers, kill, remove, start};
+use self::kafka::{Kafka, remove};
 
-/// One run of everything, in order, and alone: one case stops Kafka.
+/// One run of everything, in order.
 #[test]
 fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
-    let kit = Turn::alone()?;
+    let kafka = SpareKafka::reserve();
+    let kit = kafka.turn()?;
+    let kafka = kafka.start(&kit)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -34,9 +34,9 @@ fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
     runtime.block_on(async {
         quotas(&kit, &run).await;
         tables(&kit, &run).await?;
-        topics(&kit, &run).await?;
-        operators_that_know_nothing_of_each_other_agree(&kit, &run).await?;
-        a_hundred_pipelines_hear_of_an_outage_in_time(&kit, &run).await?;
+        topics(&kafka, &run).await?;
+        operators_that_know_nothing_of_each_other_agree(&kafka, &run).await?;
+        a_hundred_pipelines_hear_of_an_outage_in_time(&kafka, &run).await?;
         Ok(())
     })
 }
@@ -149,10 +149,10 @@ async fn tables(kit: &Instance, run: &str) -> Result<()> {
     Ok(())
 }
 
-async fn topics(kit: &Instance, run: &str) -> Result<()> {
-    let bootstrap = kit.kafka_bootstrap()?;
-    let side = Kafka::new(kit)?;
-    let brokers = u32::try_from(brokers(kit).len()).expect("a few brokers");
+async fn topics(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
+    let bootstrap = kafka.bootstrap();
+    let side = Kafka::new(kafka)?;
+    let brokers = u32::try_from(kafka.components().count()).expect("a few brokers");
     contract::topics(
         &KafkaAdmin::new(),
         &side,
@@ -176,8 +176,8 @@ fn spec(name: String) -> TopicSpec {
 }
 
 /// Operators of two clusters share a Kafka and no Lease. Whoever is second, by a hair or by a day, must be told.
-async fn operators_that_know_nothing_of_each_other_agree(kit: &Instance, run: &str) -> Result<()> {
-    let bootstrap = kit.kafka_bootstrap()?;
+async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
+    let bootstrap = kafka.bootstrap();
     let operators = [KafkaAdmin::new(), KafkaAdmin::new(), KafkaAdmin::new()];
     for round in 0..5 {
         let spec = spec(format!("shared-{run}.round-{round}"));
@@ -206,16 +206,16 @@ async fn operators_that_know_nothing_of_each_other_agree(kit: &Instance, run: &s
         }
         assert_eq!(served, 1, "round {round}");
     }
-    remove(&Kafka::new(kit)?, &format!("shared-{run}")).await;
+    remove(&Kafka::new(kafka)?, &format!("shared-{run}")).await;
     Ok(())
 }
 
 /// One Kafka that is away must not make a hundred pipelines wait for each other.
-async fn a_hundred_pipelines_hear_of_an_outage_in_time(kit: &Instance, run: &str) -> Result<()> {
-    let bootstrap = kit.kafka_bootstrap()?;
+async fn a_hundred_pipelines_hear_of_an_outage_in_time(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
+    let bootstrap = kafka.bootstrap();
     let admin = KafkaAdmin::new();
     assert_eq!(admin.ping(&bootstrap).await, Ok(()));
-    kill(kit);
+    kafka.kill()?;
     let specs: Vec<_> = (0..100).map(|n| spec(format!("outage-{run}.{n}"))).collect();
     let claim = Claim::new(Owner::new("cluster", "growth", "events"), false);
     let begun = std::time::Instant::now();
@@ -224,7 +224,7 @@ async fn a_hundred_pipelines_hear_of_an_outage_in_time(kit: &Instance, run: &str
         .map(|spec| admin.ensure_topic(&bootstrap, spec, &claim));
     let answers = futures::future::join_all(all).await;
     let took = begun.elapsed();
-    start(kit);
+    kafka.start()?;
     for answer in answers {
         let error = answer.expect_err("Kafka is away");
         assert_eq!(error.class(), Class::Transient, "{error}");
