@@ -17,7 +17,7 @@ const LOG4J: &str = include_str!("../manifests/kafka-log4j2.properties");
 const STARTED: &str = "Kafka Server started";
 
 /// Clusters that `up` does not start: what stops one of them hurts nobody else.
-pub(crate) const SPARES: [&[u8]; 4] = [&[8], &[9], &[10], &[5, 6, 7]];
+pub(crate) const SPARES: [&[u8]; 3] = [&[8], &[9], &[5, 6, 7]];
 
 /// The brokers of the cluster that a broker belongs to.
 fn cluster_of(instance: &Instance, id: u8) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! What is in the topic is not always what it should be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::consumer::Consumer;
 use super::events;
@@ -149,8 +149,18 @@ fn a_row_that_clickhouse_refuses_is_found_and_its_neighbours_are_stored() {
     }
     let _consumer = Consumer::start(&pipeline);
     pipeline.expect_rows(996, PATIENCE);
-    let count = pipeline.letter_count();
-    let letters = pipeline.letters(count as usize, PATIENCE);
+    // The last row may be stored before the last letter is written.
+    let deadline = Instant::now() + PATIENCE;
+    let letters = loop {
+        let letters = pipeline.letters(pipeline.letter_count() as usize, PATIENCE);
+        let all = poison
+            .iter()
+            .all(|(origin, _)| letters.iter().any(|letter| letter.origin == *origin));
+        if all || Instant::now() > deadline {
+            break letters;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
     for (origin, value) in &poison {
         let letter = letters.iter().find(|letter| letter.origin == *origin);
         let letter = letter.unwrap_or_else(|| panic!("no dead letter for {origin}: {letters:?}"));
