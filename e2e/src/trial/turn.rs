@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::instance::Instance;
 
 /// What two cores bear at once: tests wait more than they compute.
-const BESIDE_EACH_OTHER: usize = 7;
+const BESIDE_EACH_OTHER: usize = 5;
 static FREE: Mutex<usize> = Mutex::new(BESIDE_EACH_OTHER);
 static FREED: Condvar = Condvar::new();
 
