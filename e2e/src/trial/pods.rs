@@ -29,6 +29,15 @@ impl Trial<'_> {
         )
     }
 
+    /// What a pod says of itself in `/metrics`.
+    pub fn metrics(&self, pod: &Pod) -> Result<String> {
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}:9090/proxy/metrics",
+            self.namespace, pod.name
+        );
+        self.kit.kubectl_output(&["get", "--raw", &path])
+    }
+
     /// Kills one process of a component with SIGKILL; the kubelet starts it again.
     pub fn kill(&self, component: &str) -> Result<String> {
         let pods = self.pods(component)?;

@@ -67,21 +67,15 @@ fn spooling(traffic: &Traffic) -> Result<()> {
 }
 
 /// Sends until every pod has events on its spool: which of them a connection reaches is chance.
-fn all_spool(kit: &Instance, trial: &Trial<'_>, traffic: &Traffic, sent: &mut Acknowledged) -> Result<()> {
-    let holds = |pod: &str| -> Result<bool> {
-        let path = format!(
-            "/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics",
-            trial.namespace()
-        );
-        let metrics = kit.kubectl_output(&["get", "--raw", &path])?;
-        Ok(!metrics
-            .lines()
-            .any(|line| line == "penstock_ingest_spool_groups 0"))
-    };
+fn all_spool(trial: &Trial<'_>, traffic: &Traffic, sent: &mut Acknowledged) -> Result<()> {
     within(60, "every pod has spooled events", || {
         sent.merge(traffic.send(80, 10, 4, Duration::ZERO, Duration::from_secs(60))?);
         for pod in trial.pods("ingest")? {
-            if !holds(&pod.name)? {
+            let metrics = trial.metrics(&pod)?;
+            if metrics
+                .lines()
+                .any(|line| line == "penstock_ingest_spool_groups 0")
+            {
                 return Ok(false);
             }
         }
@@ -203,7 +197,7 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
     let mut sent = traffic.send(10, 10, 1, Duration::ZERO, minute)?;
     kafka.kill()?;
     spooling(&traffic)?;
-    all_spool(&kit, &trial, &traffic, &mut sent)?;
+    all_spool(&trial, &traffic, &mut sent)?;
     trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
     trial.apply(&trial.pipeline(&spooled(1, &kafka.spec())))?;
     std::thread::sleep(Duration::from_secs(15));
@@ -289,7 +283,7 @@ fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()
     let mut sent = traffic.send(100, 10, 1, Duration::ZERO, minute)?;
     kafka.kill()?;
     spooling(&traffic)?;
-    all_spool(&kit, &trial, &traffic, &mut sent)?;
+    all_spool(&trial, &traffic, &mut sent)?;
     trial.kubectl(&["delete", "ingestionpipeline", PIPELINE, "--timeout=60s"])?;
     within(90, "the pods are gone", || Ok(trial.pods("ingest")?.is_empty()))?;
     assert_eq!(names(&trial, "persistentvolumeclaims")?, CLAIMS.join(" "));

@@ -159,12 +159,7 @@ fn alerts_and_dashboards_ask_for_metrics_that_there_are() -> Result<()> {
     operator.watch_failed("App");
     let mut exposed = operator.expose().expect("text");
     for component in ["ingest", "consume"] {
-        let pod = &trial.pods(component)?[0].name;
-        let path = format!(
-            "/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics",
-            trial.namespace()
-        );
-        exposed.push_str(&kit.kubectl_output(&["get", "--raw", &path])?);
+        exposed.push_str(&trial.metrics(&trial.pods(component)?[0])?);
     }
     let types: BTreeMap<&str, &str> = exposed
         .lines()
