@@ -23,7 +23,7 @@ use super::clock::Moment;
 use super::group::{Group, Rebalance, SESSION_MS};
 use super::jobs::{Answer, Jobs, Tenure};
 use super::protocol::Limits;
-use super::run::{Read, Run};
+use super::run::Run;
 use crate::process::Shutdown;
 
 /// Bytes of rows, forming and in flight, of all partitions.
@@ -170,11 +170,23 @@ impl Driver {
         Ok(list)
     }
 
-    /// Takes partitions, paused: reading begins with the seek that the machine asks for.
+    /// Takes partitions, paused: reading begins with the seek that the machine asks for. They are paused before they
+    /// are taken, and taken at a number instead of "the log's start", so that librdkafka has nothing under way for them
+    /// when it seeks: the late answer to its question where the log starts would move it there again.
     fn assign(&mut self, partitions: &[i32], stopping: bool) {
-        let taken = self.list(partitions, Offset::Beginning).and_then(|list| {
-            self.group.incremental_assign(&list)?;
-            self.group.pause(&list)
+        let queues: Vec<_> = partitions
+            .iter()
+            .filter_map(|&partition| {
+                let queue = self.group.split_partition_queue(&self.topic, partition);
+                if queue.is_none() {
+                    tracing::error!(partition, "the partition has no queue");
+                }
+                queue.map(|queue| (partition, queue))
+            })
+            .collect();
+        let taken = self.list(partitions, Offset::Offset(0)).and_then(|list| {
+            self.group.pause(&list)?;
+            self.group.incremental_assign(&list)
         });
         if let Err(error) = taken {
             tracing::error!(%error, "cannot take partitions");
@@ -183,11 +195,7 @@ impl Driver {
         if stopping {
             return;
         }
-        for &partition in partitions {
-            let Some(mut queue) = self.group.split_partition_queue(&self.topic, partition) else {
-                tracing::error!(partition, "the partition has no queue");
-                continue;
-            };
+        for (partition, mut queue) in queues {
             let waker = self.jobs.waker.clone();
             queue.set_nonempty_callback(move || waker.wake());
             let epoch = self.jobs.fence.begin(partition);
@@ -240,14 +248,7 @@ impl Driver {
             if only.is_some_and(|only| only != *partition) {
                 continue;
             }
-            match run.read(now) {
-                Read::Nothing => {}
-                Read::Some => busy = true,
-                Read::OutOfRange => {
-                    tracing::warn!(partition, "the log does not have the offset that is next");
-                    self.jobs.bounds(run.tenure);
-                }
-            }
+            busy |= run.read(now);
         }
         busy
     }

@@ -167,7 +167,10 @@ pub(super) fn join(
         .set("max.poll.interval.ms", MAX_POLL_MS.to_string())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
+        // Where the log does not have what is next, librdkafka goes to its start by itself, and the machine sees by the
+        // record that comes that something is wrong. With `error` it would stop reading the partition for good: it
+        // refuses every seek until the partition is assigned anew.
+        .set("auto.offset.reset", "earliest")
         // The default of a second cuts a consumer that catches up to a tenth.
         .set("fetch.queue.backoff.ms", "2")
         .set("fetch.wait.max.ms", "100")

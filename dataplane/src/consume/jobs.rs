@@ -139,24 +139,6 @@ impl Jobs {
         })
     }
 
-    /// Asks the log for its bounds after a read that it refused.
-    pub(super) fn bounds(&self, tenure: Tenure) {
-        let jobs = self.clone();
-        self.runtime.spawn_blocking(move || {
-            let bounds = jobs
-                .group
-                .fetch_watermarks(&jobs.topic, tenure.partition, KAFKA_TIMEOUT);
-            match bounds {
-                Ok((low, high)) => jobs.answer(tenure, Event::OutOfRange { low, high }),
-                Err(error) => {
-                    tracing::warn!(partition = tenure.partition, %error, "cannot read the log's bounds");
-                    std::thread::sleep(Duration::from_millis(500));
-                    jobs.bounds(tenure);
-                }
-            }
-        });
-    }
-
     pub(super) fn commit(&self, tenure: Tenure, offset: i64, metadata: String, known: Vec<Committed>) {
         let jobs = self.clone();
         self.runtime.spawn_blocking(move || {

@@ -58,7 +58,10 @@ pub struct Partition {
     high: i64,
     /// Batches that begin below this were perhaps stored before: the table is asked.
     verify_below: i64,
-    /// An offset that came although it is not the next one.
+    /// An offset that came although it is not the next one, while the group and the log are asked why.
+    astray: Option<i64>,
+    /// An offset that came in place of the next one, which the log should have. If it comes again, the log has nothing
+    /// in between.
     gap: Option<i64>,
     /// The digest that the record at `next` must have; the group's offset lies behind it.
     probe: Option<Digest>,
@@ -86,6 +89,7 @@ impl Partition {
             low: 0,
             high: 0,
             verify_below: 0,
+            astray: None,
             gap: None,
             probe: None,
             reform: None,
@@ -115,20 +119,21 @@ impl Partition {
         self.state == State::Reading
             && !self.revoking
             && !self.blocked
+            && self.astray.is_none()
             && (self.reform.is_some() || !self.forming.as_ref().is_some_and(|f| f.is_full(&self.limits)))
     }
 
-    /// Whether a record is to be parsed and given to [`Self::push`]. What lies below was delivered before; the
-    /// record before the committed offset is read only to see whether the log is still the same.
+    /// Whether a record is to be parsed and given to [`Self::push`]. The record before the committed offset is read
+    /// only to see whether the log is still the same.
     pub fn accepts(&mut self, offset: i64, value: &[u8]) -> bool {
-        if !self.wants_records() || offset < self.next {
+        if !self.wants_records() {
             return false;
         }
-        if offset > self.next && self.gap != Some(offset) {
-            // Perhaps a read from before the last seek. If the log really has nothing in between, the same record
-            // comes again.
-            self.gap = Some(offset);
-            self.fetch(self.next);
+        if offset != self.next && self.gap != Some(offset) {
+            // Perhaps it was read before the last seek. Perhaps the log does not have the next one any more, or is
+            // another: then the reader went to the log's start by itself.
+            self.astray = Some(offset);
+            self.actions.push(Action::Look);
             return false;
         }
         self.gap = None;
@@ -235,12 +240,11 @@ impl Partition {
         if self.state == State::Released {
             return;
         }
-        if let Event::OutOfRange { low, high } = event {
-            self.out_of_range(low, high);
-            return;
-        }
         if let Event::Looked(lookup) = event {
-            self.looked(lookup, now);
+            match self.astray.take() {
+                Some(offset) => self.gone_astray(offset, lookup),
+                None => self.looked(lookup, now),
+            }
             return;
         }
         let Some(flight) = self.flight.as_mut() else {
@@ -279,7 +283,7 @@ impl Partition {
             }
             Event::Inserted(outcome) => self.inserted(outcome, now),
             Event::DeadLettered(false) | Event::Asked(None) => self.wait(now),
-            Event::Looked(_) | Event::OutOfRange { .. } => {}
+            Event::Looked(_) => {}
         }
     }
 
@@ -337,10 +341,18 @@ impl Partition {
         }
     }
 
-    fn out_of_range(&mut self, low: i64, high: i64) {
+    /// A record came that is not the next one: why?
+    fn gone_astray(&mut self, offset: i64, lookup: Option<Lookup>) {
         if self.state != State::Reading || self.revoking {
             return;
         }
+        let (low, high) = match lookup {
+            Some(Lookup { committed, low, high }) if self.known.contains(&committed) => (low, high),
+            Some(_) if self.flight.is_none() => return self.moved(),
+            // What is in flight finds out by itself when it commits; until then, and where nobody answered, the record
+            // comes again.
+            _ => return self.fetch(self.next),
+        };
         (self.low, self.high) = (low, high);
         if self.next > high {
             self.other_log(self.next);
@@ -355,7 +367,23 @@ impl Partition {
                 self.fetch(low);
             }
         } else {
+            self.gap = (offset > self.next).then_some(offset);
             self.fetch(self.next);
+        }
+    }
+
+    /// Somebody else changed the group's offset.
+    fn moved(&mut self) {
+        self.actions.push(Action::Report(Report::Moved));
+        self.drop_forming();
+        self.land();
+        if self.revoking {
+            self.release();
+        } else {
+            (self.astray, self.gap) = (None, None);
+            (self.probe, self.reform) = (None, None);
+            self.state = State::Looking { busy: true };
+            self.actions.push(Action::Look);
         }
     }
 
@@ -475,18 +503,7 @@ impl Partition {
                 self.proceed(now);
             }
             (CommitOutcome::Retry, _) => self.wait(now),
-            (CommitOutcome::Moved, _) => {
-                self.actions.push(Action::Report(Report::Moved));
-                self.drop_forming();
-                self.land();
-                if self.revoking {
-                    self.release();
-                } else {
-                    (self.probe, self.reform) = (None, None);
-                    self.state = State::Looking { busy: true };
-                    self.actions.push(Action::Look);
-                }
-            }
+            (CommitOutcome::Moved, _) => self.moved(),
             (CommitOutcome::Fenced, _) => {
                 self.drop_forming();
                 self.land();

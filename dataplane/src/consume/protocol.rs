@@ -54,11 +54,6 @@ pub enum Event {
     /// `None`: the table could not be asked.
     Asked(Option<Held>),
     Inserted(InsertOutcome),
-    /// The log no longer has what was asked of it, or never had.
-    OutOfRange {
-        low: i64,
-        high: i64,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

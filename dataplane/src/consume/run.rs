@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 
 use super::clock::Moment;
@@ -18,15 +17,6 @@ use super::record::Content;
 const STRETCH: usize = 32;
 /// A partition whose batches are smaller than this may wait a little longer for more.
 const QUIET_ROWS: u32 = 10_000;
-
-/// What reading a partition's queue came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Read {
-    Nothing,
-    Some,
-    /// The log does not have what was asked of it.
-    OutOfRange,
-}
 
 pub(super) struct Run {
     pub(super) tenure: Tenure,
@@ -157,28 +147,23 @@ impl Run {
         self.reading = true;
     }
 
-    /// Takes what the partition's queue holds, up to a bound.
-    pub(super) fn read(&mut self, now: Moment) -> Read {
-        let mut read = Read::Nothing;
+    /// Takes what the partition's queue holds, up to a bound. Returns whether there was anything.
+    pub(super) fn read(&mut self, now: Moment) -> bool {
+        let mut read = false;
         for _ in 0..STRETCH {
-            if !self.wants_records() {
+            // What the machine asks for comes first: a full batch is taken out of the way, a seek is done.
+            if !self.wants_records() || self.machine.has_actions() {
                 break;
             }
             let message = match self.queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => message,
-                Some(Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-                ))) => {
-                    self.reading = false;
-                    return Read::OutOfRange;
-                }
                 Some(Err(error)) => {
                     tracing::warn!(partition = self.tenure.partition, %error, "cannot read");
                     break;
                 }
             };
-            read = Read::Some;
+            read = true;
             self.last_record = Some(now);
             let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
             if !self.machine.accepts(offset, value) {
@@ -196,10 +181,6 @@ impl Run {
                         },
                         now,
                     );
-                    // A full batch is taken out of the way before the next record.
-                    if self.machine.has_actions() {
-                        break;
-                    }
                 }
                 Err(unknown) => {
                     self.blocked = true;

@@ -181,9 +181,8 @@ impl Schedule {
         };
         let Some(position) = run.position else { return };
         if position < log.low || position > log.high {
-            let (low, high) = (log.low, log.high);
-            run.answer(Event::OutOfRange { low, high }, self.now_ms);
-            process.let_go();
+            // As librdkafka does by itself where the log does not have the offset.
+            run.position = Some(log.low);
             return;
         }
         if !run.machine.wants_records() {

@@ -145,6 +145,21 @@ impl Pipeline {
         }
     }
 
+    /// As retention does.
+    pub(crate) fn delete_records_before(&self, partition: i32, offset: i64) {
+        let mut bounds = TopicPartitionList::new();
+        bounds
+            .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            .expect("a list");
+        let deleted = self
+            .runtime
+            .block_on(self.admin().delete_records(&bounds, &AdminOptions::new()))
+            .expect("Kafka answers");
+        for element in deleted.elements() {
+            element.error().expect("deleted");
+        }
+    }
+
     fn create_table(&self) {
         self.sql(&format!("CREATE DATABASE {}", self.database));
         let statement = EventTable {

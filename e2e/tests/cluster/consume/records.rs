@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::consumer::Consumer;
 use super::events;
 use super::pipeline::Pipeline;
@@ -224,4 +226,29 @@ fn a_topic_made_anew_under_a_retained_table() {
     pipeline.flush();
     pipeline.expect_rows(16_000, PATIENCE);
     assert!(consumer.is_running());
+}
+
+/// Retention overtakes a consumer that runs: what is gone is counted and told of, and what is left is stored.
+#[test]
+fn what_the_log_lost_before_it_was_read_is_counted() {
+    let pipeline = Pipeline::new("overtaken", 1);
+    let consumer = Consumer::start(&pipeline);
+    pipeline.produce_events(0, 1000, 100);
+    pipeline.flush();
+    pipeline.expect_rows(1000, PATIENCE);
+    // Shorter than the session, so that it stays the owner; longer than a read that waits at the broker.
+    consumer.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(500));
+    pipeline.produce_events(1000, 2000, 100);
+    pipeline.flush();
+    pipeline.delete_records_before(0, 20);
+    consumer.signal(Signal::SIGCONT);
+    pipeline.expect_rows(2000, PATIENCE);
+    assert_eq!(
+        consumer.metric("penstock_consume_lost_offsets_total", ""),
+        10.0,
+        "{}",
+        consumer.log()
+    );
+    assert!(consumer.log().contains("DataLost"), "{}", consumer.log());
 }
