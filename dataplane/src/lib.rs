@@ -1,15 +1,17 @@
 //! Penstock's data plane: one binary, one role per process.
 //!
 //! ```text
-//! main.rs    command line: ROLE --config FILE [--check]
-//! process/   what every role shares: logs, admin port, metrics, dependencies, shutdown
-//! ingest/    HTTP -> Kafka
-//! consume/   Kafka -> ClickHouse
-//! stops.rs   where JSON strings may stop, found by vectors
+//! main.rs       command line: ROLE --config FILE [--check]
+//! process/      what every role shares: logs, admin port, metrics, dependencies, shutdown
+//! ingest/       HTTP -> Kafka
+//! consume/      Kafka -> ClickHouse
+//! forgotten.rs  a Kafka client that knows no broker any more
+//! stops.rs      where JSON strings may stop, found by vectors
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod consume;
+mod forgotten;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ingest;

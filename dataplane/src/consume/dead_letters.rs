@@ -4,7 +4,7 @@
 //! A batch whose completion fails is gone through again, so a dead letter may be there twice; `penstock-origin`
 //! tells.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -59,7 +59,7 @@ pub struct DeadLetter {
 /// The dead letters of one pipeline. The producer is made when the first one is written.
 pub struct DeadLetters {
     config: ConsumeConfig,
-    producer: OnceLock<FutureProducer>,
+    producer: Mutex<Option<FutureProducer>>,
 }
 
 impl std::fmt::Debug for DeadLetters {
@@ -72,13 +72,18 @@ impl DeadLetters {
     pub fn new(config: ConsumeConfig) -> Self {
         Self {
             config,
-            producer: OnceLock::new(),
+            producer: Mutex::default(),
         }
     }
 
-    fn producer(&self) -> Result<&FutureProducer, KafkaError> {
-        if let Some(producer) = self.producer.get() {
-            return Ok(producer);
+    fn made(&self) -> MutexGuard<'_, Option<FutureProducer>> {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn producer(&self) -> Result<FutureProducer, KafkaError> {
+        let mut producer = self.made();
+        if let Some(made) = producer.as_ref() {
+            return Ok(made.clone());
         }
         let made: FutureProducer = client(&self.config)
             .set("acks", "all")
@@ -86,7 +91,8 @@ impl DeadLetters {
             .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
             .set("queue.buffering.max.kbytes", "16384")
             .create()?;
-        Ok(self.producer.get_or_init(|| made))
+        *producer = Some(made.clone());
+        Ok(made)
     }
 
     /// Writes them all; returns when every one is acknowledged.
@@ -94,7 +100,13 @@ impl DeadLetters {
         let producer = self.producer()?;
         // Bounded, so that a batch of nothing but dead lines does not fill the producer's queue.
         for some in letters.chunks(256) {
-            try_join_all(some.iter().map(|letter| self.write_one(producer, letter))).await?;
+            let written = try_join_all(some.iter().map(|letter| self.write_one(&producer, letter))).await;
+            if let Err(error) = written {
+                // Perhaps it can do nothing more. The next attempt has another; closing one takes its time.
+                *self.made() = None;
+                tokio::task::spawn_blocking(move || drop(producer));
+                return Err(error);
+            }
         }
         Ok(())
     }

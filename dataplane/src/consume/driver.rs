@@ -37,7 +37,15 @@ const NAP: Duration = Duration::from_millis(20);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
-/// The driver of one process.
+/// Why a driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Shutdown,
+    /// Its Kafka client has forgotten its brokers: another has to take its place.
+    Forgotten,
+}
+
+/// The driver of one member of the group.
 pub(super) struct Driver {
     topic: String,
     group: Arc<Group>,
@@ -70,11 +78,15 @@ impl Driver {
         }
     }
 
-    /// Works until the shutdown is complete.
-    pub(super) fn run(mut self) {
+    /// Works until the shutdown is complete, or until this member can do nothing more.
+    pub(super) fn run(mut self) -> End {
         let mut stopping = false;
         loop {
             let now = Moment::now();
+            if self.group.context().has_forgotten_its_brokers() {
+                self.abandon();
+                return End::Forgotten;
+            }
             if self.shutdown.is_begun() && !stopping {
                 stopping = true;
                 self.runs.values_mut().for_each(|run| run.revoke(now));
@@ -98,6 +110,17 @@ impl Driver {
             }
         }
         self.leave();
+        End::Shutdown
+    }
+
+    /// Gives everything up: open intents are left to the next owner, and what this one's jobs still want is refused.
+    fn abandon(mut self) {
+        for partition in std::mem::take(&mut self.runs).into_keys() {
+            self.jobs.fence.end(partition);
+            self.jobs.metrics.forget_lag(partition);
+        }
+        // Leaving a group without a connection to it may take long.
+        std::thread::spawn(move || self.leave());
     }
 
     /// Serves rebalances and errors. Records come by the partitions' own queues; one that was fetched before its

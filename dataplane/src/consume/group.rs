@@ -19,6 +19,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::fence::Fence;
 use super::wake::Waker;
+use crate::forgotten::Forgotten;
 use crate::process::Dependency;
 
 /// How long a member may be silent before the group gives its partitions away: what a consumer that was killed
@@ -49,6 +50,7 @@ pub(super) struct GroupContext {
     /// The log's end of each partition, as librdkafka last saw it.
     ends: Mutex<HashMap<i32, i64>>,
     closing: AtomicBool,
+    forgotten: Forgotten,
     kafka: Dependency,
     waker: Waker,
 }
@@ -73,6 +75,11 @@ impl GroupContext {
         locked(&self.ends).get(&partition).copied()
     }
 
+    /// Whether this member can do nothing more.
+    pub(super) fn has_forgotten_its_brokers(&self) -> bool {
+        self.forgotten.is_certain()
+    }
+
     /// From now on rebalances are answered at once: the consumer is about to leave the group.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
@@ -95,6 +102,7 @@ impl ClientContext for GroupContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.forgotten.see(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };
@@ -155,6 +163,7 @@ pub(super) fn join(
         rebalances: Mutex::default(),
         ends: Mutex::default(),
         closing: AtomicBool::new(false),
+        forgotten: Forgotten::default(),
         kafka,
         waker,
     };

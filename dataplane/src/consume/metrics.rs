@@ -61,6 +61,7 @@ pub(super) struct ConsumeMetrics {
     /// Offsets that the log no longer had.
     pub(super) lost_offsets: Counter,
     pub(super) other_logs: Counter,
+    pub(super) members_replaced: Counter,
     assignments: Family<ByReason, Counter>,
     pub(super) commit_retries: Counter,
     pub(super) questions: Counter,
@@ -91,6 +92,7 @@ impl ConsumeMetrics {
             recovered: Counter::default(),
             lost_offsets: Counter::default(),
             other_logs: Counter::default(),
+            members_replaced: Counter::default(),
             assignments: Family::default(),
             commit_retries: Counter::default(),
             questions: Counter::default(),
@@ -179,6 +181,11 @@ impl ConsumeMetrics {
                 "other_logs",
                 "Times that the group's offset did not belong to the topic's log",
                 m.other_logs,
+            );
+            consume.register(
+                "members_replaced",
+                "Times that the Kafka client could do nothing more and another took its place in the group",
+                m.members_replaced,
             );
             consume.register(
                 "rebalanced_partitions",

@@ -52,13 +52,13 @@ use rdkafka::error::KafkaError;
 
 use self::clickhouse::ClickHouse;
 use self::dead_letters::DeadLetters;
-use self::driver::Driver;
+use self::driver::{Driver, End};
 use self::fence::Fence;
 use self::jobs::Jobs;
 use self::metrics::ConsumeMetrics;
 use self::protocol::Limits;
 use self::wake::Waker;
-use crate::process::{Dependency, Needed, Process, RoleError};
+use crate::process::{Dependency, Needed, Process, RoleError, Shutdown};
 
 /// How long the table's memory of tokens is trusted without asking.
 const BLIND: Duration = Duration::from_secs(60);
@@ -82,17 +82,18 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
     std::thread::Builder::new()
         .name("consume".into())
         .spawn(move || {
-            let outcome = read(
+            let reading = Reading {
                 config,
                 partitions,
                 clickhouse,
                 metrics,
-                (kafka, table),
-                process,
+                kafka,
+                table,
+                shutdown: process.shutdown,
                 runtime,
-            );
+            };
             // The receiver is gone only when the process ends.
-            let _ = done.send(outcome);
+            let _ = done.send(reading.run());
         })?;
     let outcome = finished.await.map_err(|_| "the reading thread died")?;
     if !begun.is_begun() {
@@ -102,48 +103,66 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
 }
 
 /// The body of the reading thread.
-fn read(
+struct Reading {
     config: ConsumeConfig,
     partitions: u32,
     clickhouse: ClickHouse,
     metrics: ConsumeMetrics,
-    (kafka, table): (Dependency, Dependency),
-    process: Process,
+    kafka: Dependency,
+    table: Dependency,
+    shutdown: Shutdown,
     runtime: tokio::runtime::Handle,
-) -> Result<(), KafkaError> {
-    let waker = Waker::of_this_thread();
-    let fence = Fence::new();
-    let group = group::join(&config, partitions, fence.clone(), kafka, waker.clone())?;
-    group.subscribe(&[&config.kafka.topic])?;
-    let (answers, answered) = mpsc::channel();
-    let shutdown = process.shutdown;
-    let woken = waker.clone();
-    let stop = shutdown.clone();
-    runtime.spawn(async move {
-        stop.begun().await;
-        woken.wake();
-    });
-    let limits = Limits {
-        max_rows: config.batch.max_rows,
-        max_bytes: usize::try_from(config.batch.max_bytes.get()).unwrap_or(usize::MAX),
-        max_age: config.batch.max_age.get(),
-        session: Duration::from_millis(group::SESSION_MS),
-        blind: BLIND,
-    };
-    let jobs = Jobs {
-        topic: config.kafka.topic.as_str().into(),
-        runtime,
-        group,
-        clickhouse,
-        dead_letters: Arc::new(DeadLetters::new(config)),
-        fence,
-        metrics,
-        clickhouse_seen: table,
-        answers,
-        waker,
-    };
-    Driver::new(jobs, answered, shutdown, limits).run();
-    Ok(())
+}
+
+impl Reading {
+    /// Reads as a member of the group until the shutdown is complete.
+    fn run(self) -> Result<(), KafkaError> {
+        let waker = Waker::of_this_thread();
+        let (stop, woken) = (self.shutdown.clone(), waker.clone());
+        self.runtime.spawn(async move {
+            stop.begun().await;
+            woken.wake();
+        });
+        while self.driver(&waker)?.run() == End::Forgotten {
+            self.metrics.members_replaced.inc();
+            tracing::error!("the Kafka client has forgotten its brokers; joining the group with another");
+        }
+        Ok(())
+    }
+
+    fn driver(&self, waker: &Waker) -> Result<Driver, KafkaError> {
+        let config = &self.config;
+        let fence = Fence::new();
+        let group = group::join(
+            config,
+            self.partitions,
+            fence.clone(),
+            self.kafka.clone(),
+            waker.clone(),
+        )?;
+        group.subscribe(&[&config.kafka.topic])?;
+        let (answers, answered) = mpsc::channel();
+        let limits = Limits {
+            max_rows: config.batch.max_rows,
+            max_bytes: usize::try_from(config.batch.max_bytes.get()).unwrap_or(usize::MAX),
+            max_age: config.batch.max_age.get(),
+            session: Duration::from_millis(group::SESSION_MS),
+            blind: BLIND,
+        };
+        let jobs = Jobs {
+            topic: config.kafka.topic.as_str().into(),
+            runtime: self.runtime.clone(),
+            group,
+            clickhouse: self.clickhouse.clone(),
+            dead_letters: Arc::new(DeadLetters::new(config.clone())),
+            fence,
+            metrics: self.metrics.clone(),
+            clickhouse_seen: self.table.clone(),
+            answers,
+            waker: waker.clone(),
+        };
+        Ok(Driver::new(jobs, answered, self.shutdown.clone(), limits))
+    }
 }
 
 /// Waits until the topic is there; returns its number of partitions, or `None` when the process is to stop.

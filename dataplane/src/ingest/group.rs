@@ -38,6 +38,7 @@ use super::partition::Spread;
 use super::spool::{Floors, Keep, Record, State as Spooled, Topic};
 use super::statistics::ProducerSeries;
 use super::time;
+use crate::forgotten::Forgotten;
 
 /// Records on their way at once: the next group is produced while the broker writes the one before.
 const IN_FLIGHT: usize = 2;
@@ -430,7 +431,7 @@ impl Groups {
     /// Replaces a producer that can do nothing more, at most once in [`REBUILD_EVERY`]. What it had in flight comes
     /// back as failed.
     fn replace_if_dead(&self) {
-        let Some(reason) = self.producer.borrow().fatal_error() else {
+        let Some(reason) = self.producer.borrow().is_dead() else {
             return self.outcomes.clear_suspicion();
         };
         if self.rebuilt.get().is_some_and(|at| at.elapsed() < REBUILD_EVERY) {
@@ -441,11 +442,7 @@ impl Groups {
             Ok(producer) => {
                 self.outcomes.clear_suspicion();
                 self.settings.metrics.producers_rebuilt.inc();
-                tracing::warn!(
-                    shard = self.settings.shard,
-                    reason,
-                    "producer replaced after a fatal error"
-                );
+                tracing::warn!(shard = self.settings.shard, reason, "dead producer replaced");
                 let old = self.producer.replace(producer);
                 // Giving up what is in flight takes up to half a second.
                 std::thread::spawn(move || drop(old));
@@ -491,6 +488,7 @@ impl Settings {
             outcomes: Arc::clone(outcomes),
             health: Arc::clone(health),
             series: Arc::clone(&self.series),
+            forgotten: Forgotten::default(),
         };
         Producer::new(&self.target, &self.pipeline, trying, callbacks)
     }

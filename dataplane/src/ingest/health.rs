@@ -26,6 +26,9 @@ const ANSWER: Duration = Duration::from_millis(1500);
 /// A group that waits longer for its acknowledgement puts the broker in doubt.
 const LONG_WAIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
+/// After so long without an answer another client asks: this one may hang on a connection to a node that is gone, or
+/// have forgotten its brokers (see [`crate::forgotten`]).
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The gate. Closed until the topic was seen once.
 #[derive(Debug)]
@@ -115,7 +118,8 @@ impl Health {
 /// The thread behind the gate.
 pub(crate) struct Checker {
     client: BaseProducer<Quiet>,
-    topic: String,
+    target: KafkaTarget,
+    pipeline: PipelineRef,
     /// With a spool: whose ends it wants to know, too.
     dead_letters: Option<String>,
     health: Arc<Health>,
@@ -134,10 +138,10 @@ impl Checker {
         shards: Vec<Arc<Outcomes>>,
         shutdown: Shutdown,
     ) -> KafkaResult<Self> {
-        let client = client_config(target, pipeline).create_with_context(Quiet)?;
         Ok(Self {
-            client,
-            topic: target.topic.clone(),
+            client: client_config(target, pipeline).create_with_context(Quiet)?,
+            target: target.clone(),
+            pipeline: pipeline.clone(),
             dead_letters: has_spool.then(|| target.dead_letter_topic.clone()),
             health,
             dependency,
@@ -147,11 +151,18 @@ impl Checker {
     }
 
     /// Looks after the gate until the process ends.
-    pub(crate) fn run(self) {
+    pub(crate) fn run(mut self) {
+        let mut answered = Instant::now();
         // While the process stops, what is in flight still finishes or times out by itself.
         while !self.shutdown.is_begun() {
             let seen = self.look();
             let open = seen.is_ok();
+            if open {
+                answered = Instant::now();
+            } else if answered.elapsed() >= PATIENCE {
+                answered = Instant::now();
+                self.ask_by_another();
+            }
             let seen = seen.map(|partitions| {
                 if **self.health.partitions.load() != partitions {
                     self.note_ends(&partitions);
@@ -170,6 +181,17 @@ impl Checker {
         }
     }
 
+    fn ask_by_another(&mut self) {
+        match client_config(&self.target, &self.pipeline).create_with_context(Quiet) {
+            Ok(client) => {
+                let old = std::mem::replace(&mut self.client, client);
+                // Closing it may take a moment.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::error!(%error, "cannot make another client to ask Kafka"),
+        }
+    }
+
     /// Asks where partitions end that were not seen before. One that does not say is looked through from its start
     /// when it has to be.
     fn note_ends(&self, partitions: &[i32]) {
@@ -177,7 +199,9 @@ impl Checker {
             return;
         };
         let mut ends = AHashMap::clone(&self.health.ends.load());
-        let events = partitions.iter().map(|id| (Topic::Events, &self.topic, *id));
+        let events = partitions
+            .iter()
+            .map(|id| (Topic::Events, &self.target.topic, *id));
         for (topic, name, id) in events.chain([(Topic::DeadLetters, dead_letters, 0)]) {
             if ends.contains_key(&(topic, id)) {
                 continue;
@@ -198,21 +222,22 @@ impl Checker {
 
     /// The topic's partitions that have a leader, or why it cannot be written to.
     fn look(&self) -> Result<Vec<i32>, String> {
+        let name = &self.target.topic;
         self.client.poll(Duration::ZERO);
         let metadata = self
             .client
             .client()
-            .fetch_metadata(Some(&self.topic), ANSWER)
+            .fetch_metadata(Some(name), ANSWER)
             .map_err(|error| error.to_string())?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-        let topic = topic.ok_or_else(|| format!("the brokers do not know topic {}", self.topic))?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let topic = topic.ok_or_else(|| format!("the brokers do not know topic {name}"))?;
         if let Some(error) = topic.error() {
-            return Err(format!("topic {}: {error:?}", self.topic));
+            return Err(format!("topic {name}: {error:?}"));
         }
         let led = topic.partitions().iter().filter(|one| one.leader() >= 0);
         let partitions: Vec<i32> = led.map(|one| one.id()).collect();
         if partitions.is_empty() {
-            return Err(format!("no partition of topic {} has a leader", self.topic));
+            return Err(format!("no partition of topic {name} has a leader"));
         }
         Ok(partitions)
     }
@@ -221,7 +246,7 @@ impl Checker {
 impl std::fmt::Debug for Checker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Checker")
-            .field("topic", &self.topic)
+            .field("topic", &self.target.topic)
             .finish_non_exhaustive()
     }
 }

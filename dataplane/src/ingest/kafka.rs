@@ -26,6 +26,7 @@ use super::health::Health;
 use super::line::Letter;
 use super::spool::{Id, Record, Topic};
 use super::statistics::{EVERY_MS, ProducerSeries};
+use crate::forgotten::Forgotten;
 
 /// The header that names a group.
 pub(crate) const GROUP: &str = "penstock-group";
@@ -115,6 +116,7 @@ pub(crate) struct Callbacks {
     pub(crate) outcomes: Arc<Outcomes>,
     pub(crate) health: Arc<Health>,
     pub(crate) series: Arc<ProducerSeries>,
+    pub(crate) forgotten: Forgotten,
 }
 
 impl ClientContext for Callbacks {
@@ -124,6 +126,9 @@ impl ClientContext for Callbacks {
 
     fn stats(&self, statistics: Statistics) {
         self.series.show(&statistics);
+        if self.forgotten.see(&statistics) {
+            self.outcomes.suspect();
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -328,11 +333,14 @@ impl Producer {
     }
 
     /// Why the producer can do nothing more, if so.
-    pub(crate) fn fatal_error(&self) -> Option<String> {
-        self.inner
-            .client()
-            .fatal_error()
-            .map(|(code, reason)| format!("{code}: {reason}"))
+    pub(crate) fn is_dead(&self) -> Option<String> {
+        let forgotten = &self.inner.context().forgotten;
+        match self.inner.client().fatal_error() {
+            Some((code, reason)) => Some(format!("{code}: {reason}")),
+            None => forgotten
+                .is_certain()
+                .then(|| "it has forgotten its brokers".to_owned()),
+        }
     }
 
     /// Waits for what is in flight.

@@ -171,7 +171,7 @@ impl IngestMetrics {
                 in_flight,
                 made.groups_in_flight.clone(),
             );
-            let rebuilt = "Producers replaced after a fatal error";
+            let rebuilt = "Producers replaced because they could do nothing more";
             registry.register(
                 "ingest_producers_rebuilt",
                 rebuilt,

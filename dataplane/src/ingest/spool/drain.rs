@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The producer is idempotent and never gives up by itself, so while the process lives a group is with Kafka once. What
-//! it had when the process died, or when it came to a fatal error, is looked up.
+//! it had when the process died, or when it could do nothing more, is looked up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use super::lookup;
 use super::segment::State;
 use super::store::{Id, Pending};
 use super::writer::Spool;
+use crate::forgotten::Forgotten;
 use crate::ingest::health::Health;
 use crate::ingest::kafka::{Callbacks, Outcomes, Producer, Trying, client_config};
 use crate::ingest::partition::Spread;
@@ -91,6 +92,7 @@ impl Drain {
             outcomes: Arc::clone(outcomes),
             health: Arc::clone(&self.health),
             series: Arc::clone(&self.series),
+            forgotten: Forgotten::default(),
         };
         let trying = Trying::Forever(self.timeout);
         Producer::new(&self.target, &self.pipeline, trying, callbacks)
@@ -142,6 +144,9 @@ impl Pass {
                 continue;
             }
             cursor = last;
+            if self.outcomes.is_suspect() {
+                self.replace_if_dead();
+            }
             failed |= !self.window(window).await;
         }
         // What is not acknowledged by now is noted as tried.
@@ -301,13 +306,13 @@ impl Pass {
 
     /// Replaces a producer that can do nothing more; what it had comes back as failed, and is looked up.
     fn replace_if_dead(&mut self) {
-        let Some(reason) = self.producer.fatal_error() else {
+        let Some(reason) = self.producer.is_dead() else {
             return self.outcomes.clear_suspicion();
         };
         match self.drain.producer(&self.outcomes) {
             Ok(producer) => {
                 self.outcomes.clear_suspicion();
-                tracing::warn!(reason, "the spool's producer replaced after a fatal error");
+                tracing::warn!(reason, "the spool's dead producer replaced");
                 let old = std::mem::replace(&mut self.producer, producer);
                 // Giving up what is in flight takes up to half a second.
                 std::thread::spawn(move || drop(old));
