@@ -81,9 +81,9 @@ impl Content {
     }
 }
 
-/// The lines of a value. The last line break ends a line and begins none; an empty value is one empty line.
+/// The lines of a value. The last line break ends a line and begins none; an empty value has none: it is a barrier.
 fn lines(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(value.strip_suffix(b"\n").unwrap_or(value));
+    let mut rest = (!value.is_empty()).then(|| value.strip_suffix(b"\n").unwrap_or(value));
     std::iter::from_fn(move || {
         let text = rest?;
         match memchr::memchr(b'\n', text) {
@@ -136,12 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_record_is_one_dead_line() {
-        for value in [&b""[..], b"\n"] {
+    fn an_empty_line_is_dead_and_an_empty_record_is_nothing() {
+        for (value, dead) in [(&b""[..], 0), (b"\n", 1)] {
             let mut content = Content::default();
             assert_eq!(
                 content.add(0, 0, value).map(|added| (added.rows, added.dead)),
-                Ok((0, 1))
+                Ok((0, dead))
             );
         }
     }

@@ -33,6 +33,7 @@ pub(crate) const GROUP: &str = "penstock-group";
 /// What `penstock-step` of a dead letter says here.
 const STEP: &str = "ingest";
 const WARM_UP: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,6 +331,26 @@ impl Producer {
             produced = produced.partition(partition);
         }
         self.inner.send(produced).map_err(|(error, _)| error)
+    }
+
+    /// The topic's partitions, with a leader or without. Blocks.
+    pub(crate) fn partitions(&self) -> KafkaResult<Vec<i32>> {
+        let topic = &self.target.topic;
+        let metadata = self.inner.client().fetch_metadata(Some(topic), ANSWER)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found
+            .into_iter()
+            .flat_map(|topic| topic.partitions().iter().map(|partition| partition.id()))
+            .collect())
+    }
+
+    /// Hands a record without events over, for what its acknowledgement says: readers see all that lies before it. An
+    /// error means that it was not produced.
+    pub(crate) fn barrier(&self, number: usize, partition: i32) -> Result<(), KafkaError> {
+        let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.topic, number)
+            .partition(partition)
+            .payload(&[]);
+        self.inner.send(record).map_err(|(error, _)| error)
     }
 
     /// Why the producer can do nothing more, if so.

@@ -1,8 +1,8 @@
 //! Back to Kafka: a thread that takes groups out of the spool in order, beside the new traffic, when Kafka is there.
 //!
 //! ```text
-//! window -> those that Kafka may hold: looked up -> found: done
-//!                                                -> not found, and those that it certainly does not hold:
+//! window -> those that Kafka may hold: barrier, looked up -> found: done
+//!                                                         -> not found, and those that it certainly does not hold:
 //!           noted as tried, durably -> produced -> acknowledged: done
 //! ```
 //!
@@ -42,6 +42,8 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// How long Kafka must have answered before it is asked whether it holds a group: a broker that stood still first works
 /// off what was sent to it.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long a barrier may take, before other groups have their turn.
+const BARRIER: Duration = Duration::from_secs(10);
 /// Since the shutdown began; what is not drained by then stays in the spool.
 const LAST_DRAIN: Duration = Duration::from_secs(26);
 
@@ -160,7 +162,7 @@ impl Pass {
         let (before, now) = (window.len(), Instant::now());
         window.retain(|one| self.has_settled(one, now));
         let mut all = window.len() == before;
-        self.drop_found(&mut window);
+        self.drop_found(&mut window).await;
         let looked_up = window.len();
         window.retain(|one| one.state == State::Certain);
         all &= window.len() == looked_up;
@@ -187,7 +189,7 @@ impl Pass {
     }
 
     /// Looks those up that Kafka may hold. The rest of them it certainly does not.
-    fn drop_found(&self, window: &mut Vec<Pending>) {
+    async fn drop_found(&mut self, window: &mut Vec<Pending>) {
         for topic in [Topic::Events, Topic::DeadLetters] {
             let is_one = |one: &Pending| one.state == State::Maybe && one.record.topic == topic;
             let wanted: Vec<(&str, Place)> = window
@@ -196,6 +198,14 @@ impl Pass {
                 .map(|one| (one.record.name.as_str(), one.place))
                 .collect();
             if wanted.is_empty() {
+                continue;
+            }
+            // Not in the dead-letter topic, whose readers expect letters.
+            if topic == Topic::Events && !self.barrier(&wanted).await {
+                tracing::warn!(
+                    groups = wanted.len(),
+                    "Kafka does not acknowledge in the partitions where groups of the spool may be"
+                );
                 continue;
             }
             let Drain {
@@ -230,6 +240,50 @@ impl Pass {
                 true
             });
         }
+    }
+
+    /// Has all be visible that Kafka took where these may be; whether it is. A leader shows a record only when the
+    /// replicas in sync have it, so one that a dead process sent may be there unseen; and it acknowledges one only when it
+    /// shows all before it.
+    async fn barrier(&mut self, wanted: &[(&str, Place)]) -> bool {
+        // One that is no more, because the topic was made anew with fewer, has none of them.
+        let mut partitions = match self.producer.partitions() {
+            Ok(partitions) => partitions,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see the topic's partitions");
+                return false;
+            }
+        };
+        if wanted.iter().all(|(_, place)| place.partition >= 0) {
+            partitions.retain(|partition| wanted.iter().any(|(_, place)| place.partition == *partition));
+        }
+        let first = self.number + 1;
+        for partition in partitions {
+            self.number += 1;
+            if let Err(error) = self.producer.barrier(self.number, partition) {
+                tracing::warn!(%error, partition, "a barrier was not produced");
+                return false;
+            }
+        }
+        let (mut left, until) = (self.number + 1 - first, Instant::now() + BARRIER);
+        let mut delivered = Vec::new();
+        while left > 0 {
+            self.outcomes.take(&mut delivered);
+            for one in delivered.drain(..).filter(|one| one.number >= first) {
+                if one.stored.is_err() {
+                    return false;
+                }
+                left -= 1;
+            }
+            let rest = until.saturating_duration_since(Instant::now());
+            if left > 0 && (rest.is_zero() || self.drain.is_over()) {
+                return false;
+            }
+            if left > 0 {
+                let _ = tokio::time::timeout(rest.min(IDLE), self.outcomes.wake.notified()).await;
+            }
+        }
+        true
     }
 
     /// Produces these and waits for all of them; whether each was acknowledged.

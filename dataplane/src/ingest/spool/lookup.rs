@@ -79,20 +79,17 @@ pub(crate) fn find(
     Ok(found)
 }
 
-/// The partitions to look at, each from its lowest floor.
+/// The partitions to look at, each from its lowest floor. A topic that was made anew with fewer lacks some.
 fn floors(consumer: &BaseConsumer, topic: &str, wanted: &[(&str, Place)]) -> KafkaResult<AHashMap<i32, i64>> {
-    let mut floors: AHashMap<i32, i64> = AHashMap::new();
-    let mut lower = |partition: i32, floor: i64| {
-        let lowest = floors.entry(partition).or_insert(floor);
-        *lowest = floor.min(*lowest);
-    };
-    for (_, place) in wanted.iter().filter(|(_, place)| place.partition >= 0) {
-        lower(place.partition, place.floor);
-    }
-    if wanted.iter().any(|(_, place)| place.partition < 0) {
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        partitions.for_each(|partition| lower(partition.id(), -1));
-    }
-    Ok(floors)
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    Ok(partitions
+        .filter_map(|partition| {
+            let floors = wanted.iter().filter_map(|(_, place)| match place.partition {
+                id if id < 0 => Some(-1),
+                id => (id == partition.id()).then_some(place.floor),
+            });
+            Some((partition.id(), floors.min()?))
+        })
+        .collect())
 }

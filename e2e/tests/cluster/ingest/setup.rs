@@ -48,12 +48,14 @@ impl<'a> Setup<'a> {
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
+        self.create_replicated_topics(partitions, 1);
+    }
+
+    pub(crate) fn create_replicated_topics(&self, partitions: i32, replicas: i32) {
         let client: AdminClient<DefaultClientContext> = self.kafka().create().unwrap();
         let letters = self.letters();
-        let topics = [
-            NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1)),
-            NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
-        ];
+        let topics = [(&self.topic, partitions), (&letters, 1)]
+            .map(|(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(replicas)));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -62,6 +64,13 @@ impl<'a> Setup<'a> {
         for created in runtime.block_on(client.create_topics(&topics, &options)).unwrap() {
             created.unwrap();
         }
+    }
+
+    /// The broker that leads the topic's first partition.
+    pub(crate) fn leader(&self) -> u8 {
+        let consumer: BaseConsumer = self.kafka().create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&self.topic), PATIENCE).unwrap();
+        metadata.topics()[0].partitions()[0].leader().try_into().unwrap()
     }
 
     fn kafka(&self) -> ClientConfig {
@@ -156,10 +165,14 @@ impl<'a> Setup<'a> {
             };
             let message = message.unwrap();
             left -= 1;
+            // A barrier holds no events.
+            let Some(value) = message.payload().filter(|value| !value.is_empty()) else {
+                continue;
+            };
             let group = message.headers().unwrap().get(0);
             let group = String::from_utf8_lossy(group.value.unwrap()).into_owned();
             assert!(groups.insert(group.clone()), "group {group} is there twice");
-            for line in std::str::from_utf8(message.payload().unwrap()).unwrap().lines() {
+            for line in std::str::from_utf8(value).unwrap().lines() {
                 let event: serde_json::Value = serde_json::from_str(line).unwrap();
                 ids.push(event["event_id"].as_str().unwrap().to_owned());
             }
