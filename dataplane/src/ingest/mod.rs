@@ -140,7 +140,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         outcomes.clone(),
         process.shutdown.clone(),
     )?;
-    std::thread::Builder::new()
+    let checker = std::thread::Builder::new()
         .name("kafka-health".into())
         .spawn(move || checker.run())?;
     if let Some(spool) = &mut spool {
@@ -217,6 +217,11 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
                 if let Some(spool) = &mut spool {
                     spool.look(&health);
                 }
+                // Asked in this order: in a shutdown they end, too.
+                let ended = checker.is_finished() || spool.as_ref().is_some_and(Running::has_ended);
+                if ended && !process.shutdown.is_begun() {
+                    return;
+                }
                 tokio::time::sleep(GAUGES_EVERY).await;
             }
         };
@@ -226,11 +231,17 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(reload.run(), exchange.run(), gauges, certificates)
+        tokio::select! {
+            () = reload.run() => "the task that reloads the Apps",
+            () = exchange.run() => "the task that exchanges usage",
+            () = gauges => "a thread of Kafka's health or of the spool",
+            () = certificates => "the task that reloads certificates",
+        }
     };
     tokio::select! {
         outcome = finished(shards) => outcome?,
-        _ = background => return Err("the background tasks ended".into()),
+        // Better to start anew than to go on without it.
+        ended = background => return Err(format!("{ended} has ended").into()),
     }
     if let Some(spool) = spool {
         spool.finish().await;

@@ -114,6 +114,11 @@ impl Running {
         }
     }
 
+    /// Whether one of its threads is gone, which none is before [`Self::finish`] unless it panicked.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.writer.is_finished() || self.drain.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// The shards have ended: writes what they sent, drains what can be drained in time.
     pub(crate) async fn finish(self) {
         self.spool.close();
