@@ -261,7 +261,12 @@ impl Ingest {
                     let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
                     headers.insert(header.key.to_owned(), value);
                 }
-                records.push((message.payload().unwrap_or_default().to_vec(), headers));
+                let value = message.payload().unwrap_or_default().to_vec();
+                // A barrier holds no events.
+                if topic == TOPIC && value.is_empty() {
+                    continue;
+                }
+                records.push((value, headers));
                 weight += records.last().map_or(0, &weigh);
             }
             if grace.is_none() && weight >= enough {
