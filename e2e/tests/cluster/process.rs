@@ -1,7 +1,8 @@
 //! The operator as a process: who leads, what it does before its definitions exist, with an object that it cannot read,
 //! and when it may see some namespaces only.
 //!
-//! Each test is alone: while it runs, the installed operator is switched off and processes of the test take its place.
+//! Processes of the tests act for an operator. Where they would meet the installed one, that is switched off, and the
+//! test is alone.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,15 +16,37 @@ use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
-/// The cluster without its installed operator, which comes back when this is dropped.
+/// The cluster, and what an operator is started with.
 struct Cluster {
     kit: Turn,
     image: String,
+    /// The installed operator is, and comes back when this is dropped.
+    switched_off: bool,
 }
 
 impl Cluster {
-    fn take() -> Result<Self> {
-        let kit = Turn::alone()?;
+    /// With its installed operator.
+    fn beside_others() -> Result<Self> {
+        Self::of(Turn::beside_others()?)
+    }
+
+    /// Without it.
+    fn alone() -> Result<Self> {
+        let mut cluster = Self::of(Turn::alone()?)?;
+        let kit = &cluster.kit;
+        // Earlier tests' pipelines may need the installed operator to end; one of a test that failed may never do so.
+        let _ = within(60, "what is being deleted is gone", || {
+            let path = "jsonpath={.items[?(@.metadata.deletionTimestamp)].metadata.name}";
+            let ending =
+                kit.kubectl_output(&["get", "apps.penstock.dev,ingestionpipelines", "-A", "-o", path])?;
+            Ok(ending.trim().is_empty())
+        });
+        cluster.switched_off = true;
+        scale(&cluster.kit, 0)?;
+        Ok(cluster)
+    }
+
+    fn of(kit: Turn) -> Result<Self> {
         let path = "{.spec.template.spec.containers[0].env[?(@.name==\"PENSTOCK_IMAGE\")].value}";
         let image = kit.kubectl_output(&[
             "-n",
@@ -34,15 +57,11 @@ impl Cluster {
             "-o",
             &format!("jsonpath={path}"),
         ])?;
-        // Earlier tests' pipelines may need the installed operator to end; one of a test that failed may never do so.
-        let _ = within(60, "what is being deleted is gone", || {
-            let path = "jsonpath={.items[?(@.metadata.deletionTimestamp)].metadata.name}";
-            let ending =
-                kit.kubectl_output(&["get", "apps.penstock.dev,ingestionpipelines", "-A", "-o", path])?;
-            Ok(ending.trim().is_empty())
-        });
-        scale(&kit, 0)?;
-        Ok(Self { kit, image })
+        Ok(Self {
+            kit,
+            image,
+            switched_off: false,
+        })
     }
 
     /// Starts an operator whose Lease is in `lease`.
@@ -92,7 +111,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = scale(&self.kit, 1);
+        if self.switched_off {
+            let _ = scale(&self.kit, 1);
+        }
     }
 }
 
@@ -202,7 +223,7 @@ fn holder(trial: &Trial<'_>) -> Result<String> {
 
 #[test]
 fn one_leads_and_another_takes_over() -> Result<()> {
-    let cluster = Cluster::take()?;
+    let cluster = Cluster::beside_others()?;
     let trial = Trial::empty(&cluster.kit, "lease")?;
     let mut operators: Vec<(String, Operator)> = Vec::new();
     for (number, port) in (1..=3).zip(18_201..) {
@@ -279,7 +300,7 @@ fn one_leads_and_another_takes_over() -> Result<()> {
 
 #[test]
 fn a_watched_namespace_is_served_and_another_is_not() -> Result<()> {
-    let cluster = Cluster::take()?;
+    let cluster = Cluster::alone()?;
     let (seen, unseen) = (
         Trial::empty(&cluster.kit, "seen")?,
         Trial::empty(&cluster.kit, "unseen")?,
@@ -312,7 +333,7 @@ fn a_watched_namespace_is_served_and_another_is_not() -> Result<()> {
 
 #[test]
 fn a_malformed_object_stalls_nobody_else() -> Result<()> {
-    let cluster = Cluster::take()?;
+    let cluster = Cluster::alone()?;
     let trial = Trial::empty(&cluster.kit, "malformed")?;
     let definition = "crd/apps.penstock.dev";
     let strict = cluster.kit.kubectl_output(&["get", definition, "-o", "json"])?;
@@ -379,7 +400,7 @@ fn a_malformed_object_stalls_nobody_else() -> Result<()> {
 
 #[test]
 fn an_operator_waits_for_its_definitions() -> Result<()> {
-    let cluster = Cluster::take()?;
+    let cluster = Cluster::alone()?;
     let kit = &cluster.kit;
     let definitions = ["apps.penstock.dev", "ingestionpipelines.penstock.dev"];
     // Another test's resources would go with their definitions; those of the last tests are still being deleted.
