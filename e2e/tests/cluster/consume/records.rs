@@ -75,6 +75,8 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
         good(2).as_bytes(),
         mixed.as_bytes(),
         b"\x00\xff\xfe",
+        b"\n",
+        // A barrier, which is nothing.
         b"",
         good(3).as_bytes(),
     ] {
