@@ -178,7 +178,7 @@ impl<'a> Trial<'a> {
                     serde_json::Value::from(conditions)
                 )));
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(pause(started.elapsed()));
         }
     }
 
@@ -314,6 +314,9 @@ pub fn port() -> u16 {
 }
 
 /// Polls until it holds; how long that took, or what was waited for in vain.
+///
+/// It asks less often the longer it waits: most questions start a `kubectl`, and several tests that ask without a pause
+/// leave no CPU for what they wait for.
 pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let started = Instant::now();
     loop {
@@ -323,8 +326,13 @@ pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> Result<bool>)
         if started.elapsed() > Duration::from_secs(seconds) {
             return Err(Error::new(format!("not within {seconds} s: {what}")));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(pause(started.elapsed()));
     }
+}
+
+/// Between two questions, after so long.
+fn pause(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_millis(50), Duration::from_millis(500))
 }
 
 impl Drop for Trial<'_> {

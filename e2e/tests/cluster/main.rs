@@ -2,7 +2,7 @@
 //!
 //! One program, so that tests of different kinds fill each other's waiting; each takes its turn on the instance, beside
 //! others or alone. Run some of them with
-//! `./e2e/kit --instance test exec -- cargo test -p penstock-e2e --test cluster -- consume:: --test-threads 8`.
+//! `./e2e/kit --instance test exec -- cargo test --workspace --test cluster -- consume:: --test-threads 8`.
 
 mod chaos;
 mod chart;

@@ -1,7 +1,7 @@
 //! What a row costs when there is much to catch up with, and what a quiet pipeline costs.
 //!
 //! The first is a measurement, run by hand in the release profile:
-//! `./e2e/kit exec -- cargo test -p penstock-e2e --release --test cluster catch_up -- --ignored --nocapture`
+//! `./e2e/kit exec -- cargo test --workspace --release --test cluster catch_up -- --ignored --nocapture`
 
 use std::time::{Duration, Instant};
 

@@ -237,7 +237,7 @@ impl Pipeline {
                 self.counts(),
                 self.keep().display()
             );
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(250));
         }
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(self.counts(), (rows, rows), "logs in {}", self.keep().display());
