@@ -95,17 +95,7 @@ impl SpareKafka<'_> {
 
     /// Sends every broker a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.signal_all_but(None, signal)
-    }
-
-    /// Sends every other broker a signal.
-    pub fn signal_others(&self, broker: u8, signal: Signal) -> Result<()> {
-        self.signal_all_but(Some(broker), signal)
-    }
-
-    fn signal_all_but(&self, spared: Option<u8>, signal: Signal) -> Result<()> {
-        let spared = spared.map(Component::Kafka);
-        for broker in self.components().filter(|broker| Some(*broker) != spared) {
+        for broker in self.components() {
             let process = self
                 .kit
                 .process(broker)

@@ -116,57 +116,18 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
         }
     });
     wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
-    println!("{found} groups were found in the topic");
-    each_is_stored_once(told, &setup);
-    assert!(found > 0.0, "no group was in doubt: this has shown nothing");
-    Ok(())
-}
-
-fn each_is_stored_once(told: Told, setup: &Setup<'_>) {
     let acknowledged = told.acknowledged.into_inner().unwrap();
     let stored = setup.stored_ids();
     let distinct: BTreeSet<_> = stored.iter().cloned().collect();
     println!(
-        "{} acknowledged, {} in the topic",
+        "{} acknowledged, {} in the topic; {found} groups were found there",
         acknowledged.len(),
         stored.len()
     );
     assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
     let missing = acknowledged.keys().filter(|id| !distinct.contains(*id)).count();
     assert_eq!(missing, 0, "acknowledged events are not stored");
-}
-
-/// A leader has groups that its replicas do not have, so that no reader sees them; the process that sent them dies. The
-/// next one must not take them for missing.
-#[test]
-#[ignore = "has the three brokers that the chaos needs; make test-full runs it"]
-fn a_group_that_only_the_leader_has_is_not_produced_again() -> Result<()> {
-    let kafka = SpareKafka::reserve_three();
-    let kit = kafka.turn()?;
-    let kafka = kafka.start(&kit)?;
-    let setup = Setup::on(&kit, kafka.bootstrap());
-    setup.create_replicated_topics(1, 3);
-    setup.write_apps("");
-    let disk = tempfile::tempdir().unwrap();
-    let mut pod = setup.start_with(&format!(
-        "{IMPATIENT}spool: {{dir: {}, maxBytes: 500MB}}",
-        disk.path().display()
-    ));
-    pod.wait_ready();
-    let leader = setup.leader();
-    let told = under_load(&pod.client(), |told| {
-        told.wait_for_more("", 500);
-        kafka.signal_others(leader, Signal::SIGSTOP).unwrap();
-        told.wait_for_more("spooled", 500);
-        pod.replace();
-        // Longer than a drain waits before it looks.
-        std::thread::sleep(Duration::from_secs(6));
-        kafka.signal_others(leader, Signal::SIGCONT).unwrap();
-        wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
-        told.wait_for_more("", 500);
-    });
-    wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
-    each_is_stored_once(told, &setup);
+    assert!(found > 0.0, "no group was in doubt: this has shown nothing");
     Ok(())
 }
 

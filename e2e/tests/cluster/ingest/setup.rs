@@ -48,14 +48,12 @@ impl<'a> Setup<'a> {
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
-        self.create_replicated_topics(partitions, 1);
-    }
-
-    pub(crate) fn create_replicated_topics(&self, partitions: i32, replicas: i32) {
         let client: AdminClient<DefaultClientContext> = self.kafka().create().unwrap();
         let letters = self.letters();
-        let topics = [(&self.topic, partitions), (&letters, 1)]
-            .map(|(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(replicas)));
+        let topics = [
+            NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1)),
+            NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
+        ];
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -64,13 +62,6 @@ impl<'a> Setup<'a> {
         for created in runtime.block_on(client.create_topics(&topics, &options)).unwrap() {
             created.unwrap();
         }
-    }
-
-    /// The broker that leads the topic's first partition.
-    pub(crate) fn leader(&self) -> u8 {
-        let consumer: BaseConsumer = self.kafka().create().unwrap();
-        let metadata = consumer.fetch_metadata(Some(&self.topic), PATIENCE).unwrap();
-        metadata.topics()[0].partitions()[0].leader().try_into().unwrap()
     }
 
     fn kafka(&self) -> ClientConfig {
