@@ -267,7 +267,7 @@ impl Pass {
         }
         let (mut left, until) = (self.number + 1 - first, Instant::now() + BARRIER);
         let mut delivered = Vec::new();
-        while left > 0 {
+        loop {
             self.outcomes.take(&mut delivered);
             for one in delivered.drain(..).filter(|one| one.number >= first) {
                 if one.stored.is_err() {
@@ -276,14 +276,11 @@ impl Pass {
                 left -= 1;
             }
             let rest = until.saturating_duration_since(Instant::now());
-            if left > 0 && (rest.is_zero() || self.drain.is_over()) {
-                return false;
+            if left == 0 || rest.is_zero() || self.drain.is_over() {
+                return left == 0;
             }
-            if left > 0 {
-                let _ = tokio::time::timeout(rest.min(IDLE), self.outcomes.wake.notified()).await;
-            }
+            let _ = tokio::time::timeout(rest.min(IDLE), self.outcomes.wake.notified()).await;
         }
-        true
     }
 
     /// Produces these and waits for all of them; whether each was acknowledged.

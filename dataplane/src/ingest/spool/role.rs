@@ -41,7 +41,7 @@ pub async fn run(config: DrainConfig, process: Process) -> Result<(), RoleError>
         Vec::new(),
         process.shutdown.clone(),
     )?;
-    std::thread::Builder::new()
+    let checker = std::thread::Builder::new()
         .name("kafka-health".into())
         .spawn(move || checker.run())?;
     let finish = CancellationToken::new();
@@ -61,7 +61,9 @@ pub async fn run(config: DrainConfig, process: Process) -> Result<(), RoleError>
     tracing::info!(directory = %config.dir.display(), groups = spool.groups(), "draining a spool");
 
     let mut looks = 0_u32;
-    while spool.groups() > 0 && !process.shutdown.is_begun() && !drain.is_finished() {
+    // Neither thread ends before that by itself; without one of them nothing is drained any more.
+    let works = || !drain.is_finished() && !checker.is_finished();
+    while spool.groups() > 0 && !process.shutdown.is_begun() && works() {
         if looks.is_multiple_of(GAUGES_EVERY) {
             spool.show();
         }
