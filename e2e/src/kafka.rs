@@ -38,8 +38,8 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
     } else {
         "-Xmx384m"
     };
-    // Spare ones are started often and have little to do: what the second compiler gains it does not earn there. It took
-    // a fifth of the CPU of all tests.
+    // Spare ones are started often and have little to do, so the second compiler is not worth its work there: JVMs took
+    // two fifths of the CPU of the end-to-end tests.
     let machine: &[&str] = if SPARES.iter().any(|spare| spare.contains(&id)) {
         &["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     } else {

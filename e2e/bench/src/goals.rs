@@ -216,7 +216,7 @@ mod tests {
             rate: 1.0,
             cpu,
         };
-        let goals = Measured {
+        let measured = Measured {
             lines: &[
                 line(plain(1), 12.9, 1e4),
                 line(plain(100), 0.81, 1.3e6),
@@ -243,8 +243,8 @@ mod tests {
                 adds_up: true,
                 ..SlowClients::default()
             },
-        }
-        .goals();
+        };
+        let goals = measured.goals();
         let reached = |of: &str| goals.iter().find(|goal| goal.of == of).map(|goal| goal.reached);
         assert_eq!(reached("1 event a request, 64 connections"), Some(true));
         assert_eq!(reached("batches of 100"), Some(false));
@@ -265,5 +265,14 @@ mod tests {
             Some(true)
         );
         assert_eq!(reached("three times the capacity: refusals, p99"), Some(false));
+        let unsound = Measured {
+            slow: SlowClients {
+                adds_up: false,
+                ..measured.slow
+            },
+            ..measured
+        };
+        let cpu = unsound.goals().into_iter().find(|goal| goal.of == SLOW_CPU);
+        assert_eq!(cpu.map(|goal| goal.reached), Some(false), "events were lost");
     }
 }
