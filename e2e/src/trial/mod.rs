@@ -3,6 +3,7 @@
 //! Tests run beside each other on one instance, each in its [`Turn`], so each has a [`Trial`] of its own; its namespace,
 //! and with it all that the operator made there, is deleted when the trial is dropped.
 
+mod meanwhile;
 mod pods;
 mod spare;
 mod traffic;
@@ -15,6 +16,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+pub use meanwhile::meanwhile;
 pub use pods::{Pod, kill_operator};
 pub use spare::SpareKafka;
 pub use traffic::{Acknowledged, Traffic};

@@ -45,9 +45,9 @@ impl Reserved {
         }
     }
 
-    /// The test's turn, beside others.
+    /// The test's turn, beside others, and before those that have no such thing.
     pub fn turn(&self) -> Result<Turn> {
-        Turn::at_once()
+        Turn::soon()
     }
 
     /// Has it run.

@@ -1,10 +1,12 @@
 //! One process after the other is killed, and nothing that was acknowledged is lost or stored twice.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use penstock_e2e::penstock::NAMESPACE;
-use penstock_e2e::trial::{APP, Acknowledged, SpareKafka, Trial, Turn, at_length, kill_operator, within};
+use penstock_e2e::trial::{
+    APP, Acknowledged, SpareKafka, Trial, Turn, at_length, kill_operator, meanwhile, within,
+};
 use penstock_e2e::{Component, Instance, Result};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -117,21 +119,19 @@ fn every_acknowledged_event_is_stored_once_whatever_is_killed() -> Result<()> {
     let traffic = trial.traffic(APP)?;
     let lasts = Duration::from_secs(if at_length() { 600 } else { 90 });
     println!("seed {SEED}");
-    let over = AtomicBool::new(false);
-    let (killed, sent) = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let mut sent = Acknowledged::default();
-            while !over.load(Relaxed) || sent.ids.len() < EVENTS {
-                let pause = Duration::from_millis(100);
-                sent.merge(traffic.send(2000, 20, 4, pause, Duration::from_secs(120))?);
-            }
-            Ok(sent)
-        });
-        let killed = kill_in_turn(&world, lasts);
-        over.store(true, Relaxed);
-        (killed, sending.join().expect("the senders do not panic"))
-    });
-    let (killed, sent): (usize, Acknowledged) = (killed?, sent?);
+    let sent = Mutex::new(Acknowledged::default());
+    let count = || sent.lock().expect("not poisoned").ids.len();
+    let send = |_| {
+        let pause = Duration::from_millis(100);
+        let more = traffic.send(2000, 20, 4, pause, Duration::from_secs(120))?;
+        sent.lock().expect("not poisoned").merge(more);
+        Ok(())
+    };
+    let killed = meanwhile(1, send, || kill_in_turn(&world, lasts))?;
+    while count() < EVENTS {
+        send(0)?;
+    }
+    let sent = sent.into_inner().expect("not poisoned");
     println!(
         "{killed} killed, {} acknowledged, {} attempts failed, slowest answer {:?}",
         sent.ids.len(),

@@ -1,9 +1,10 @@
 //! What happens to a pipeline in its life: rolled, deleted, made again, given Apps and keys, cut off from what it needs.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use penstock_e2e::Result;
-use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, meanwhile, within};
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 2}}\n";
 
@@ -12,19 +13,24 @@ fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
     let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "rolling", SPEC)?;
     let traffic = trial.traffic(APP)?;
-    let sent = std::thread::scope(|scope| {
-        let sending =
-            scope.spawn(|| traffic.send(20_000, 10, 4, Duration::from_millis(80), Duration::from_secs(180)));
+    let sent = Mutex::new(Acknowledged::default());
+    let send = |_| {
+        let more = traffic.send(200, 10, 4, Duration::from_millis(80), Duration::from_secs(60))?;
+        sent.lock().expect("not poisoned").merge(more);
+        Ok(())
+    };
+    meanwhile(1, send, || {
         std::thread::sleep(Duration::from_secs(2));
         let deployment = format!("deployment/{PIPELINE}-ingest");
         trial.kubectl(&["rollout", "restart", &deployment])?;
         trial.kubectl(&["rollout", "status", &deployment, "--timeout=120s"])?;
-        assert!(
-            !sending.is_finished(),
-            "the load ended before the restart did: it proves nothing"
-        );
-        sending.join().expect("the senders do not panic")
+        // What goes away serves on until everyone has heard of it.
+        within(60, "the former pods are gone", || {
+            Ok(trial.pods("ingest")?.len() == 2)
+        })?;
+        Ok(())
     })?;
+    let sent = sent.into_inner().expect("not poisoned");
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, Duration::from_secs(60))
 }

@@ -1,10 +1,12 @@
 //! Pipelines with a spool: an outage of Kafka that nobody notices who sends, pods that are held while events wait on
 //! their volumes, and claims that go when nothing is left on them.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, within};
+use penstock_e2e::trial::{
+    APP, Acknowledged, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, meanwhile, within,
+};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
@@ -226,34 +228,28 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
     trial.ready()?;
     let traffic = trial.traffic(APP)?;
     let there = |what: &str| -> Result<bool> { Ok(!field(&trial, what, ".metadata.name")?.is_empty()) };
-    let over = AtomicBool::new(false);
-    let sent = std::thread::scope(|scope| -> Result<Acknowledged> {
-        let sending = scope.spawn(|| {
-            let mut sent = Acknowledged::default();
-            while !over.load(Relaxed) {
-                let pause = Duration::from_millis(250);
-                sent.merge(traffic.send(80, 10, 4, pause, Duration::from_secs(60))?);
-            }
-            Ok(sent)
-        });
+    let sent = Mutex::new(Acknowledged::default());
+    let send = |_| {
+        let pause = Duration::from_millis(250);
+        let more = traffic.send(80, 10, 4, pause, Duration::from_secs(60))?;
+        sent.lock().expect("not poisoned").merge(more);
+        Ok(())
+    };
+    meanwhile(1, send, || {
         std::thread::sleep(Duration::from_secs(2));
-        let changed = (|| -> Result<()> {
-            trial.apply(&trial.pipeline(&spooled))?;
-            let took = within(120, "the StatefulSet has taken over", || {
-                Ok(there(SET)? && !there("deployment/events-ingest")? && all_ready(&trial, 2)?)
-            })?;
-            println!("a Deployment became a StatefulSet in {took:?}");
-            trial.apply(&trial.pipeline(&plain))?;
-            let took = within(120, "the Deployment has taken over", || {
-                Ok(there("deployment/events-ingest")? && !there(SET)? && all_ready(&trial, 2)?)
-            })?;
-            println!("a StatefulSet became a Deployment in {took:?}");
-            Ok(())
-        })();
-        over.store(true, Relaxed);
-        let sent = sending.join().expect("the senders do not panic");
-        changed.and(sent)
+        trial.apply(&trial.pipeline(&spooled))?;
+        let took = within(120, "the StatefulSet has taken over", || {
+            Ok(there(SET)? && !there("deployment/events-ingest")? && all_ready(&trial, 2)?)
+        })?;
+        println!("a Deployment became a StatefulSet in {took:?}");
+        trial.apply(&trial.pipeline(&plain))?;
+        let took = within(120, "the Deployment has taken over", || {
+            Ok(there("deployment/events-ingest")? && !there(SET)? && all_ready(&trial, 2)?)
+        })?;
+        println!("a StatefulSet became a Deployment in {took:?}");
+        Ok(())
     })?;
+    let sent = sent.into_inner().expect("not poisoned");
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     within(120, "no claim is left", || {
         Ok(names(&trial, "persistentvolumeclaims")?.is_empty() && names(&trial, "jobs")?.is_empty())

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// What happens to connections from now on.
@@ -85,12 +85,15 @@ impl Proxy {
             return;
         };
         let upward = self.clone();
-        let up = std::thread::spawn(move || upward.requests(from_client, to_server));
-        self.answers(server, client);
+        // Set by every request, taken by the first bytes of its answer.
+        let asked = Arc::new(AtomicBool::new(false));
+        let asking = Arc::clone(&asked);
+        let up = std::thread::spawn(move || upward.requests(from_client, to_server, &asking));
+        self.answers(server, client, &asked);
         let _ = up.join();
     }
 
-    fn requests(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn requests(&self, mut from: TcpStream, mut to: TcpStream, asked: &AtomicBool) {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             let cut = self.is(Mode::CutRequests) && self.hit();
@@ -98,6 +101,7 @@ impl Proxy {
                 let _ = to.write_all(&buffer[..count / 2]);
                 break;
             }
+            asked.store(true, Ordering::SeqCst);
             if to.write_all(&buffer[..count]).is_err() {
                 break;
             }
@@ -106,13 +110,14 @@ impl Proxy {
         let _ = to.shutdown(Shutdown::Both);
     }
 
-    fn answers(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn answers(&self, mut from: TcpStream, mut to: TcpStream, asked: &AtomicBool) {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             while self.is(Mode::Stall) {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            let lost = self.is(Mode::LoseAnswers) && self.hit();
+            // By answers, not by what is read of them at once: one that comes in three pieces would never get through.
+            let lost = asked.swap(false, Ordering::SeqCst) && self.is(Mode::LoseAnswers) && self.hit();
             if self.is(Mode::Refuse) || lost || to.write_all(&buffer[..count]).is_err() {
                 break;
             }

@@ -7,83 +7,13 @@
 mod outage;
 mod setup;
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use penstock_e2e::Result;
-use penstock_e2e::trial::{SpareKafka, Turn, at_length};
+use penstock_e2e::trial::{Turn, at_length};
 use setup::{Ingest, Setup, batch, wait_for};
 use uuid::Uuid;
-
-#[test]
-fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
-    let kafka = kafka.start(&kit)?;
-    let setup = Setup::on(&kit, kafka.bootstrap());
-    setup.create_topics(3);
-    setup.write_apps("");
-    let pods = [setup.start(), setup.start()];
-    pods.iter().for_each(Ingest::wait_ready);
-    let (stop, acknowledged, refused) = (
-        AtomicBool::new(false),
-        Mutex::new(BTreeSet::new()),
-        AtomicU64::new(0),
-    );
-    let count = || acknowledged.lock().unwrap().len();
-    std::thread::scope(|scope| {
-        for sender in 0..4 {
-            let (stop, acknowledged, refused, pod) = (&stop, &acknowledged, &refused, &pods[sender % 2]);
-            scope.spawn(move || {
-                while !stop.load(Relaxed) {
-                    // New ids for every attempt: one that was not acknowledged may be stored or not.
-                    let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
-                    match pod.send(&batch(&ids)).0 {
-                        200 => acknowledged.lock().unwrap().extend(ids),
-                        503 => {
-                            refused.fetch_add(1, Relaxed);
-                            std::thread::sleep(Duration::from_millis(50));
-                        }
-                        status => panic!("{status}"),
-                    }
-                }
-            });
-        }
-        wait_for("events to be accepted", || count() >= 2000);
-        kafka.kill().unwrap();
-        let killed = Instant::now();
-        wait_for("a refusal at once", || {
-            let before = Instant::now();
-            let (status, _) = pods[0].send(&batch(&[Uuid::new_v4().to_string()]));
-            status == 503 && before.elapsed() < Duration::from_secs(1)
-        });
-        println!("refused at once {:?} after the kill", killed.elapsed());
-        kafka.start().unwrap();
-        let (back, before) = (Instant::now(), count());
-        wait_for("events to be accepted again", || count() >= before + 2000);
-        println!("2000 more {:?} after the start", back.elapsed());
-        stop.store(true, Relaxed);
-    });
-    let acknowledged = acknowledged.into_inner().unwrap();
-    println!(
-        "{} acknowledged, {} attempts refused",
-        acknowledged.len(),
-        refused.load(Relaxed)
-    );
-    let stored = setup.stored_ids();
-    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
-    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
-    let missing = acknowledged.difference(&distinct).count();
-    assert_eq!(
-        missing,
-        0,
-        "of {} acknowledged events so many are not stored",
-        acknowledged.len()
-    );
-    Ok(())
-}
 
 #[test]
 fn a_topic_that_is_missing_is_named_until_it_is_there() -> Result<()> {

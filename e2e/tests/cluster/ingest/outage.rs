@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::Result;
-use penstock_e2e::trial::{SpareKafka, at_length};
+use penstock_e2e::trial::{SpareKafka, at_length, meanwhile};
 use uuid::Uuid;
 
-use super::setup::{Client, Setup, batch, wait_for};
+use super::setup::{Client, Ingest, Setup, batch, wait_for};
 
 const IMPATIENT: &str = "limits: {requestTimeout: 5s, kafkaTimeout: 2s}\n";
 const GROUPS: &str = "penstock_ingest_spool_groups";
@@ -20,27 +20,27 @@ const GROUPS: &str = "penstock_ingest_spool_groups";
 /// What clients were told: event id -> the header `Penstock-Durability`.
 #[derive(Default)]
 struct Told {
-    stop: AtomicBool,
     acknowledged: Mutex<BTreeMap<String, String>>,
-    refused: Mutex<u64>,
+    refused: AtomicU64,
+    /// Attempts that got no answer: a process was killed.
+    unanswered: AtomicU64,
 }
 
 impl Told {
+    /// New ids for every attempt: one that was not acknowledged may be stored or not.
     fn send(&self, client: &Client) {
-        while !self.stop.load(Relaxed) {
-            let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
-            match client.send(&batch(&ids)) {
-                (200, told) => {
-                    let ids = ids.into_iter().map(|id| (id, told.clone()));
-                    self.acknowledged.lock().unwrap().extend(ids);
-                }
-                // A refusal, or nobody there: a process that was killed.
-                (status, _) => {
-                    *self.refused.lock().unwrap() += u64::from(status != 0);
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+        let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
+        match client.send(&batch(&ids)) {
+            (200, told) => {
+                let ids = ids.into_iter().map(|id| (id, told.clone()));
+                self.acknowledged.lock().unwrap().extend(ids);
+                return;
             }
-        }
+            (503, _) => self.refused.fetch_add(1, Relaxed),
+            (0, _) => self.unanswered.fetch_add(1, Relaxed),
+            (status, _) => panic!("{status}"),
+        };
+        std::thread::sleep(Duration::from_millis(20));
     }
 
     fn count(&self, durability: &str) -> usize {
@@ -64,19 +64,59 @@ fn lasting() {
     }
 }
 
-fn under_load(client: &Client, scenario: impl FnOnce(&Told)) -> Told {
+/// Four senders, each to one of the clients.
+fn under_load(clients: &[Client], scenario: impl FnOnce(&Told)) -> Result<Told> {
     let told = Told::default();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| told.send(client));
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&told)));
-        told.stop.store(true, Relaxed);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    told
+    let send = |number: usize| {
+        told.send(&clients[number % clients.len()]);
+        Ok(())
+    };
+    meanwhile(4, send, || {
+        scenario(&told);
+        Ok(())
+    })?;
+    Ok(told)
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
+    let kafka = SpareKafka::reserve();
+    let kit = kafka.turn()?;
+    let kafka = kafka.start(&kit)?;
+    let setup = Setup::on(&kit, kafka.bootstrap());
+    setup.create_topics(3);
+    setup.write_apps("");
+    let pods = [setup.start(), setup.start()];
+    pods.iter().for_each(Ingest::wait_ready);
+    let clients = [pods[0].client(), pods[1].client()];
+    let told = under_load(&clients, |told| {
+        told.wait_for_more("", 2000);
+        kafka.kill().unwrap();
+        let killed = Instant::now();
+        wait_for("a refusal at once", || {
+            let before = Instant::now();
+            let (status, _) = pods[0].send(&batch(&[Uuid::new_v4().to_string()]));
+            status == 503 && before.elapsed() < Duration::from_secs(1)
+        });
+        println!("refused at once {:?} after the kill", killed.elapsed());
+        kafka.start().unwrap();
+        let back = Instant::now();
+        told.wait_for_more("", 2000);
+        println!("2000 more {:?} after the start", back.elapsed());
+    })?;
+    assert_eq!(told.unanswered.into_inner(), 0, "ingest was there all the time");
+    let acknowledged = told.acknowledged.into_inner().unwrap();
+    println!(
+        "{} acknowledged, {} attempts refused",
+        acknowledged.len(),
+        told.refused.into_inner()
+    );
+    let stored = setup.stored_ids();
+    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
+    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
+    let missing = acknowledged.keys().filter(|id| !distinct.contains(*id)).count();
+    assert_eq!(missing, 0, "acknowledged events are not stored");
+    Ok(())
 }
 
 #[test]
@@ -94,14 +134,15 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     ));
     pod.wait_ready();
     let mut found = 0.0;
-    let told = under_load(&pod.client(), |told| {
+    let client = [pod.client()];
+    let told = under_load(&client, |told| {
         told.wait_for_more("", 1000);
         kafka.kill().unwrap();
         told.wait_for_more("spooled", 2000);
         lasting();
         kafka.start().unwrap();
         wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
-        assert_eq!(*told.refused.lock().unwrap(), 0, "nobody noticed the outage");
+        assert_eq!(told.refused.load(Relaxed), 0, "nobody noticed the outage");
         for _ in 0..3 {
             told.wait_for_more("", 1000);
             // It has what was sent in its sockets, and works it off when it wakes.
@@ -114,7 +155,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
             wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
             found += pod.metric("penstock_ingest_drained_groups_total{outcome=\"already_stored\"}");
         }
-    });
+    })?;
     wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
     let acknowledged = told.acknowledged.into_inner().unwrap();
     let stored = setup.stored_ids();
@@ -165,13 +206,14 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
         setup.kit.clickhouse_url()
     ));
     pod.wait_ready();
-    let told = under_load(&pod.client(), |told| {
+    let client = [pod.client()];
+    let told = under_load(&client, |told| {
         told.wait_for_more("", 1000);
         kafka.kill().unwrap();
         told.wait_for_more("direct", 1000);
         kafka.start().unwrap();
         told.wait_for_more("", 1000);
-    });
+    })?;
     let acknowledged = told.acknowledged.into_inner().unwrap();
     let rows = setup
         .kit

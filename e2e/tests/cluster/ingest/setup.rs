@@ -19,7 +19,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 const KEY: &str = "a-key-of-the-tests";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Of a machine that has other tests to run.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Setup<'a> {
     pub(crate) kit: &'a Turn,
