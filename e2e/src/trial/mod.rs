@@ -4,6 +4,7 @@
 //! and with it all that the operator made there, is deleted when the trial is dropped.
 
 mod meanwhile;
+mod order;
 mod pods;
 mod spare;
 mod traffic;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::Turn;
+use super::order::{Announced, Company};
 use crate::component::Component;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, NODE_ADDRESS, kafka_port};
@@ -21,8 +22,7 @@ pub struct SpareKafka<'a> {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// A spare cluster that is this test's, and does not run yet. To be had before the test takes its own turn, so that who
-/// waits for one keeps nobody else waiting; there are few of them, so who has one goes first.
+/// A spare cluster that is this test's, and does not run yet.
 #[derive(Debug)]
 pub struct Reserved {
     brokers: &'static [u8],
@@ -30,6 +30,7 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// Waits for its turn.
     fn of(brokers: usize) -> Self {
         loop {
             for (brokers, turn) in SPARES.iter().zip(&TURNS).filter(|(ids, _)| ids.len() == brokers) {
@@ -45,11 +46,6 @@ impl Reserved {
         }
     }
 
-    /// The test's turn, beside others, and before those that have no such thing.
-    pub fn turn(&self) -> Result<Turn> {
-        Turn::soon()
-    }
-
     /// Has it run.
     pub fn start(self, kit: &Instance) -> Result<SpareKafka<'_>> {
         let spare = SpareKafka {
@@ -63,13 +59,16 @@ impl Reserved {
 }
 
 impl SpareKafka<'_> {
-    /// One of a single broker. Waits for its turn.
-    pub fn reserve() -> Reserved {
-        Reserved::of(1)
+    /// A turn beside others for a test that needs one of a single broker. There are few of them, so who waits for one
+    /// takes nobody's place meanwhile, and who has one goes first.
+    pub fn turn() -> Result<(Turn, Reserved)> {
+        let announced = Announced::new(Company::Any);
+        let reserved = Reserved::of(1);
+        Ok((Turn::soon(announced)?, reserved))
     }
 
-    /// One of three brokers, which keep every topic three times. Waits for its turn.
-    pub fn reserve_three() -> Reserved {
+    /// One of three brokers, which keep every topic three times.
+    pub fn three() -> Reserved {
         Reserved::of(3)
     }
 

@@ -99,9 +99,8 @@ impl World<'_> {
 
 #[test]
 fn every_acknowledged_event_is_stored_once_whatever_is_killed() -> Result<()> {
-    let kafka = SpareKafka::reserve_three();
     let kit = Turn::alone()?;
-    let kafka = kafka.start(&kit)?;
+    let kafka = SpareKafka::three().start(&kit)?;
     let spec = format!(
         "  ingest: {{scaling: {{replicas: {INGEST}}}}}\n  consume: {{scaling: {{replicas: {CONSUMERS}}}}}\n  \
          kafka: {{bootstrap: '{}', partitions: 6}}\n",

@@ -65,8 +65,7 @@ fn comes_and_goes(outage: &Outage<'_>) -> Result<()> {
 
 #[test]
 fn kafka_away() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     comes_and_goes(&Outage {
         kit: &kit,

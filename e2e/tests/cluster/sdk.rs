@@ -115,7 +115,7 @@ fn names_are_right(kit: &Instance, trial: &Trial<'_>, report: &Value, library: &
 
 #[test]
 fn analytics_node_as_it_ships() -> Result<()> {
-    let kit = Turn::alone()?;
+    let kit = Turn::in_quiet()?;
     let (node, _) = sdks(&kit)?;
     let trial = Trial::start(&kit, "sdk-node", SPEC)?;
     let report = report(
@@ -131,7 +131,7 @@ fn analytics_node_as_it_ships() -> Result<()> {
 
 #[test]
 fn segment_analytics_python_as_it_ships() -> Result<()> {
-    let kit = Turn::alone()?;
+    let kit = Turn::in_quiet()?;
     let (_, python) = sdks(&kit)?;
     let trial = Trial::start(&kit, "sdk-python", SPEC)?;
     let program = kit.repository().join("e2e/sdk/python/send.py");
@@ -151,6 +151,7 @@ const SINGLE: u64 = 5_000;
 
 #[test]
 fn two_hundred_thousand_events_over_plain_http() -> Result<()> {
+    // It takes all the CPU there is.
     let kit = Turn::alone()?;
     let trial = Trial::start(&kit, "http", SPEC)?;
     let traffic = trial.traffic(APP)?;

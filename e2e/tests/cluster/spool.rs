@@ -103,8 +103,7 @@ fn all_ready(trial: &Trial<'_>, count: usize) -> Result<bool> {
 
 #[test]
 fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "bridge", &CLAIMS, &spooled(2, &kafka.spec()))?;
     assert_eq!(field(&trial, "deployment/events-ingest", ".metadata.name")?, "");
@@ -190,8 +189,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
 
 #[test]
 fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "shrink", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
@@ -270,8 +268,7 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
 /// What a deleted pipeline leaves on its claims is brought to Kafka by the next one of its name.
 #[test]
 fn claims_of_a_deleted_pipeline_are_drained_when_it_is_made_again() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let (trial, _volumes) = start(&kit, "heir", &CLAIMS, &spooled(2, &kafka.spec()))?;
     let traffic = trial.traffic(APP)?;
@@ -360,8 +357,7 @@ fn with_delete_the_claims_go_with_the_pipeline() -> Result<()> {
 /// Only pods that store in ClickHouse get who to log in there as.
 #[test]
 fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let spec = format!(
         "  ingest: {{scaling: {{replicas: 1}}, {LIMITS}, onKafkaOutage: Direct}}\n{}",
@@ -388,8 +384,7 @@ fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
 
 #[test]
 fn what_stands_behind_an_answer_is_what_the_pipeline_says() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let every = spooled(1, &kafka.spec()).replace("spool:", "durability: Spooled, spool:");
     let (trial, _volumes) = start(&kit, "promise", &CLAIMS[..1], &every)?;

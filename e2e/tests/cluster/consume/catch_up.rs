@@ -50,7 +50,7 @@ fn a_million_rows() {
 #[test]
 fn a_quiet_pipeline_makes_few_inserts() {
     // Others would make it late.
-    let pipeline = Pipeline::alone("quiet", 3);
+    let pipeline = Pipeline::in_quiet("quiet", 3);
     let mut consumer = Consumer::start(&pipeline);
     consumer.wait_for("assignment", PATIENCE, |c| {
         c.metric("penstock_consume_assigned_partitions", "") == 3.0

@@ -63,6 +63,11 @@ impl Pipeline {
         Self::on(Turn::beside_others().expect("an instance"), name, partitions)
     }
 
+    /// For a test in which nothing may be late.
+    pub(crate) fn in_quiet(name: &str, partitions: i32) -> Self {
+        Self::on(Turn::in_quiet().expect("an instance"), name, partitions)
+    }
+
     /// For a test that takes a service away.
     pub(crate) fn alone(name: &str, partitions: i32) -> Self {
         Self::on(Turn::alone().expect("an instance"), name, partitions)

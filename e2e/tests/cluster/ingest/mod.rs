@@ -39,7 +39,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
     const WARM_UP: Duration = Duration::from_secs(3);
     let measured = Duration::from_secs(if at_length() { 30 } else { 12 });
     // Others would hold up what is measured.
-    let kit = Turn::alone()?;
+    let kit = Turn::in_quiet()?;
     let setup = Setup::new(&kit)?;
     setup.create_topics(3);
     setup.write_apps(&format!("eventsPerSecond: {RATE}, burst: {BURST}"));
@@ -93,7 +93,7 @@ fn pods_share_the_limit_per_second() -> Result<()> {
 #[test]
 fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
     // It counts single events, and an answer that comes late would be one too few.
-    let kit = Turn::alone()?;
+    let kit = Turn::in_quiet()?;
     let setup = Setup::new(&kit)?;
     setup.create_topics(1);
     setup.write_apps("eventsPerDay: 1000");

@@ -80,8 +80,7 @@ fn under_load(clients: &[Client], scenario: impl FnOnce(&Told)) -> Result<Told> 
 
 #[test]
 fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
@@ -121,8 +120,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
 
 #[test]
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);
@@ -174,8 +172,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
 
 #[test]
 fn without_kafka_events_go_into_the_table_once() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = Setup::on(&kit, kafka.bootstrap());
     setup.create_topics(3);

@@ -23,8 +23,7 @@ use self::kafka::{Kafka, remove};
 /// One run of everything, in order.
 #[test]
 fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
-    let kafka = SpareKafka::reserve();
-    let kit = kafka.turn()?;
+    let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

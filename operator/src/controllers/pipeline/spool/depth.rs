@@ -17,6 +17,8 @@ pub(crate) struct PodSpool {
     pub depth: Option<Depth>,
     /// What it said last.
     pub last: Option<Depth>,
+    /// It has fallen silent just now, as while it restarts: what it said last holds until it speaks again.
+    pub back_soon: bool,
     /// It has not begun to run, as while there is no node or no volume for it.
     pub unborn: bool,
     /// Every event goes by its spool, so groups are always on their way there.
@@ -29,6 +31,7 @@ impl PodSpool {
             pod,
             depth,
             last: depth,
+            back_soon: false,
             unborn: false,
             spools_all: false,
         }

@@ -22,9 +22,12 @@ fn is_behind(one: &PodSpool, depth: Depth) -> bool {
     depth.groups > 0 && (!one.spools_all || depth.oldest > ON_THE_WAY)
 }
 
-/// Pods that say that events wait.
+/// Pods that say that events wait, or said so a moment ago.
 fn behind(pods: &[PodSpool]) -> Vec<&PodSpool> {
-    let says = |one: &&PodSpool| one.depth.is_some_and(|depth| is_behind(one, depth));
+    let says = |one: &&PodSpool| {
+        let said = one.last.filter(|_| one.back_soon);
+        one.depth.or(said).is_some_and(|depth| is_behind(one, depth))
+    };
     pods.iter().filter(says).collect()
 }
 
@@ -283,6 +286,12 @@ mod tests {
             "{said}"
         );
         assert!(!same(&pods, &[pod("a", None), pod("b", Some((0, 0)))]));
+        // One that restarts is not broken: to roll the others meanwhile would restart more of those that hold events.
+        let mut restarting = pods.clone();
+        restarting[0].back_soon = true;
+        let why = hold(Some(&restarting)).rollout.unwrap();
+        assert!(why.ends_with("when it last said so)"), "{why}");
+        assert!(!same(&pods, &restarting), "its time is over");
     }
 
     #[test]

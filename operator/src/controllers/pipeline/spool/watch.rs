@@ -29,6 +29,8 @@ const LISTING: Duration = Duration::from_secs(3);
 /// What was seen longer ago is not known any more.
 const STALE: Duration = Duration::from_secs(30);
 const _: () = assert!(STALE.as_secs() > 2 * (EVERY.as_secs() + LISTING.as_secs() + PATIENCE.as_secs()));
+/// A pod that restarts speaks again sooner; one that does not may be broken, and has to be replaced by one that is not.
+const RESTART: Duration = Duration::from_secs(60);
 /// While events wait, what is said about them is brought up to date so often.
 const REPEAT: Duration = Duration::from_secs(30);
 /// Of the pods' admin port, as the configuration says.
@@ -39,6 +41,8 @@ struct Look {
     at: Instant,
     told: Instant,
     pods: Vec<PodSpool>,
+    /// When those that say nothing said something, by name.
+    heard: HashMap<String, Instant>,
 }
 
 /// What is known of the pods' spools, by the pipelines' uids. Cheap to clone.
@@ -62,10 +66,17 @@ impl Spools {
         let now = Instant::now();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.get(uid);
+        let mut heard = HashMap::new();
         for one in pods.iter_mut().filter(|one| one.depth.is_none()) {
-            let earlier = before.and_then(|before| before.pods.iter().find(|b| b.pod == one.pod));
-            one.last = earlier.and_then(|earlier| earlier.last);
-            one.spools_all |= earlier.is_some_and(|earlier| earlier.spools_all);
+            let Some(before) = before else { continue };
+            let Some(earlier) = before.pods.iter().find(|earlier| earlier.pod == one.pod) else {
+                continue;
+            };
+            one.last = earlier.last;
+            one.spools_all |= earlier.spools_all;
+            let at = before.heard.get(&one.pod).copied().unwrap_or(before.at);
+            one.back_soon = at.elapsed() < RESTART;
+            heard.insert(one.pod.clone(), at);
         }
         let news = before.is_none_or(|before| {
             before.at.elapsed() >= STALE
@@ -73,7 +84,13 @@ impl Spools {
                 || hold::any_degraded(&pods) && before.told.elapsed() >= REPEAT
         });
         let told = before.filter(|_| !news).map_or(now, |before| before.told);
-        known.insert(uid.to_owned(), Look { at: now, told, pods });
+        let look = Look {
+            at: now,
+            told,
+            pods,
+            heard,
+        };
+        known.insert(uid.to_owned(), look);
         news
     }
 }
@@ -202,6 +219,17 @@ mod tests {
         assert!(spools.take("u", silent), "it fell silent");
         let known = spools.of("u").unwrap().remove(0);
         assert_eq!((known.depth, known.last), (None, pods(2)[0].depth));
+        assert!(known.back_soon);
+        let mut known = spools.0.lock().unwrap();
+        let heard = &mut known.get_mut("u").unwrap().heard;
+        let long_ago = Instant::now()
+            .checked_sub(RESTART)
+            .expect("the machine runs longer");
+        assert!(heard.insert("events-ingest-0".into(), long_ago).is_some());
+        drop(known);
+        let silent = vec![PodSpool::new("events-ingest-0".into(), None)];
+        assert!(spools.take("u", silent), "it is silent for long");
+        assert!(!spools.of("u").unwrap()[0].back_soon);
         assert!(spools.take("u", pods(0)), "none waits");
         spools.forget("u");
         assert_eq!(spools.of("u"), None);
