@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::meanwhile;
 use crate::error::{Error, Result};
 use crate::{probe, secret};
 
@@ -40,6 +41,21 @@ impl Acknowledged {
     /// Whether an id was made by the clients whose outcome this is.
     pub fn knows(&self, id: &str) -> bool {
         id.get(..8).is_some_and(|run| self.runs.contains(run))
+    }
+
+    /// Sends over and over until a scenario is over: what came of all of it, and what the scenario gives.
+    pub fn meanwhile<T>(
+        send: impl Fn() -> Result<Self> + Sync,
+        scenario: impl FnOnce() -> Result<T>,
+    ) -> Result<(Self, T)> {
+        let sent = Mutex::new(Self::default());
+        let work = |_| {
+            let more = send()?;
+            sent.lock().unwrap_or_else(PoisonError::into_inner).merge(more);
+            Ok(())
+        };
+        let given = meanwhile(1, work, scenario)?;
+        Ok((sent.into_inner().unwrap_or_else(PoisonError::into_inner), given))
     }
 
     /// Adds what another client saw.
@@ -110,9 +126,7 @@ impl Traffic {
                 scope.spawn(|| self.client(events, batch, pause, deadline, &claimed, &outcome));
             }
         });
-        let outcome = outcome
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         if (outcome.ids.len() as u64) < events {
             return Err(Error::new(format!(
                 "{} of {events} events were acknowledged within {} s; {} attempts failed: {:?}",
@@ -163,7 +177,7 @@ impl Traffic {
                     }
                     Err(error) => Err(error.to_string()),
                 };
-                let mut outcome = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 outcome.slowest = outcome.slowest.max(started.elapsed());
                 match said {
                     Ok(()) => {

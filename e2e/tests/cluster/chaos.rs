@@ -1,12 +1,9 @@
 //! One process after the other is killed, and nothing that was acknowledged is lost or stored twice.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use penstock_e2e::penstock::NAMESPACE;
-use penstock_e2e::trial::{
-    APP, Acknowledged, SpareKafka, Trial, Turn, at_length, kill_operator, meanwhile, within,
-};
+use penstock_e2e::trial::{APP, Acknowledged, SpareKafka, Trial, Turn, at_length, kill_operator, within};
 use penstock_e2e::{Component, Instance, Result};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -118,19 +115,11 @@ fn every_acknowledged_event_is_stored_once_whatever_is_killed() -> Result<()> {
     let traffic = trial.traffic(APP)?;
     let lasts = Duration::from_secs(if at_length() { 600 } else { 90 });
     println!("seed {SEED}");
-    let sent = Mutex::new(Acknowledged::default());
-    let count = || sent.lock().expect("not poisoned").ids.len();
-    let send = |_| {
-        let pause = Duration::from_millis(100);
-        let more = traffic.send(2000, 20, 4, pause, Duration::from_secs(120))?;
-        sent.lock().expect("not poisoned").merge(more);
-        Ok(())
-    };
-    let killed = meanwhile(1, send, || kill_in_turn(&world, lasts))?;
-    while count() < EVENTS {
-        send(0)?;
+    let send = || traffic.send(2000, 20, 4, Duration::from_millis(100), Duration::from_secs(120));
+    let (mut sent, killed) = Acknowledged::meanwhile(send, || kill_in_turn(&world, lasts))?;
+    while sent.ids.len() < EVENTS {
+        sent.merge(send()?);
     }
-    let sent = sent.into_inner().expect("not poisoned");
     println!(
         "{killed} killed, {} acknowledged, {} attempts failed, slowest answer {:?}",
         sent.ids.len(),

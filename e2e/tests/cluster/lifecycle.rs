@@ -1,10 +1,9 @@
 //! What happens to a pipeline in its life: rolled, deleted, made again, given Apps and keys, cut off from what it needs.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use penstock_e2e::Result;
-use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, meanwhile, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, within};
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 2}}\n";
 
@@ -13,13 +12,8 @@ fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
     let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "rolling", SPEC)?;
     let traffic = trial.traffic(APP)?;
-    let sent = Mutex::new(Acknowledged::default());
-    let send = |_| {
-        let more = traffic.send(200, 10, 4, Duration::from_millis(80), Duration::from_secs(60))?;
-        sent.lock().expect("not poisoned").merge(more);
-        Ok(())
-    };
-    meanwhile(1, send, || {
+    let send = || traffic.send(200, 10, 4, Duration::from_millis(80), Duration::from_secs(60));
+    let (sent, ()) = Acknowledged::meanwhile(send, || {
         std::thread::sleep(Duration::from_secs(2));
         let deployment = format!("deployment/{PIPELINE}-ingest");
         trial.kubectl(&["rollout", "restart", &deployment])?;
@@ -30,7 +24,6 @@ fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
         })?;
         Ok(())
     })?;
-    let sent = sent.into_inner().expect("not poisoned");
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, Duration::from_secs(60))
 }

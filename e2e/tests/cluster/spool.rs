@@ -1,12 +1,9 @@
 //! Pipelines with a spool: an outage of Kafka that nobody notices who sends, pods that are held while events wait on
 //! their volumes, and claims that go when nothing is left on them.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
-use penstock_e2e::trial::{
-    APP, Acknowledged, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, meanwhile, within,
-};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, SpareKafka, Traffic, Trial, Turn, Volumes, within};
 use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
@@ -226,14 +223,8 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
     trial.ready()?;
     let traffic = trial.traffic(APP)?;
     let there = |what: &str| -> Result<bool> { Ok(!field(&trial, what, ".metadata.name")?.is_empty()) };
-    let sent = Mutex::new(Acknowledged::default());
-    let send = |_| {
-        let pause = Duration::from_millis(250);
-        let more = traffic.send(80, 10, 4, pause, Duration::from_secs(60))?;
-        sent.lock().expect("not poisoned").merge(more);
-        Ok(())
-    };
-    meanwhile(1, send, || {
+    let send = || traffic.send(80, 10, 4, Duration::from_millis(250), Duration::from_secs(60));
+    let (sent, ()) = Acknowledged::meanwhile(send, || {
         std::thread::sleep(Duration::from_secs(2));
         trial.apply(&trial.pipeline(&spooled))?;
         let took = within(120, "the StatefulSet has taken over", || {
@@ -247,7 +238,6 @@ fn a_spool_is_added_and_removed_under_load() -> Result<()> {
         println!("a StatefulSet became a Deployment in {took:?}");
         Ok(())
     })?;
-    let sent = sent.into_inner().expect("not poisoned");
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     within(120, "no claim is left", || {
         Ok(names(&trial, "persistentvolumeclaims")?.is_empty() && names(&trial, "jobs")?.is_empty())

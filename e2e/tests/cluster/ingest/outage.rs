@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::Result;
-use penstock_e2e::trial::{SpareKafka, at_length, meanwhile};
+use penstock_e2e::trial::{SpareKafka, Turn, at_length, meanwhile};
 use uuid::Uuid;
 
 use super::setup::{Client, Ingest, Setup, batch, wait_for};
@@ -64,6 +64,24 @@ fn lasting() {
     }
 }
 
+/// A topic of three partitions there, and an App without limits.
+fn on<'a>(kit: &'a Turn, kafka: &SpareKafka<'_>) -> Setup<'a> {
+    let setup = Setup::on(kit, kafka.bootstrap());
+    setup.create_topics(3);
+    setup.write_apps("");
+    setup
+}
+
+/// Holds the promise against the topic; how many events are in it.
+fn each_is_stored_once(setup: &Setup<'_>, acknowledged: &BTreeMap<String, String>) -> usize {
+    let stored = setup.stored_ids();
+    let distinct: BTreeSet<_> = stored.iter().collect();
+    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
+    let missing = acknowledged.keys().filter(|id| !distinct.contains(id)).count();
+    assert_eq!(missing, 0, "acknowledged events are not stored");
+    stored.len()
+}
+
 /// Four senders, each to one of the clients.
 fn under_load(clients: &[Client], scenario: impl FnOnce(&Told)) -> Result<Told> {
     let told = Told::default();
@@ -82,9 +100,7 @@ fn under_load(clients: &[Client], scenario: impl FnOnce(&Told)) -> Result<Told> 
 fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
     let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
-    let setup = Setup::on(&kit, kafka.bootstrap());
-    setup.create_topics(3);
-    setup.write_apps("");
+    let setup = on(&kit, &kafka);
     let pods = [setup.start(), setup.start()];
     pods.iter().for_each(Ingest::wait_ready);
     let clients = [pods[0].client(), pods[1].client()];
@@ -110,11 +126,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
         acknowledged.len(),
         told.refused.into_inner()
     );
-    let stored = setup.stored_ids();
-    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
-    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
-    let missing = acknowledged.keys().filter(|id| !distinct.contains(*id)).count();
-    assert_eq!(missing, 0, "acknowledged events are not stored");
+    each_is_stored_once(&setup, &acknowledged);
     Ok(())
 }
 
@@ -122,9 +134,7 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
-    let setup = Setup::on(&kit, kafka.bootstrap());
-    setup.create_topics(3);
-    setup.write_apps("");
+    let setup = on(&kit, &kafka);
     let disk = tempfile::tempdir().unwrap();
     let mut pod = setup.start_with(&format!(
         "{IMPATIENT}spool: {{dir: {}, maxBytes: 500MB}}",
@@ -132,8 +142,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     ));
     pod.wait_ready();
     let mut found = 0.0;
-    let client = [pod.client()];
-    let told = under_load(&client, |told| {
+    let told = under_load(&[pod.client()], |told| {
         told.wait_for_more("", 1000);
         kafka.kill().unwrap();
         told.wait_for_more("spooled", 2000);
@@ -156,16 +165,11 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     })?;
     wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
     let acknowledged = told.acknowledged.into_inner().unwrap();
-    let stored = setup.stored_ids();
-    let distinct: BTreeSet<_> = stored.iter().cloned().collect();
+    let stored = each_is_stored_once(&setup, &acknowledged);
     println!(
-        "{} acknowledged, {} in the topic; {found} groups were found there",
-        acknowledged.len(),
-        stored.len()
+        "{} acknowledged, {stored} in the topic; {found} groups were found there",
+        acknowledged.len()
     );
-    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
-    let missing = acknowledged.keys().filter(|id| !distinct.contains(*id)).count();
-    assert_eq!(missing, 0, "acknowledged events are not stored");
     assert!(found > 0.0, "no group was in doubt: this has shown nothing");
     Ok(())
 }
@@ -174,9 +178,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
 fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
-    let setup = Setup::on(&kit, kafka.bootstrap());
-    setup.create_topics(3);
-    setup.write_apps("");
+    let setup = on(&kit, &kafka);
     let database = setup.topic.replace('-', "_");
     setup.kit.clickhouse(&format!("CREATE DATABASE {database}"))?;
     let table = EventTable {
@@ -203,8 +205,7 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
         setup.kit.clickhouse_url()
     ));
     pod.wait_ready();
-    let client = [pod.client()];
-    let told = under_load(&client, |told| {
+    let told = under_load(&[pod.client()], |told| {
         told.wait_for_more("", 1000);
         kafka.kill().unwrap();
         told.wait_for_more("direct", 1000);
