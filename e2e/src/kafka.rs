@@ -1,7 +1,8 @@
 //! Apache Kafka in KRaft mode: one broker or three, each a controller too.
 //!
-//! Brokers listen on and advertise the node's address. Timeouts are short, so that a killed broker is taken out and
-//! comes back within seconds; with the defaults a restart after kill -9 takes 12 s, with these about 4.
+//! Brokers listen on and advertise the node's address. Timeouts of spare ones, which are killed again and again, are
+//! short, so that a killed broker is taken out and comes back within seconds; with the defaults a restart after kill -9
+//! takes 12 s, with these about 4.
 
 use std::fmt::Write;
 use std::fs;
@@ -18,6 +19,10 @@ const STARTED: &str = "Kafka Server started";
 
 /// Clusters that `up` does not start: what stops one of them hurts nobody else.
 pub(crate) const SPARES: [&[u8]; 4] = [&[8], &[9], &[10], &[5, 6, 7]];
+
+fn is_spare(id: u8) -> bool {
+    SPARES.iter().any(|spare| spare.contains(&id))
+}
 
 /// The brokers of the cluster that a broker belongs to.
 fn cluster_of(instance: &Instance, id: u8) -> Result<Vec<u8>> {
@@ -40,7 +45,7 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
     };
     // Spare ones are started often and have little to do, so the second compiler is not worth its work there: JVMs took
     // two fifths of the CPU of the end-to-end tests.
-    let machine: &[&str] = if SPARES.iter().any(|spare| spare.contains(&id)) {
+    let machine: &[&str] = if is_spare(id) {
         &["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     } else {
         &["-XX:+UseG1GC"]
@@ -162,7 +167,12 @@ fn server_properties(id: u8, brokers: &[u8], data: &str) -> String {
     set("log.segment.bytes", "67108864");
     set("log.cleaner.dedupe.buffer.size", "8388608");
     set("log.cleaner.threads", "1");
-    set("broker.session.timeout.ms", "2000");
+    // One that everybody uses must not be taken out because its machine was busy for two seconds: its topics would have no
+    // leader, and no topic could be made.
+    set(
+        "broker.session.timeout.ms",
+        if is_spare(id) { "2000" } else { "6000" },
+    );
     set("broker.heartbeat.interval.ms", "500");
     text
 }
@@ -179,10 +189,20 @@ mod tests {
             "advertised.listeners=PLAINTEXT://10.240.0.1:9092",
             "offsets.topic.replication.factor=1",
             "transaction.state.log.min.isr=1",
+            "broker.session.timeout.ms=6000",
             "log.dirs=/d",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_spare_broker_that_is_killed_is_soon_back() {
+        let text = server_properties(8, &[8], "/d");
+        assert!(
+            text.lines().any(|line| line == "broker.session.timeout.ms=2000"),
+            "{text}"
+        );
     }
 
     #[test]
