@@ -178,7 +178,7 @@ fn send(ingest: &Ingest) -> (String, u16, String) {
 /// Kafka is away, and ingest knows it.
 fn away(table: &Table) -> Ingest {
     let ingest = Ingest::start_with(&format!("shards: 1\n{}", table.settings()), &apps(""));
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     ingest.wait_for("events to go to the table", || send(&ingest).2 == "direct");
     ingest
 }
@@ -214,9 +214,9 @@ fn while_kafka_is_away_events_go_into_the_table_and_never_into_both() {
         });
     };
     round("", 50);
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     round("direct", 50);
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     round("", 100);
     let acknowledged = acknowledged.into_inner().unwrap();
     let in_table = table.events();

@@ -79,7 +79,7 @@ fn left_behind() -> (Ingest, TempDir, usize) {
         disk.path().display()
     );
     let mut ingest = Ingest::start_with(&settings, &apps(""));
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     wait_for("20 spooled events", || {
         let reply = ingest.write("/v1/events", EVENT);
         assert_eq!(reply.status, 200, "{reply:?}");
@@ -107,7 +107,7 @@ fn it_waits_for_kafka_and_ends_well_when_nothing_is_left() {
     wait_for("the start", || drain.log().contains("draining a spool"));
     std::thread::sleep(Duration::from_secs(2));
     assert!(drain.runs(), "Kafka is away: {}", drain.log());
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     assert!(drain.ended(Duration::from_secs(30)).success(), "{}", drain.log());
     assert!(drain.log().contains("the spool is empty"));
     assert_eq!(segments(disk.path()), 0);
@@ -131,7 +131,7 @@ fn told_to_stop_before_the_end_it_fails_and_leaves_the_rest() {
         drain.log()
     );
 
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     let mut again = Drain::start(&ingest.kafka.bootstrap_servers(), TOPIC, disk.path());
     assert!(again.ended(Duration::from_secs(30)).success(), "{}", again.log());
     assert!(ingest.stored(spooled).len() >= spooled);
@@ -140,7 +140,7 @@ fn told_to_stop_before_the_end_it_fails_and_leaves_the_rest() {
 #[test]
 fn what_is_for_another_topic_is_left_alone() {
     let (ingest, disk, _) = left_behind();
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     let mut drain = Drain::start(&ingest.kafka.bootstrap_servers(), "other", disk.path());
     assert!(!drain.ended(Duration::from_secs(10)).success());
     assert!(drain.log().contains("holds records for topic"), "{}", drain.log());

@@ -138,7 +138,7 @@ fn an_envelope_is_within_the_quota_or_not_at_all() {
 #[test]
 fn without_kafka_an_envelope_is_refused_in_its_own_words() {
     let ingest = Ingest::start();
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     let body = envelope(SHOP, &[event()]);
     ingest.wait_for("the refusal", || {
         let reply = ingest.write(PATH, &body);

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+use super::broker::Broker;
 
 pub(crate) const TOPIC: &str = "growth.events";
 pub(crate) const LETTERS: &str = "growth.events.dlq";
@@ -49,7 +49,7 @@ pub(crate) fn apps(shop_quota: &str) -> String {
 
 /// A running ingest process and its broker.
 pub(crate) struct Ingest {
-    pub(crate) kafka: MockCluster<'static, DefaultProducerContext>,
+    pub(crate) kafka: Broker,
     pub(crate) directory: TempDir,
     child: Child,
     client: Client,
@@ -126,27 +126,18 @@ impl Ingest {
     }
 
     pub(crate) fn start_unready(settings: &str, apps: &str) -> Self {
-        let kafka = MockCluster::new(1).unwrap();
+        let kafka = Broker::new();
         kafka.create_topic(TOPIC, PARTITIONS, 1).unwrap();
         kafka.create_topic(LETTERS, 1, 1).unwrap();
         Self::start_on(kafka, settings, apps)
     }
 
-    pub(crate) fn start_on(
-        kafka: MockCluster<'static, DefaultProducerContext>,
-        settings: &str,
-        apps: &str,
-    ) -> Self {
+    pub(crate) fn start_on(kafka: Broker, settings: &str, apps: &str) -> Self {
         Self::start_as(binary(), kafka, settings, apps)
     }
 
     /// `command` gets the arguments of the role.
-    pub(crate) fn start_as(
-        command: Command,
-        kafka: MockCluster<'static, DefaultProducerContext>,
-        settings: &str,
-        apps: &str,
-    ) -> Self {
+    pub(crate) fn start_as(command: Command, kafka: Broker, settings: &str, apps: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (port, admin) = (free_port(), free_port());
         let apps_file = directory.path().join("apps.yaml");

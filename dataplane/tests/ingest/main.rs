@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod broker;
 mod client;
 mod connections;
 mod cors;

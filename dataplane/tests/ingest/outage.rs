@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
+use super::broker::Broker;
 use super::harness::{Ingest, LETTERS, TOPIC, apps};
 
 const IMPATIENT: &str = "limits: {requestTimeout: 4s, kafkaTimeout: 3s}";
@@ -43,7 +43,7 @@ fn what_was_acknowledged_survives_an_outage() {
         }
         let count = || acknowledged.lock().unwrap().len();
         ingest.wait_for("events to be accepted", || count() > 50);
-        ingest.kafka.broker_down(1).unwrap();
+        ingest.kafka.down();
         ingest.wait_for("refusals", || refused_quickly(ingest));
         let reply = ingest.write("/v1/events", r#"{"event_type":"refused"}"#);
         assert_eq!(
@@ -69,7 +69,7 @@ fn what_was_acknowledged_survives_an_outage() {
             kafka["ok"] == false && kafka["ageSeconds"].is_number() && kafka["detail"] != "",
             "{kafka}"
         );
-        ingest.kafka.broker_up(1).unwrap();
+        ingest.kafka.up();
         let before = count();
         ingest.wait_for("events to be accepted again", || count() > before + 50);
         stop.store(true, Relaxed);
@@ -96,24 +96,24 @@ fn what_was_acknowledged_survives_an_outage() {
 
 #[test]
 fn it_starts_without_kafka_and_says_so() {
-    let kafka = MockCluster::new(1).unwrap();
+    let kafka = Broker::new();
     kafka.create_topic(TOPIC, 3, 1).unwrap();
     kafka.create_topic(LETTERS, 1, 1).unwrap();
-    kafka.broker_down(1).unwrap();
+    kafka.down();
     let ingest = Ingest::start_on(kafka, IMPATIENT, &apps(""));
     ingest.wait_for("an answer", || ingest.readyz().status == 503);
     assert_eq!(ingest.request("GET", "/health", &[], b"").status, 200);
     assert!(refused_quickly(&ingest));
     let reply = ingest.post("/v1/events", &[], "{}");
     assert_eq!(reply.status, 401, "who has no key learns it first");
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.wait_for("readiness", || ingest.readyz().status == 200);
     assert_eq!(ingest.write("/v1/events", r#"{"event_type":"a"}"#).status, 200);
 }
 
 #[test]
 fn a_producer_that_can_do_nothing_more_is_replaced() {
-    let kafka = MockCluster::new(1).unwrap();
+    let kafka = Broker::new();
     kafka.create_topic(TOPIC, 3, 1).unwrap();
     kafka.create_topic(LETTERS, 1, 1).unwrap();
     // To the idempotent producer this is fatal, for good.

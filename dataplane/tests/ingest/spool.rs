@@ -8,12 +8,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::broker::Broker;
 use super::harness::{Client, Ingest, LETTERS, Reply, TOPIC, apps, binary};
 
 const IMPATIENT: &str = "limits: {requestTimeout: 4s, kafkaTimeout: 1s}";
@@ -27,8 +26,8 @@ fn settings(disk: &Path, more: &str) -> String {
     )
 }
 
-fn cluster() -> MockCluster<'static, DefaultProducerContext> {
-    let kafka = MockCluster::new(1).unwrap();
+fn cluster() -> Broker {
+    let kafka = Broker::new();
     kafka.create_topic(TOPIC, 3, 1).unwrap();
     kafka.create_topic(LETTERS, 1, 1).unwrap();
     kafka
@@ -134,7 +133,7 @@ fn while_kafka_is_away_events_are_spooled_and_stored_once_when_it_is_back() {
     let (ingest, _disk) = start("");
     let told = under_load(*ingest, |told| {
         ingest.wait_for("events to be stored", || told.count("") > 50);
-        ingest.kafka.broker_down(1).unwrap();
+        ingest.kafka.down();
         ingest.wait_for("events to be spooled", || told.count("spooled") > 200);
         let readyz = ingest.readyz();
         assert_eq!(
@@ -145,7 +144,7 @@ fn while_kafka_is_away_events_are_spooled_and_stored_once_when_it_is_back() {
         ingest.wait_for("the oldest group to have an age", || {
             ingest.metric("penstock_ingest_spool_oldest_seconds") >= 1.0
         });
-        ingest.kafka.broker_up(1).unwrap();
+        ingest.kafka.up();
         ingest.wait_for("the spool to be drained", || ingest.metric(GROUPS) == 0.0);
         let before = told.count("");
         ingest.wait_for("events to be stored again", || told.count("") > before + 50);
@@ -168,12 +167,12 @@ fn killed_again_and_again_while_spooling_it_loses_and_repeats_nothing() {
     let client = *ingest;
     let told = under_load(client, |told| {
         ingest.wait_for("events to be stored", || told.count("") > 50);
-        ingest.kafka.broker_down(1).unwrap();
+        ingest.kafka.down();
         for round in 1..4 {
             let before = told.count("spooled");
             ingest.wait_for("events to be spooled", || told.count("spooled") > before + 50);
             if round == 3 {
-                ingest.kafka.broker_up(1).unwrap();
+                ingest.kafka.up();
                 ingest.wait_for("the drain to begin", || drained(&ingest, "stored") > 0.0);
             }
             ingest.kill();
@@ -208,7 +207,7 @@ fn a_late_acknowledgement_deletes_what_was_spooled() {
     let (ingest, _disk) = start("shards: 1");
     assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
     // Gone, but for a moment nobody knows: the producer gets the group.
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     let before = Instant::now();
     let reply = ingest.write("/v1/events", EVENT);
     assert_eq!((reply.status, durability(&reply)), (200, "spooled"));
@@ -217,7 +216,7 @@ fn a_late_acknowledgement_deletes_what_was_spooled() {
         waited > Duration::from_millis(900),
         "it never was the producer's: {waited:?}"
     );
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.wait_for("the acknowledgement", || ingest.metric(GROUPS) == 0.0);
     assert_eq!(ingest.stored(2).len(), 2);
     assert_eq!(
@@ -259,13 +258,13 @@ fn dead_letters_are_spooled_as_events_are() {
         r#"{"batch":[{"type":"track","event":"a","messageId":"m-1"},{"type":"nonsense","messageId":"m-2"}]}"#;
     let send = |ingest: &Ingest| ingest.write("/segment/v1/batch", batch);
     assert_eq!(send(&ingest).status, 200);
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     ingest.wait_for("spooling", || durability(&send(&ingest)) == "spooled");
     let sent = ingest.metric(GROUPS);
     assert!(sent >= 2.0);
     ingest.kill();
     ingest.start_again();
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.wait_for("the drain", || {
         ingest.readyz().status == 200 && ingest.metric(GROUPS) == 0.0
     });
@@ -329,7 +328,7 @@ fn with_durability_memory_the_answer_says_so_and_a_stop_loses_nothing() {
 #[test]
 fn a_stopping_process_drains_its_spool() {
     let (mut ingest, disk) = start("");
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     let mut sent = 0;
     ingest.wait_for("spooling", || {
         durability(&ingest.write("/v1/events", EVENT)) == "spooled"
@@ -338,7 +337,7 @@ fn a_stopping_process_drains_its_spool() {
         assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
         sent += 1;
     }
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.wait_for("Kafka to be found", || ingest.readyz().body["status"] == "ready");
     ingest.signal("TERM");
     assert!(ingest.ended(Duration::from_secs(30)).success());
@@ -359,7 +358,7 @@ fn segments(disk: &Path) -> Vec<std::path::PathBuf> {
 fn a_torn_tail_is_cut_and_told_and_the_rest_is_drained() {
     let (mut ingest, disk) = start("");
     let told = under_load(*ingest, |told| {
-        ingest.kafka.broker_down(1).unwrap();
+        ingest.kafka.down();
         ingest.wait_for("events to be spooled", || told.count("spooled") > 100);
     });
     ingest.kill();
@@ -368,7 +367,7 @@ fn a_torn_tail_is_cut_and_told_and_the_rest_is_drained() {
     // The first half of a frame that looks like the others.
     bytes.extend_from_within(16..60);
     std::fs::write(&last, bytes).unwrap();
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.start_again();
     ingest.wait_for("the drain", || {
         ingest.readyz().status == 200 && ingest.metric(GROUPS) == 0.0
@@ -392,7 +391,7 @@ fn two_processes_never_share_a_spool() {
 
 /// Fills what keeps events; the events that were acknowledged.
 fn fill(ingest: &Ingest) -> usize {
-    ingest.kafka.broker_down(1).unwrap();
+    ingest.kafka.down();
     let large = format!(
         r#"{{"event_type":"a","event_data":{{"x":"{}"}}}}"#,
         "y".repeat(200_000)
@@ -415,7 +414,7 @@ fn fill(ingest: &Ingest) -> usize {
 }
 
 fn empties_and_works_again(ingest: &Ingest, acknowledged: usize) {
-    ingest.kafka.broker_up(1).unwrap();
+    ingest.kafka.up();
     ingest.wait_for("the drain", || ingest.metric(GROUPS) == 0.0);
     ingest.wait_for("readiness", || ingest.readyz().status == 200);
     assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
