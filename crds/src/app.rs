@@ -1,7 +1,7 @@
 //! `App`: a product whose SDKs send events.
 
 use kube::{CustomResource, KubeSchema};
-use penstock_dataplane_config::ByteSize;
+use penstock_dataplane_config::{ByteSize, Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,11 @@ pub struct AppSpec {
     /// Limits. What is absent is unlimited.
     #[serde(default)]
     pub quota: AppQuota,
+    /// How long events are kept, from when they happened: `400d`. Older ones are not stored but go to the dead-letter topic.
+    /// A change is for events that come after it. Absent: for good, and nothing older than 730 days is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 5), regex(pattern = schema::DAYS))]
+    pub retention: Option<Duration>,
     /// True: every request with a key of this App is refused with 403.
     #[serde(default)]
     pub suspended: bool,

@@ -8,6 +8,8 @@ pub(crate) const SIZE: &str = r"^[1-9][0-9]{0,8}(B|kB|MB|GB|KiB|MiB|GiB)$";
 pub(crate) const SHORT_DURATION: &str = r"^[1-9][0-9]{0,5}(ms|s|m)$";
 /// A retention: `12h`, `7d`.
 pub(crate) const RETENTION: &str = r"^[1-9][0-9]{0,4}(m|h|d)$";
+/// Whole days: `400d`.
+pub(crate) const DAYS: &str = r"^[1-9][0-9]{0,3}d$";
 /// A DNS label.
 pub(crate) const LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// A DNS subdomain: the name of a Secret.

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::units::Duration;
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -35,6 +37,9 @@ pub struct AppEntry {
     /// Origins of web pages that may send, as browsers write them: `https://shop.example`. None means any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<String>,
+    /// How long events are kept, in whole days: `400d`. Absent: for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Duration>,
     #[serde(default, skip_serializing_if = "Quota::is_unlimited")]
     pub quota: Quota,
     #[serde(default)]

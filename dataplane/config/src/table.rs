@@ -46,6 +46,8 @@ pub struct Column {
     pub kind: ColumnKind,
     /// Arguments of `CODEC(…)`; absent means the server's default.
     pub codec: Option<&'static str>,
+    /// What a row has that says nothing, where that is not the type's zero.
+    pub default: Option<&'static str>,
     /// The expression of a column that ClickHouse computes; such a column is never inserted.
     pub materialized: Option<&'static str>,
 }
@@ -55,6 +57,7 @@ const fn stored(name: &'static str, kind: ColumnKind) -> Column {
         name,
         kind,
         codec: None,
+        default: None,
         materialized: None,
     }
 }
@@ -64,6 +67,7 @@ const fn packed(name: &'static str, kind: ColumnKind, codec: &'static str) -> Co
         name,
         kind,
         codec: Some(codec),
+        default: None,
         materialized: None,
     }
 }
@@ -73,9 +77,14 @@ const fn computed(name: &'static str, kind: ColumnKind, expression: &'static str
         name,
         kind,
         codec: None,
+        default: None,
         materialized: Some(expression),
     }
 }
+
+/// `expires_on` of a row that is kept for good: 2106-01-01, in days since 1970. Later days are none of ClickHouse's
+/// `DateTime`.
+pub const NEVER_EXPIRES: u16 = 49_673;
 
 /// Every column of the event table. First those that the consumer inserts, in its order, then the computed ones.
 ///
@@ -105,6 +114,11 @@ pub const EVENT_COLUMNS: &[Column] = &[
     packed("src_partition", ColumnKind::Int32, "T64, LZ4"),
     packed("src_offset", ColumnKind::Int64, "T64, LZ4"),
     packed("src_row", ColumnKind::UInt32, "T64, LZ4"),
+    // Rows that were stored before there was such a column are kept.
+    Column {
+        default: Some("'2106-01-01'"),
+        ..packed("expires_on", ColumnKind::Date, "T64, LZ4")
+    },
     computed("event_date", ColumnKind::Date, "toDate(event_timestamp)"),
     computed("user_hash", ColumnKind::UInt64, "cityHash64(user_id)"),
 ];
@@ -136,6 +150,8 @@ pub struct EventTable<'a> {
 impl EventTable<'_> {
     /// Of rows with the same sort key, the one with the greatest version stays.
     pub const VERSION: &'static str = "received_at";
+    /// Rows go when their day has come.
+    pub const TTL: &'static str = "expires_on";
     pub const PARTITION_BY: &'static str = "toYYYYMM(received_at)";
     pub const ORDER_BY: &'static str =
         "app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id";
@@ -161,6 +177,7 @@ impl EventTable<'_> {
         let _ = writeln!(sql, "ENGINE = ReplacingMergeTree({})", Self::VERSION);
         let _ = writeln!(sql, "PARTITION BY {}", Self::PARTITION_BY);
         let _ = writeln!(sql, "ORDER BY ({})", Self::ORDER_BY);
+        let _ = writeln!(sql, "TTL {}", Self::TTL);
         let _ = writeln!(
             sql,
             "SETTINGS non_replicated_deduplication_window = {}",
@@ -174,6 +191,9 @@ impl EventTable<'_> {
 /// One column as `CREATE TABLE` and `ALTER TABLE … ADD COLUMN` take it.
 pub fn column_definition(column: &Column) -> String {
     let mut sql = format!("{} {}", quote_identifier(column.name), column.kind.sql());
+    if let Some(value) = column.default {
+        let _ = write!(sql, " DEFAULT {value}");
+    }
     if let Some(expression) = column.materialized {
         let _ = write!(sql, " MATERIALIZED {expression}");
     }

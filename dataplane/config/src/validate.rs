@@ -325,6 +325,14 @@ impl Validate for AppsFile {
                 &format!("{at}.id"),
                 "is the id of an App before it",
             );
+            if let Some(retention) = app.retention {
+                let days = retention.get().as_secs() / 86_400;
+                rules.require(
+                    Duration::from_secs(days * 86_400) == retention && (1..=9999).contains(&days),
+                    &format!("{at}.retention"),
+                    "must be whole days, 1d to 9999d",
+                );
+            }
             for (position, key) in app.keys.iter().enumerate() {
                 let field = format!("{at}.keys[{position}].digest");
                 let hex = key.digest.len() == 64

@@ -34,6 +34,8 @@ pub struct Line<'a> {
     pub user_agent: Text<'a>,
     pub library: Text<'a>,
     pub source: Text<'a>,
+    /// How long the event is kept; absent: for good.
+    pub retention_days: Option<u16>,
     pub event_type: Text<'a>,
     pub user_id: Text<'a>,
     pub device_id: Text<'a>,
@@ -80,6 +82,7 @@ struct Found<'a> {
     received_at: Option<i64>,
     timestamp: Option<i64>,
     client_timestamp: Option<i64>,
+    retention_days: Option<u16>,
     texts: [Text<'a>; 11],
     objects: [&'a [u8]; 3],
 }
@@ -92,6 +95,7 @@ impl Default for Found<'_> {
             received_at: None,
             timestamp: None,
             client_timestamp: None,
+            retention_days: None,
             texts: [Text::default(); 11],
             objects: [b"{}"; 3],
         }
@@ -122,6 +126,7 @@ enum Member {
     ReceivedAt,
     Timestamp,
     ClientTimestamp,
+    RetentionDays,
     Text(usize),
     Object(usize),
     Other,
@@ -145,6 +150,7 @@ fn member(key: &[u8]) -> Member {
         b"received_at" => Member::ReceivedAt,
         b"timestamp" => Member::Timestamp,
         b"client_timestamp" => Member::ClientTimestamp,
+        b"retention_days" => Member::RetentionDays,
         b"ip" => Member::Text(IP),
         b"user_agent" => Member::Text(USER_AGENT),
         b"library" => Member::Text(LIBRARY),
@@ -297,6 +303,7 @@ impl<'a> Cursor<'a> {
             Member::ReceivedAt => found.received_at = Some(self.number()?),
             Member::Timestamp => found.timestamp = Some(self.number()?),
             Member::ClientTimestamp => found.client_timestamp = Some(self.number()?),
+            Member::RetentionDays => found.retention_days = Some(self.days()?),
             Member::Version => return self.wrong("a second version"),
             Member::Other => self.skip()?,
         }
@@ -338,6 +345,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    fn days(&mut self) -> Result<u16, LineError> {
+        match u16::try_from(self.number()?) {
+            Ok(days) if days > 0 => Ok(days),
+            _ => self.wrong("no number of days before here"),
+        }
+    }
+
     fn skip(&mut self) -> Result<(), LineError> {
         match self.bytes.get(self.at) {
             Some(b'"') => self.string().map(drop),
@@ -370,6 +384,7 @@ impl<'a> Found<'a> {
             user_agent: self.texts[USER_AGENT],
             library: self.texts[LIBRARY],
             source: self.texts[SOURCE],
+            retention_days: self.retention_days,
             event_type: self.texts[EVENT_TYPE],
             user_id: self.texts[USER_ID],
             device_id: self.texts[DEVICE_ID],

@@ -9,7 +9,7 @@
 //!
 //! Invariant: every column holds exactly [`Block::rows`] values.
 
-use penstock_dataplane_config::table::{ColumnKind, inserted_columns};
+use penstock_dataplane_config::table::{ColumnKind, NEVER_EXPIRES, inserted_columns};
 
 use super::column::{Column, Place, push_varint};
 use super::line::{Line, Text};
@@ -39,7 +39,8 @@ const SOURCE: usize = 18;
 const SRC_PARTITION: usize = 19;
 const SRC_OFFSET: usize = 20;
 const SRC_ROW: usize = 21;
-const COLUMNS: usize = 22;
+const EXPIRES_ON: usize = 22;
+const COLUMNS: usize = 23;
 
 /// A row's identity in the table: where it came from, and which event it is. The same position of a topic made
 /// anew is another event.
@@ -115,6 +116,7 @@ impl Block {
         self.fixed(SRC_PARTITION, partition.to_le_bytes());
         self.fixed(SRC_OFFSET, position.offset.to_le_bytes());
         self.fixed(SRC_ROW, position.row.to_le_bytes());
+        self.fixed(EXPIRES_ON, expires_on(line).to_le_bytes());
         self.rows += 1;
         self.see_received(line.received_at);
     }
@@ -246,6 +248,16 @@ pub(super) enum Piece {
     Values(usize, usize),
 }
 
+/// The day, counted from 1970, whose beginning ends a row's life: it has then been kept for its retention, and not a day
+/// longer.
+fn expires_on(line: &Line<'_>) -> u16 {
+    let Some(days) = line.retention_days else {
+        return NEVER_EXPIRES;
+    };
+    let day = line.timestamp.div_euclid(86_400_000) + 1 + i64::from(days);
+    u16::try_from(day.max(0)).map_or(NEVER_EXPIRES, |day| day.min(NEVER_EXPIRES))
+}
+
 fn wire_type(kind: ColumnKind) -> &'static str {
     match kind {
         ColumnKind::Symbol => ColumnKind::Text.sql(),
@@ -335,6 +347,7 @@ mod tests {
             (SRC_PARTITION, "src_partition"),
             (SRC_OFFSET, "src_offset"),
             (SRC_ROW, "src_row"),
+            (EXPIRES_ON, "expires_on"),
         ] {
             assert_eq!(names[place], name);
         }
@@ -365,6 +378,23 @@ mod tests {
                 event_id: 0x0193_f1c2_7b3e_7c31_a3c9_4b1f_0a1d_2e3f
             }
         );
+    }
+
+    #[test]
+    fn a_row_is_kept_for_its_retention() {
+        let expires = |timestamp: i64, retention: &str| {
+            let text = line("u", 5).replace(
+                "\"timestamp\":2,",
+                &format!("\"timestamp\":{timestamp},{retention}"),
+            );
+            expires_on(&parse(text.as_bytes()).unwrap())
+        };
+        let day = 86_400_000;
+        assert_eq!(expires(20_000 * day, ""), NEVER_EXPIRES);
+        assert_eq!(expires(20_000 * day, "\"retention_days\":1,"), 20_002);
+        assert_eq!(expires(20_001 * day - 1, "\"retention_days\":400,"), 20_401);
+        assert_eq!(expires(-9 * day, "\"retention_days\":3,"), 0);
+        assert_eq!(expires(20_000 * day, "\"retention_days\":65535,"), NEVER_EXPIRES);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use penstock_dataplane_config::{AppsFile, KeyScope, Quota as Limits};
+use penstock_dataplane_config::{AppsFile, Duration, KeyScope, Quota as Limits};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::line::head_of;
 use super::metrics::{AppMetrics, IngestMetrics};
 use super::native::Owner;
 use super::quota::Quota;
+use super::retention::Retention;
 use super::time;
 
 /// One App.
@@ -24,6 +25,7 @@ pub(crate) struct App {
     aliases: Vec<String>,
     suspended: bool,
     pub(crate) origins: Origins,
+    pub(crate) retention: Retention,
     /// How its lines begin.
     pub(crate) head: Vec<u8>,
     /// As in apps.yaml.
@@ -94,6 +96,7 @@ impl Apps {
                 aliases: entry.aliases.clone(),
                 suspended: entry.suspended,
                 origins: Origins::of_app(&entry.origins),
+                retention: retention(entry.retention),
                 head: head_of(&entry.id),
                 limits: entry.quota.clone(),
                 quota,
@@ -164,6 +167,12 @@ impl Apps {
     }
 }
 
+/// Whole days; validated to be at least one.
+fn retention(span: Option<Duration>) -> Retention {
+    span.and_then(|span| u32::try_from(span.get().as_secs() / 86_400).ok())
+        .map_or_else(Retention::default, Retention::days)
+}
+
 fn digest_of(hex: &str) -> Option<[u8; 32]> {
     let mut digest = [0u8; 32];
     if hex.len() != 64 || !hex.is_ascii() {
@@ -199,6 +208,7 @@ mod tests {
             aliases: vec!["old-shop".into()],
             suspended,
             origins: vec![],
+            retention: None,
             quota: Limits::default(),
             keys,
         };

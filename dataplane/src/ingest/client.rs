@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use super::flaw::{Flaw, Found};
 use super::json::Raw;
 use super::line::{self, TEXT_LIMIT};
+use super::retention::Retention;
 use super::text::push_json_string;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -117,7 +118,8 @@ impl<'a> Spoken<'a> {
     }
 }
 
-/// The members that all events of a request share behind their times, from the client's address to the protocol.
+/// The members that all events of a request share behind their times, from the client's address to the
+/// retention.
 /// Made once per request.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -127,12 +129,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(sender: &Sender<'_>, source: &str) -> Self {
+    pub(crate) fn new(sender: &Sender<'_>, source: &str, retention: Retention) -> Self {
         let mut bytes = Vec::with_capacity(96 + sender.ip.len() + sender.user_agent.len());
         push_members(&mut bytes, sender.ip, sender.user_agent);
         let library = bytes.len();
         bytes.extend_from_slice(b"\"\"");
-        push_source(&mut bytes, source);
+        push_end(&mut bytes, source, retention);
         Self { bytes, library }
     }
 
@@ -147,11 +149,12 @@ impl Shared {
     }
 }
 
-/// The member that names the protocol.
-pub(crate) fn push_source(out: &mut Vec<u8>, source: &str) {
+/// The server's last members: the protocol, and how long the event is kept.
+pub(crate) fn push_end(out: &mut Vec<u8>, source: &str, retention: Retention) {
     out.extend_from_slice(b",\"source\":\"");
     out.extend_from_slice(source.as_bytes());
     out.push(b'"');
+    retention.push(out);
 }
 
 fn push_members(out: &mut Vec<u8>, ip: &str, user_agent: &str) {

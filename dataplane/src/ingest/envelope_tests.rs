@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use super::super::client::{Sender, Shared};
 use super::super::json::Fault;
 use super::super::line::head_of;
+use super::super::retention::Retention;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
@@ -25,6 +26,7 @@ fn read(body: &str) -> (Result<(), Refused>, Lines) {
             user_agent: "",
         },
         "envelope",
+        Retention::default(),
     );
     let stamp = Stamp {
         app: Uuid::from_u128(7),
@@ -33,6 +35,7 @@ fn read(body: &str) -> (Result<(), Refused>, Lines) {
         shared: &shared,
         on_behalf: None,
         source: "envelope",
+        retention: Retention::default(),
         idempotency_key: None,
         event_limit: 2000,
         batch_limit: 5,

@@ -10,6 +10,7 @@ use super::envelope::Envelope;
 use super::json::Scanner;
 use super::line::{Lines, Stamp, head_of};
 use super::native::{Native, Owner, Refused};
+use super::retention::Retention;
 use super::segment::{self, Call, Segment};
 use crate::consume::line as stored;
 
@@ -160,7 +161,7 @@ fn requests(
         ip: "203.0.113.7",
         user_agent: "fuzz/1",
     };
-    let (head, shared) = (head_of(&APP), Shared::new(&sender, source));
+    let (head, shared) = (head_of(&APP), Shared::new(&sender, source, Retention::default()));
     let stamp = Stamp {
         app: APP,
         head: &head,
@@ -169,6 +170,7 @@ fn requests(
         // Of a key that may say who its clients are, so that what it says is read.
         on_behalf: Some(sender),
         source,
+        retention: Retention::default(),
         idempotency_key: None,
         event_limit: 100_000,
         batch_limit: 1000,

@@ -306,7 +306,7 @@ impl Handler {
             ip: &ip,
             user_agent: client::user_agent(headers),
         };
-        let shared = Shared::new(&sender, route.source());
+        let shared = Shared::new(&sender, route.source(), app.retention);
         let stamp = Stamp {
             app: app.id,
             head: &app.head,
@@ -314,6 +314,7 @@ impl Handler {
             shared: &shared,
             on_behalf: writer.trusted.then_some(sender),
             source: route.source(),
+            retention: app.retention,
             idempotency_key: request_head::idempotency_key(headers),
             event_limit: usize::try_from(self.parts.limits.event.get()).unwrap_or(usize::MAX),
             batch_limit: self.parts.limits.batch as usize,

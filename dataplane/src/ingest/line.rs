@@ -5,10 +5,11 @@
 
 use uuid::Uuid;
 
-use super::client::{Sender, Shared, Spoken, push_source};
+use super::client::{Sender, Shared, Spoken, push_end};
 use super::flaw::{Flaw, Found, Rejection};
 use super::identity::{self, Identity};
 use super::json::{Kind, Raw};
+use super::retention::Retention;
 use super::shape::Shape;
 use super::text::{push_json_string, push_number};
 use super::time::{self, Judged, Stable};
@@ -27,6 +28,7 @@ pub(crate) struct Stamp<'r> {
     /// Who sends, where the key may speak for others: events may then say who their client is.
     pub(crate) on_behalf: Option<Sender<'r>>,
     pub(crate) source: &'static str,
+    pub(crate) retention: Retention,
     pub(crate) idempotency_key: Option<&'r str>,
     /// Bytes of one event.
     pub(crate) event_limit: usize,
@@ -218,7 +220,7 @@ pub(crate) struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// The members from the client's address to the protocol.
+    /// The members from the client's address to the retention.
     #[inline]
     fn push_shared(&self, stamp: &Stamp<'_>, out: &mut Vec<u8>) {
         let sender = stamp.on_behalf.as_ref().filter(|_| !self.client.is_empty());
@@ -228,7 +230,7 @@ impl Given<'_> {
             (Some(sender), _) => self.client.push(out, sender),
         }
         push_json_string(out, self.library);
-        push_source(out, stamp.source);
+        push_end(out, stamp.source, stamp.retention);
     }
 }
 
@@ -357,12 +359,16 @@ fn place(
         (true, None) => Stable::Day,
         (false, _) => Stable::None,
     };
-    match time::judge(stamp.received_at, client_time, stable) {
+    match time::judge(stamp.received_at, client_time, stable, stamp.retention) {
         Judged::Stored(times) => Ok((identity, times)),
-        Judged::TooOld => Err(Found::new(
-            Flaw::TooOld,
-            "timestamp",
-            "older than 2 years; kept in the dead-letter topic",
-        )),
+        Judged::TooOld => Err(Found {
+            flaw: Flaw::TooOld,
+            field: "timestamp".into(),
+            detail: format!(
+                "older than {} days; kept in the dead-letter topic",
+                stamp.retention.oldest_days()
+            )
+            .into(),
+        }),
     }
 }

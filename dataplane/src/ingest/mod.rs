@@ -45,6 +45,7 @@ pub mod pure;
 mod quota;
 mod reload;
 mod request_log;
+mod retention;
 mod route;
 mod segment;
 mod shape;

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::super::client::{Sender, Shared};
 use super::super::line::head_of;
+use super::super::retention::Retention;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
@@ -15,6 +16,7 @@ fn stamp<'r>(head: &'r [u8], shared: &'r Shared) -> Stamp<'r> {
         shared,
         on_behalf: None,
         source: "native",
+        retention: Retention::default(),
         idempotency_key: None,
         event_limit: 2000,
         batch_limit: 5,
@@ -37,6 +39,7 @@ fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
             user_agent: "curl/8 \"x\"",
         },
         "native",
+        Retention::default(),
     );
     let stamp = stamp(&head, &shared);
     let mut lines = Lines::default();
@@ -112,7 +115,7 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
         ip: "198.51.100.1",
         user_agent: "backend/1",
     };
-    let shared = Shared::new(&own, "native");
+    let shared = Shared::new(&own, "native", Retention::default());
     let stamp = Stamp {
         on_behalf: Some(own),
         ..stamp(&head, &shared)

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::client::{Sender, Shared};
 use super::line::{Lines, Stamp, head_of};
 use super::native::{Native, Owner};
+use super::retention::Retention;
 
 /// 2025-11-21, for the same body has to give the same lines whenever it is read.
 const RECEIVED_AT: i64 = 1_763_740_060_000;
@@ -42,6 +43,7 @@ impl Reader {
                     user_agent: "bench",
                 },
                 SOURCE,
+                Retention::default(),
             ),
             lines: Lines::default(),
         }
@@ -58,6 +60,7 @@ impl Reader {
             shared: &self.shared,
             on_behalf: None,
             source: SOURCE,
+            retention: Retention::default(),
             idempotency_key: None,
             event_limit: EVENT_LIMIT,
             batch_limit: BATCH_LIMIT,

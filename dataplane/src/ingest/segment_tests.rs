@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::super::client::{Sender, Shared};
 use super::super::line::head_of;
+use super::super::retention::Retention;
 use super::*;
 
 const NOW: i64 = 1_763_730_000_123;
@@ -15,6 +16,7 @@ fn stamp<'r>(head: &'r [u8], shared: &'r Shared) -> Stamp<'r> {
         shared,
         on_behalf: None,
         source: "segment",
+        retention: Retention::default(),
         idempotency_key: None,
         event_limit: 2000,
         batch_limit: 5,
@@ -29,6 +31,7 @@ fn read(body: &str, call: Option<Call>) -> (Result<(), Refused>, Lines) {
             user_agent: "",
         },
         "segment",
+        Retention::default(),
     );
     let stamp = stamp(&head, &shared);
     let mut lines = Lines::default();
@@ -231,7 +234,7 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
         ip: "198.51.100.1",
         user_agent: "backend/1",
     };
-    let shared = Shared::new(&own, "segment");
+    let shared = Shared::new(&own, "segment", Retention::default());
     for (on_behalf, context, expected) in [
         (
             Some(own),
@@ -284,6 +287,7 @@ fn a_line_that_no_record_could_hold_becomes_a_dead_letter() {
                 user_agent: "",
             },
             "segment",
+            Retention::default(),
         ),
     );
     let stamp = Stamp {

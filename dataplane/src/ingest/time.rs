@@ -1,9 +1,9 @@
 //! When an event happened: reading the client's time, and the rules that make it a stored one.
 
+use super::retention::Retention;
+
 /// More than this ahead of us is not believed.
 const TOO_FAR_AHEAD_MS: i64 = 5 * 60 * 1000;
-/// Two years: an App's retention while it sets none.
-const TOO_OLD_MS: i64 = 730 * DAY_MS;
 const DAY_MS: i64 = 86_400_000;
 /// The last moment that the table's DateTime64 can hold: the end of the year 2299.
 const LAST_MS: i64 = 10_413_791_999_999;
@@ -33,7 +33,7 @@ pub(crate) enum Judged {
 }
 
 /// Applies the rules. `client` is the client's own time, `stable` what stands for it on every retry without one.
-pub(crate) fn judge(received_at: i64, client: Option<i64>, stable: Stable) -> Judged {
+pub(crate) fn judge(received_at: i64, client: Option<i64>, stable: Stable, retention: Retention) -> Judged {
     let Some(client) = client else {
         let client_timestamp = match stable {
             Stable::At(at) => at.clamp(0, LAST_MS),
@@ -46,7 +46,7 @@ pub(crate) fn judge(received_at: i64, client: Option<i64>, stable: Stable) -> Ju
             ahead: false,
         });
     };
-    if client < received_at - TOO_OLD_MS {
+    if retention.is_over(client, received_at) {
         return Judged::TooOld;
     }
     let ahead = is_ahead(received_at, client);
@@ -244,6 +244,7 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_763_730_000_123;
+    const OLDEST_MS: i64 = 730 * DAY_MS;
 
     #[test]
     fn numbers_are_seconds_or_milliseconds() {
@@ -317,14 +318,18 @@ mod tests {
             ),
             (Some(i64::MAX), Stable::None, stored(NOW, LAST_MS, true)),
             (
-                Some(NOW - TOO_OLD_MS),
+                Some(NOW - OLDEST_MS),
                 Stable::None,
-                stored(NOW - TOO_OLD_MS, NOW - TOO_OLD_MS, false),
+                stored(NOW - OLDEST_MS, NOW - OLDEST_MS, false),
             ),
-            (Some(NOW - TOO_OLD_MS - 1), Stable::None, Judged::TooOld),
+            (Some(NOW - OLDEST_MS - 1), Stable::None, Judged::TooOld),
             (Some(0), Stable::None, Judged::TooOld),
         ] {
-            assert_eq!(judge(NOW, client, stable), expected, "{client:?} {stable:?}");
+            assert_eq!(
+                judge(NOW, client, stable, Retention::default()),
+                expected,
+                "{client:?} {stable:?}"
+            );
         }
     }
 

@@ -252,7 +252,7 @@ fn what_is_too_old_is_kept_beside() {
     ] {
         assert_eq!(headers[name], value);
     }
-    assert!(headers["penstock-detail"].contains("2 years") && !headers.contains_key("penstock-origin"));
+    assert!(headers["penstock-detail"].contains("730 days") && !headers.contains_key("penstock-origin"));
 }
 
 #[test]

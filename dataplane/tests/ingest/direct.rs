@@ -130,9 +130,9 @@ fn respond(mut stream: &TcpStream, status: &str, body: &[u8]) {
 /// The first column of a Native block.
 fn event_ids(block: &[u8]) -> Vec<uuid::Uuid> {
     let (rows, rest) = match block {
-        [22, rows, rest @ ..] if *rows < 128 => (usize::from(*rows), rest),
-        [22, low, high, rest @ ..] => (usize::from(low & 127) + (usize::from(*high) << 7), rest),
-        _ => panic!("no block of 22 columns"),
+        [23, rows, rest @ ..] if *rows < 128 => (usize::from(*rows), rest),
+        [23, low, high, rest @ ..] => (usize::from(low & 127) + (usize::from(*high) << 7), rest),
+        _ => panic!("no block of 23 columns"),
     };
     let values = rest.strip_prefix(b"\x08event_id\x04UUID").unwrap();
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());

@@ -104,6 +104,7 @@ pub(crate) fn list(mut bound: Vec<Bound>, unreadable: Unreadable, replicas: u32)
             aliases: app.spec.aliases.clone(),
             suspended: app.spec.suspended,
             origins: app.spec.origins.clone(),
+            retention: app.spec.retention,
             quota: quota(&app.spec.quota),
             keys: entries,
         });

@@ -71,6 +71,7 @@ pub(in crate::provision) fn changes(
     layout_fits(spec, &name, table)?;
     let mut steps = columns(&name, table)?;
     steps.extend(window(spec, &name, table, ours)?);
+    steps.extend(ttl(&name, table, ours));
     Ok(steps)
 }
 
@@ -205,6 +206,19 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
     )))
 }
 
+/// Rows go when their day has come, unless somebody has decided otherwise: a table that is adopted keeps its own rules,
+/// and so does one whose TTL a person has changed.
+fn ttl(name: &str, table: &ObservedTable, ours: bool) -> Option<Step> {
+    (ours && !table.engine_full.contains(" TTL ")).then(|| Step {
+        // Rows that are there need not be looked through: they are kept for good.
+        statement: format!(
+            "ALTER TABLE {name} MODIFY TTL {} SETTINGS materialize_ttl_after_modify = 0",
+            EventTable::TTL
+        ),
+        does: format!("TTL {}", EventTable::TTL),
+    })
+}
+
 /// How many blocks the definition says that the table remembers.
 #[cfg(any(test, feature = "test-support"))]
 pub(in crate::provision) fn window_of(engine_full: &str) -> Option<u64> {
@@ -264,10 +278,11 @@ mod tests {
         ObservedTable {
             engine: "ReplacingMergeTree".into(),
             engine_full: format!(
-                "ReplacingMergeTree(received_at) PARTITION BY {} ORDER BY ({}) SETTINGS \
+                "ReplacingMergeTree(received_at) PARTITION BY {} ORDER BY ({}) TTL {} SETTINGS \
                  non_replicated_deduplication_window = 10000, index_granularity = 8192",
                 EventTable::PARTITION_BY,
-                EventTable::ORDER_BY
+                EventTable::ORDER_BY,
+                EventTable::TTL
             ),
             partition_key: EventTable::PARTITION_BY.into(),
             sorting_key: EventTable::ORDER_BY.into(),
@@ -276,13 +291,13 @@ mod tests {
                 .map(|column| ObservedColumn {
                     name: column.name.into(),
                     kind: column.kind.sql().into(),
-                    default_kind: if column.materialized.is_some() {
-                        "MATERIALIZED"
-                    } else {
-                        ""
+                    default_kind: match (column.materialized, column.default) {
+                        (Some(_), _) => "MATERIALIZED",
+                        (None, Some(_)) => "DEFAULT",
+                        (None, None) => "",
                     }
                     .into(),
-                    default_expression: column.materialized.unwrap_or("").into(),
+                    default_expression: column.materialized.or(column.default).unwrap_or("").into(),
                 })
                 .collect(),
             default_window: 0,
@@ -318,6 +333,26 @@ mod tests {
                 does: "column library added".into(),
             }]
         );
+    }
+
+    #[test]
+    fn rows_of_our_own_table_go_when_their_day_has_come() {
+        let mut table = made();
+        table.engine_full = table.engine_full.replace(" TTL expires_on", "");
+        let steps = changes(&spec(), &table, true).unwrap();
+        assert_eq!(
+            steps[0].statement,
+            "ALTER TABLE `growth`.`events` MODIFY TTL expires_on SETTINGS materialize_ttl_after_modify = 0"
+        );
+        assert_eq!(
+            changes(&spec(), &table, false),
+            Ok(vec![]),
+            "an adopted table keeps its own rules"
+        );
+        table.engine_full = table
+            .engine_full
+            .replace(" SETTINGS", " TTL received_at + toIntervalDay(9) SETTINGS");
+        assert_eq!(changes(&spec(), &table, true), Ok(vec![]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use penstock_dataplane_config::table::{EVENT_COLUMNS, EventTable, dedup_window};
+use penstock_dataplane_config::table::{Column, EVENT_COLUMNS, EventTable, dedup_window};
 
 use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
 use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable, Refusal};
@@ -72,16 +72,17 @@ fn key(spec: &TableSpec) -> (String, String) {
     (spec.database.clone(), spec.table.clone())
 }
 
-fn described(name: &str, kind: &str, materialized: Option<&str>) -> ObservedColumn {
+fn described(column: &Column) -> ObservedColumn {
+    let (kind, expression) = match (column.materialized, column.default) {
+        (Some(expression), _) => ("MATERIALIZED", expression),
+        (None, Some(value)) => ("DEFAULT", value),
+        (None, None) => ("", ""),
+    };
     ObservedColumn {
-        name: name.into(),
-        kind: kind.into(),
-        default_kind: if materialized.is_some() {
-            "MATERIALIZED".into()
-        } else {
-            String::new()
-        },
-        default_expression: materialized.unwrap_or("").into(),
+        name: column.name.into(),
+        kind: column.kind.sql().into(),
+        default_kind: kind.into(),
+        default_expression: expression.into(),
     }
 }
 
@@ -92,17 +93,17 @@ fn event_table(partitions: u32) -> ObservedTable {
         engine_full: engine_full(dedup_window(partitions)),
         partition_key: EventTable::PARTITION_BY.into(),
         sorting_key: EventTable::ORDER_BY.into(),
-        columns: EVENT_COLUMNS
-            .iter()
-            .map(|c| described(c.name, c.kind.sql(), c.materialized))
-            .collect(),
+        columns: EVENT_COLUMNS.iter().map(described).collect(),
         default_window: 0,
         default_window_seconds: 3600,
     }
 }
 
 fn engine_full(window: u32) -> String {
-    format!("ReplacingMergeTree(received_at) SETTINGS non_replicated_deduplication_window = {window}")
+    format!(
+        "ReplacingMergeTree(received_at) TTL {} SETTINGS non_replicated_deduplication_window = {window}",
+        EventTable::TTL
+    )
 }
 
 impl State {

@@ -219,6 +219,8 @@ fn apps() -> Vec<Case> {
             "{quota: {bytesPerDay: 10TB}}",
             &["spec.quota.bytesPerDay"],
         ),
+        app("a retention in hours", "{retention: 48h}", &["spec.retention"]),
+        app("no retention", "{retention: 0d}", &["spec.retention"]),
         app("suspended with a word", "{suspended: 'yes'}", &["spec.suspended"]),
         app("17 aliases", &aliases(17), &["spec.aliases", "16"]),
         app("one alias twice", "{aliases: [a, a]}", &["spec.aliases[1]"]),
