@@ -14,6 +14,8 @@ use crate::{file, probe, secret};
 pub const ADMIN: &str = "penstock";
 /// May insert and select only: the consumers' user.
 pub const CONSUMER: &str = "penstock_consumer";
+/// Half a million ids are 18 MB.
+const LARGEST_ANSWER: u64 = 1 << 30;
 
 /// The program, from the package penstock-e2e-clickhouse.
 pub(crate) const FRONT: &str = "clickhouse-front";
@@ -120,6 +122,8 @@ impl Instance {
             let status = response.status();
             let text = response
                 .body_mut()
+                .with_config()
+                .limit(LARGEST_ANSWER)
                 .read_to_string()
                 .doing("reading ClickHouse's answer")?;
             if status.is_success() {

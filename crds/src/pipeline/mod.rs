@@ -3,6 +3,7 @@
 mod apps;
 mod status;
 mod stores;
+mod tables;
 mod workloads;
 
 use kube::{CustomResource, KubeSchema};
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
-pub use stores::{ClickHouse, DeadLetter, Kafka, Redis};
+pub use stores::{DeadLetter, Kafka, Redis};
+pub use tables::{ClickHouse, Counted, Every, ExtraColumn, ExtraKind, Rollup};
 pub use workloads::{
     Batch, Consume, Durability, Endpoint, EndpointTls, Ingest, IngestLimits, KafkaOutage, Protocol,
     Requested, Resources, Scaling, ScalingMode, Spool, SpoolVolume,

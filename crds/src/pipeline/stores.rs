@@ -1,4 +1,4 @@
-//! What lies outside the cluster's API: topic, table, usage.
+//! What lies outside the cluster's API beside the table: topic and usage.
 
 use std::collections::BTreeMap;
 
@@ -115,34 +115,6 @@ impl Default for DeadLetter {
             retention: Self::default_retention(),
         }
     }
-}
-
-/// The table that events are stored in.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.database) == has(oldSelf.database) && (!has(self.database) || self.database == oldSelf.database)")
-        .message("database cannot change: the rows stay where they are")
-        .field_path(".database"),
-    validation = Rule::new("has(self.table) == has(oldSelf.table) && (!has(self.table) || self.table == oldSelf.table)")
-        .message("table cannot change: the rows stay where they are")
-        .field_path(".table")
-)]
-pub struct ClickHouse {
-    /// `http://host:port`. Default: the installation's ClickHouse. The installation's credentials are sent to the
-    /// installation's address only; another address is used as its default user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), regex(pattern = schema::HTTP_URL))]
-    pub url: Option<String>,
-    /// Name of the database; cannot change. Default: the namespace, with `-` as `_`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
-    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['system', 'default', 'information_schema'])").message("database must not be one of ClickHouse's own"))]
-    pub database: Option<String>,
-    /// Name of the table; cannot change. Default: the pipeline's name, with `-` as `_`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
-    pub table: Option<String>,
 }
 
 /// Where pods share how much of a quota is used.

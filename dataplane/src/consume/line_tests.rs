@@ -93,8 +93,14 @@ fn what_is_wrong_is_said() {
         (change(r#""u-1""#, "\"u\u{1}1\""), "holds what no string may"),
         (change(r#""u-1""#, r#""u\z1""#), "holds what no string may"),
         (change(r#""ip":"203.0.113.7","#, r#""v":1,"#), "a second version"),
-        (change(r#""ip""#, r#""retention_days":0,"ip""#), "no number of days"),
-        (change(r#""ip""#, r#""retention_days":65536,"ip""#), "no number of days"),
+        (
+            change(r#""ip""#, r#""retention_days":0,"ip""#),
+            "no number of days",
+        ),
+        (
+            change(r#""ip""#, r#""retention_days":65536,"ip""#),
+            "no number of days",
+        ),
         (EXAMPLE[..EXAMPLE.len() - 1].into(), "neither"),
         (EXAMPLE[..EXAMPLE.len() - 4].into(), "does not end"),
         (format!("{EXAMPLE}{EXAMPLE}"), "more after the end"),

@@ -84,6 +84,20 @@ impl Traffic {
         format!("{}-0000-4000-8000-{number:012x}", self.run)
     }
 
+    /// One event as it is given; what was answered, whatever the status.
+    pub fn json(&self, event: &str) -> Result<String> {
+        let failed = |error: ureq::Error| Error::new(format!("{}: {error}", self.url));
+        let mut answer = probe::agent(PATIENCE)
+            .post(format!("{}/v1/events", self.url))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .header("X-API-Key", &self.key)
+            .send(event)
+            .map_err(failed)?;
+        answer.body_mut().read_to_string().map_err(failed)
+    }
+
     /// One event; the status of the answer.
     pub fn once(&self) -> Result<u16> {
         Ok(self.once_told()?.0)

@@ -11,7 +11,7 @@ use penstock_e2e::trial::{APP, Trial, Turn, Volumes};
 use penstock_e2e::{Error, Result};
 
 /// Every block with its language.
-fn blocks(page: &str) -> Vec<(String, String)> {
+pub(crate) fn blocks(page: &str) -> Vec<(String, String)> {
     let mut blocks: Vec<(String, String)> = Vec::new();
     let mut open: Option<(String, String)> = None;
     for line in page.lines() {

@@ -19,4 +19,5 @@ mod process;
 mod provision;
 mod sdk;
 mod spool;
+mod tables;
 mod tls;

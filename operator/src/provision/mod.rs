@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use penstock_crds::pipeline::{ExtraColumn, Rollup};
 use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
 
@@ -106,6 +107,10 @@ pub trait TopicAdmin: Send + Sync + 'static {
     fn ping<'a>(&'a self, bootstrap: &'a str) -> Answer<'a, ()>;
 }
 
+/// The annotation of a pipeline by which a person agrees to a change that rewrites stored rows. Its value is the
+/// fingerprint that the condition's message gives.
+pub const APPLY_SCHEMA: &str = "penstock.dev/apply-schema";
+
 /// A database and its event table as they shall be. Columns are `penstock_dataplane_config::table`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSpec {
@@ -114,16 +119,37 @@ pub struct TableSpec {
     /// Partitions of the topic: how many consumers may insert at once, which decides how many blocks the table must
     /// remember.
     pub partitions: u32,
+    /// Columns of the team's own.
+    pub columns: Vec<ExtraColumn>,
+    /// Made beside the table.
+    pub rollups: Vec<Rollup>,
+    /// The change that a person has agreed to, by its fingerprint: see [`APPLY_SCHEMA`].
+    pub approved: Option<String>,
+}
+
+impl TableSpec {
+    /// An event table without anything of the team's own.
+    pub fn new(database: &str, table: &str, partitions: u32) -> Self {
+        Self {
+            database: database.into(),
+            table: table.into(),
+            partitions,
+            columns: Vec::new(),
+            rollups: Vec::new(),
+            approved: None,
+        }
+    }
 }
 
 /// Tables of ClickHouse servers, each named by its URL. An implementation sends the installation's credentials to the
 /// installation's URL and to no other.
 pub trait TableAdmin: Send + Sync + 'static {
-    /// Creates database and table, adds what is missing; refuses what would need a destructive statement.
+    /// Creates database, table and rollups, adds what is missing; refuses what would need a destructive statement that
+    /// nobody has agreed to.
     fn ensure_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, claim: &'a Claim)
     -> Answer<'a, Outcome>;
 
-    /// Deletes the table when `owner` created it, then the database when `owner` created it and it is empty.
+    /// Deletes the table and its rollups when `owner` created them, then the database when `owner` created it and it is empty.
     fn delete_table<'a>(
         &'a self,
         url: &'a str,

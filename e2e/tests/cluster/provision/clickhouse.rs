@@ -95,6 +95,15 @@ impl ClickHouseSide for ClickHouse<'_> {
         })
     }
 
+    fn has_table<'a>(&'a self, database: &'a str, table: &'a str) -> Side<'a, bool> {
+        Box::pin(async move {
+            let (database, table) = (quote_literal(database), quote_literal(table));
+            self.run(&format!(
+                "SELECT count() FROM system.tables WHERE database = {database} AND name = {table}"
+            )) == "1"
+        })
+    }
+
     fn has_database<'a>(&'a self, database: &'a str) -> Side<'a, bool> {
         Box::pin(async move {
             let name = quote_literal(database);

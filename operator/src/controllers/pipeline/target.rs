@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::{Duration, RedisTarget};
 
 use crate::controllers::subject::Subject;
-use crate::provision::{Owner, TableSpec, TopicSpec};
+use crate::provision::{APPLY_SCHEMA, Owner, TableSpec, TopicSpec};
 use crate::settings::Settings;
 
 /// Longest name of a topic.
@@ -171,6 +172,9 @@ impl Target {
                 database,
                 table,
                 partitions,
+                columns: spec.clickhouse.columns.clone(),
+                rollups: spec.clickhouse.rollups.clone(),
+                approved: pipeline.annotations().get(APPLY_SCHEMA).cloned(),
             },
             redis: redis(pipeline, cluster, settings),
             bootstrap,

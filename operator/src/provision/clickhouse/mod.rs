@@ -4,9 +4,11 @@
 //! moment in which a table is there and its mark is not. A table that is adopted keeps its own comment behind the
 //! mark, and gets it back when it is given up.
 
+pub(super) mod extra;
 mod failure;
 pub(super) mod observe;
 pub(super) mod plan;
+pub(super) mod rollup;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use clickhouse::Client;
 use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifier, quote_literal};
 
 use self::observe::{Database, Table};
-use self::plan::Refusal;
+use self::plan::{Refusal, Step};
 use super::error::ProvisionError;
 use super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::{Answer, Deletion, Outcome, TableAdmin, TableSpec};
@@ -157,6 +159,18 @@ fn full_name(spec: &TableSpec) -> String {
 }
 
 async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+    let outcome = ensure_events(server, spec, claim).await?;
+    let steps = rollup::changes(spec, &observe::beside(server, spec).await?, claim)?;
+    let changed = run(server, steps).await?;
+    Ok(match outcome {
+        Outcome::Unchanged if !changed.is_empty() => Outcome::Updated(changed),
+        Outcome::Updated(before) => Outcome::Updated([before, changed].concat()),
+        other => other,
+    })
+}
+
+/// The database and the event table.
+async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
     let created = Mark {
         owner: claim.owner.clone(),
         created: true,
@@ -173,7 +187,7 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
                 .await?;
         }
     }
-    let there = observe::table(server, spec).await?;
+    let mut there = observe::table(server, spec).await?;
     let verdict = judge(spec, there.as_ref(), claim)?;
     if verdict == Verdict::Create {
         let statement = EventTable {
@@ -185,14 +199,13 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
         .create_statement();
         server.execute(&statement).await?;
         // IF NOT EXISTS: someone may have been faster.
-        let there = observe::table(server, spec).await?;
-        return match judge(spec, there.as_ref(), claim)? {
-            Verdict::Keep => Ok(Outcome::Created),
-            _ => Err(ProvisionError::NotYet(format!(
+        there = observe::table(server, spec).await?;
+        if judge(spec, there.as_ref(), claim)? != Verdict::Keep {
+            return Err(ProvisionError::NotYet(format!(
                 "{} appeared while it was being created",
                 full_name(spec)
-            ))),
-        };
+            )));
+        }
     }
     let Some(table) = there else {
         return Err(ProvisionError::NotYet(format!("{} vanished", full_name(spec))));
@@ -200,11 +213,7 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
     let ours = table
         .mark()
         .is_some_and(|mark| mark.owner == claim.owner && mark.created);
-    let steps = plan::changes(spec, &table.observed, ours).map_err(|refusal| match refusal {
-        Refusal::Sharded(text) => ProvisionError::Sharded(text),
-        Refusal::Schema(text) => ProvisionError::SchemaConflict(text),
-        Refusal::Window(text) => ProvisionError::DedupWindowTooSmall(text),
-    })?;
+    let steps = plan::changes(spec, &table.observed, ours).or_else(|refusal| refused(spec, refusal))?;
     if verdict == Verdict::Adopt {
         let mark = Mark {
             owner: claim.owner.clone(),
@@ -212,16 +221,36 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
         };
         comment(server, spec, &observe::with_mark(&mark, &table.comment)).await?;
     }
-    let mut changed = Vec::new();
+    let changed = run(server, steps).await?;
+    Ok(match verdict {
+        Verdict::Create => Outcome::Created,
+        Verdict::Adopt => Outcome::Adopted,
+        Verdict::Keep if changed.is_empty() => Outcome::Unchanged,
+        Verdict::Keep => Outcome::Updated(changed),
+    })
+}
+
+/// What a refusal comes to: the steps that a person has agreed to, or the error.
+pub(super) fn refused(spec: &TableSpec, refusal: Refusal) -> Result<Vec<Step>, ProvisionError> {
+    Err(match refusal {
+        Refusal::Rewrite(rewrite) if spec.approved.as_ref() == Some(&rewrite.fingerprint()) => {
+            return Ok(rewrite.steps());
+        }
+        Refusal::Rewrite(rewrite) => ProvisionError::SchemaConflict(rewrite.to_string()),
+        Refusal::Schema(text) => ProvisionError::SchemaConflict(text),
+        Refusal::Sharded(text) => ProvisionError::Sharded(text),
+        Refusal::Window(text) => ProvisionError::DedupWindowTooSmall(text),
+    })
+}
+
+/// Takes the steps; what was done.
+async fn run(server: &Server, steps: Vec<Step>) -> Result<Vec<String>, ProvisionError> {
+    let mut done = Vec::new();
     for step in steps {
         server.execute(&step.statement).await?;
-        changed.push(step.does);
+        done.push(step.does);
     }
-    Ok(match verdict {
-        Verdict::Adopt => Outcome::Adopted,
-        _ if changed.is_empty() => Outcome::Unchanged,
-        _ => Outcome::Updated(changed),
-    })
+    Ok(done)
 }
 
 fn judge(spec: &TableSpec, there: Option<&Table>, claim: &Claim) -> Result<Verdict, ProvisionError> {
@@ -256,12 +285,15 @@ async fn comment(server: &Server, spec: &TableSpec, text: &str) -> Result<(), Pr
 }
 
 async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Deletion, ProvisionError> {
+    for name in rollup::owned(spec, &observe::beside(server, spec).await?, owner) {
+        drop_table(server, &spec.database, &name).await?;
+    }
     let there = observe::table(server, spec).await?;
     let deletion = match &there {
         None => Deletion::Absent,
         Some(table) => match table.mark() {
             Some(mark) if mark.owner == *owner && mark.created => {
-                drop_table(server, spec).await?;
+                drop_table(server, &spec.database, &spec.table).await?;
                 Deletion::Deleted
             }
             Some(mark) if mark.owner == *owner => {
@@ -287,8 +319,12 @@ async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Dele
 }
 
 /// SYNC: a table of the same name may be made right after.
-async fn drop_table(server: &Server, spec: &TableSpec) -> Result<(), ProvisionError> {
-    let statement = format!("DROP TABLE IF EXISTS {} SYNC", full_name(spec));
+async fn drop_table(server: &Server, database: &str, table: &str) -> Result<(), ProvisionError> {
+    let statement = format!(
+        "DROP TABLE IF EXISTS {}.{} SYNC",
+        quote_identifier(database),
+        quote_identifier(table)
+    );
     let dropped = tokio::time::timeout(STATEMENT, server.client.query_raw(&statement).execute()).await;
     match dropped.unwrap_or(Err(clickhouse::error::Error::TimedOut)) {
         // A guard against a slip of the hand; deletionPolicy: Delete is none.

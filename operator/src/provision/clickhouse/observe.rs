@@ -7,6 +7,7 @@ use super::super::TableSpec;
 use super::super::error::ProvisionError;
 use super::super::ownership::Mark;
 use super::plan::{ObservedColumn, ObservedTable};
+use super::rollup::Beside;
 use super::{ANSWER, Server};
 
 /// Between the mark and the comment that an adopted table had.
@@ -137,6 +138,64 @@ pub(super) async fn table(server: &Server, spec: &TableSpec) -> Result<Option<Ta
             default_window_seconds,
         },
     }))
+}
+
+#[derive(Row, Deserialize)]
+struct BesideRow {
+    name: String,
+    engine: String,
+    engine_full: String,
+    comment: String,
+}
+
+#[derive(Row, Deserialize)]
+struct BesideColumn {
+    table: String,
+    name: String,
+    kind: String,
+}
+
+/// The tables whose names begin with the event table's and `_`, the rollups among them.
+pub(super) async fn beside(server: &Server, spec: &TableSpec) -> Result<Vec<Beside>, ProvisionError> {
+    let prefix = format!("{}_", spec.table);
+    let question = server
+        .client
+        .query(
+            "SELECT name, engine, engine_full, comment FROM system.tables \
+             WHERE database = ? AND startsWith(name, ?) ORDER BY name",
+        )
+        .bind(&spec.database)
+        .bind(&prefix);
+    let rows = server.within(ANSWER, question.fetch_all::<BesideRow>()).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let question = server
+        .client
+        .query(
+            "SELECT table, name, type AS kind FROM system.columns \
+             WHERE database = ? AND startsWith(table, ?) ORDER BY table, position",
+        )
+        .bind(&spec.database)
+        .bind(&prefix);
+    let columns = server
+        .within(ANSWER, question.fetch_all::<BesideColumn>())
+        .await?;
+    let of = |table: &str| {
+        let own = columns.iter().filter(|column| column.table == table);
+        own.map(|column| (column.name.clone(), column.kind.clone()))
+            .collect()
+    };
+    Ok(rows
+        .into_iter()
+        .map(|row| Beside {
+            columns: of(&row.name),
+            name: row.name,
+            engine: row.engine,
+            engine_full: row.engine_full,
+            comment: row.comment,
+        })
+        .collect())
 }
 
 /// What the server remembers where a table says nothing: blocks and seconds.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! column missing                         added, online
-//! column, key or engine different        refused, with the statement that a person would run
+//! column different                       refused, with the statement; done when a person has named its fingerprint
+//! key or engine different                refused, with the statement that a person would run
 //! too few remembered blocks              ours: raised; adopted: refused, with the statement
 //! more columns than asked for            none of our business
 //! ```
@@ -13,7 +14,10 @@ use penstock_dataplane_config::table::{
     EVENT_COLUMNS, EventTable, column_definition, dedup_window, quote_identifier,
 };
 
-use super::super::TableSpec;
+use sha2::{Digest as _, Sha256};
+
+use super::super::{APPLY_SCHEMA, TableSpec};
+use super::extra;
 
 /// How long a Replicated table must remember a block: longer than any outage after which a batch is sent again
 /// without asking.
@@ -47,7 +51,57 @@ pub(in crate::provision) struct ObservedTable {
 pub(in crate::provision) enum Refusal {
     Sharded(String),
     Schema(String),
+    /// What would rewrite stored rows, and is done once a person says so.
+    Rewrite(Rewrite),
     Window(String),
+}
+
+/// Statements that rewrite stored rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::provision) struct Rewrite {
+    name: String,
+    /// What is wrong, each with the statement that mends it.
+    wrong: Vec<(String, String)>,
+}
+
+impl Rewrite {
+    /// Names these statements and no others.
+    pub(in crate::provision) fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (_, statement) in &self.wrong {
+            hash.update(statement.as_bytes());
+            hash.update(b"\n");
+        }
+        let digest = hash.finalize();
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(in crate::provision) fn steps(&self) -> Vec<Step> {
+        let step = |(is, statement): &(String, String)| Step {
+            // The server goes on with it by itself; it is not waited for.
+            statement: format!("{statement} SETTINGS alter_sync = 0"),
+            does: format!("{is}: changed, as the annotation said"),
+        };
+        self.wrong.iter().map(step).collect()
+    }
+}
+
+impl std::fmt::Display for Rewrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let wrong: Vec<String> = self
+            .wrong
+            .iter()
+            .map(|(is, mend)| format!("{is}; {mend}"))
+            .collect();
+        write!(
+            f,
+            "{} differs in a way that rewrites what is stored, so a person must decide: {}. To have that done, set the \
+             annotation {APPLY_SCHEMA} of the pipeline to {}",
+            self.name,
+            wrong.join("; "),
+            self.fingerprint()
+        )
+    }
 }
 
 /// A statement that changes the table online, and what it does, in words.
@@ -69,7 +123,7 @@ pub(in crate::provision) fn changes(
         quote_identifier(&spec.table)
     );
     layout_fits(spec, &name, table)?;
-    let mut steps = columns(&name, table)?;
+    let mut steps = columns(spec, &name, table)?;
     steps.extend(window(spec, &name, table, ours)?);
     steps.extend(ttl(&name, table, ours));
     Ok(steps)
@@ -123,22 +177,49 @@ fn version_is_received_at(engine_full: &str) -> bool {
         .any(|argument| plain(argument) == EventTable::VERSION)
 }
 
-fn columns(name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
+/// A column as it shall be.
+struct Asked {
+    name: String,
+    kind: String,
+    materialized: Option<String>,
+    definition: String,
+}
+
+fn asked(spec: &TableSpec) -> impl Iterator<Item = Asked> {
+    let every = EVENT_COLUMNS.iter().map(|column| Asked {
+        name: column.name.into(),
+        kind: column.kind.sql().into(),
+        materialized: column.materialized.map(Into::into),
+        definition: column_definition(column),
+    });
+    let own = spec.columns.iter().map(|column| {
+        let (kind, expression) = (extra::kind(column), extra::expression(column));
+        Asked {
+            definition: format!(
+                "{} {kind} MATERIALIZED {expression}",
+                quote_identifier(&column.name)
+            ),
+            name: column.name.clone(),
+            kind,
+            materialized: Some(expression),
+        }
+    });
+    every.chain(own)
+}
+
+fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     let mut wrong = Vec::new();
-    for asked in EVENT_COLUMNS {
+    for asked in asked(spec) {
         let Some(there) = table.columns.iter().find(|column| column.name == asked.name) else {
             steps.push(Step {
-                statement: format!(
-                    "ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {}",
-                    column_definition(asked)
-                ),
+                statement: format!("ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {}", asked.definition),
                 does: format!("column {} added", asked.name),
             });
             continue;
         };
-        let same_kind = plain(&there.kind) == plain(asked.kind.sql());
-        let same_expression = match asked.materialized {
+        let same_kind = plain(&there.kind) == plain(&asked.kind);
+        let same_expression = match &asked.materialized {
             None => matches!(there.default_kind.as_str(), "" | "DEFAULT"),
             Some(expression) => {
                 there.default_kind == "MATERIALIZED" && plain(&there.default_expression) == plain(expression)
@@ -149,10 +230,9 @@ fn columns(name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
             if !there.default_kind.is_empty() {
                 let _ = write!(is, " {} {}", there.default_kind, there.default_expression);
             }
-            wrong.push(format!(
-                "column {} is {is}; ALTER TABLE {name} MODIFY COLUMN {}",
-                asked.name,
-                column_definition(asked)
+            wrong.push((
+                format!("column {} is {is}", asked.name),
+                format!("ALTER TABLE {name} MODIFY COLUMN {}", asked.definition),
             ));
         }
     }
@@ -160,10 +240,10 @@ fn columns(name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
     if wrong.is_empty() {
         return Ok(steps);
     }
-    Err(Refusal::Schema(format!(
-        "{name} differs in a way that rewrites what is stored, so a person must decide: {}",
-        wrong.join("; ")
-    )))
+    Err(Refusal::Rewrite(Rewrite {
+        name: name.to_owned(),
+        wrong,
+    }))
 }
 
 /// Without remembered blocks a repeated INSERT is stored twice.
@@ -263,14 +343,12 @@ fn balanced(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use penstock_crds::pipeline::{ExtraColumn, ExtraKind};
+
     use super::*;
 
     fn spec() -> TableSpec {
-        TableSpec {
-            database: "growth".into(),
-            table: "events".into(),
-            partitions: 3,
-        }
+        TableSpec::new("growth", "events", 3)
     }
 
     /// The table as ClickHouse describes it after we made it.
@@ -374,6 +452,7 @@ mod tests {
             change(&mut table);
             match changes(&spec(), &table, true) {
                 Err(Refusal::Schema(text)) => text,
+                Err(Refusal::Rewrite(rewrite)) => rewrite.to_string(),
                 other => panic!("{other:?}"),
             }
         };
@@ -400,6 +479,62 @@ mod tests {
         assert!(text.contains("its engine is MergeTree"), "{text}");
         let text = refused(&|t| t.engine_full = "ReplacingMergeTree ORDER BY x".into());
         assert!(text.contains("not versioned by received_at"), "{text}");
+    }
+
+    #[test]
+    fn a_column_of_the_team_is_added_and_its_change_is_named() {
+        let column = |from: &str| ExtraColumn {
+            name: "amount".into(),
+            kind: ExtraKind::Float64,
+            from: from.into(),
+            nullable: false,
+        };
+        let with = |column| TableSpec {
+            columns: vec![column],
+            ..spec()
+        };
+        let steps = changes(&with(column("properties.amount")), &made(), false).unwrap();
+        let added = "`amount` Float64 MATERIALIZED JSONExtract(properties, 'amount', 'Float64')";
+        assert_eq!(
+            steps[0].statement,
+            format!("ALTER TABLE `growth`.`events` ADD COLUMN IF NOT EXISTS {added}")
+        );
+        let mut table = made();
+        table.columns.push(ObservedColumn {
+            name: "amount".into(),
+            kind: "Float64".into(),
+            default_kind: "MATERIALIZED".into(),
+            default_expression: "JSONExtract(properties, 'amount', 'Float64')".into(),
+        });
+        assert_eq!(
+            changes(&with(column("properties.amount")), &table, true),
+            Ok(vec![])
+        );
+        let Err(Refusal::Rewrite(rewrite)) = changes(&with(column("properties.total")), &table, true) else {
+            panic!()
+        };
+        let text = rewrite.to_string();
+        let fingerprint = rewrite.fingerprint();
+        assert!(
+            text.ends_with(&format!(
+                "penstock.dev/apply-schema of the pipeline to {fingerprint}"
+            )),
+            "{text}"
+        );
+        assert_eq!(fingerprint.len(), 12);
+        let Err(Refusal::Rewrite(other)) = changes(&with(column("properties.sum")), &table, true) else {
+            panic!()
+        };
+        assert_ne!(
+            other.fingerprint(),
+            fingerprint,
+            "leave for one statement is none for another"
+        );
+        assert!(
+            rewrite.steps()[0]
+                .statement
+                .contains("MODIFY COLUMN `amount` Float64 MATERIALIZED JSONExtract(properties, 'total'")
+        );
     }
 
     #[test]

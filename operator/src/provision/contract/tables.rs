@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use penstock_crds::Reason;
+use penstock_crds::pipeline::{Counted, Every, ExtraColumn, ExtraKind, Rollup};
+use penstock_dataplane_config::Duration as Days;
 
 use super::super::{Claim, Class, Deletion, Outcome, ProvisionError, TableAdmin, TableSpec};
 use super::{Side, owner};
@@ -16,6 +18,7 @@ pub trait ClickHouseSide: Send + Sync {
     /// The comment of the table; `None` when there is no such table.
     fn comment<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, Option<String>>;
     fn has_column<'a>(&'a self, spec: &'a TableSpec, column: &'a str) -> Side<'a, bool>;
+    fn has_table<'a>(&'a self, database: &'a str, table: &'a str) -> Side<'a, bool>;
     fn has_database<'a>(&'a self, database: &'a str) -> Side<'a, bool>;
     fn remembered_blocks<'a>(&'a self, spec: &'a TableSpec) -> Side<'a, u64>;
 }
@@ -56,6 +59,9 @@ pub async fn tables(admin: &dyn TableAdmin, side: &dyn ClickHouseSide, url: &str
     suite.missing_columns_are_added().await;
     suite.more_partitions_raise_the_window().await;
     suite.what_rewrites_rows_is_refused().await;
+    suite.a_rewrite_is_done_once_a_person_agrees().await;
+    suite.columns_of_the_team_are_added().await;
+    suite.rollups_are_made_and_kept().await;
     suite.adopting_needs_leave_and_gives_the_comment_back().await;
     suite.a_small_window_of_an_adopted_table_is_refused().await;
     suite.of_two_owners_the_first_holds().await;
@@ -67,11 +73,7 @@ pub async fn tables(admin: &dyn TableAdmin, side: &dyn ClickHouseSide, url: &str
 
 impl Suite<'_> {
     fn spec(&self, database: &str) -> TableSpec {
-        TableSpec {
-            database: format!("{}_{database}", self.prefix),
-            table: "events".into(),
-            partitions: 3,
-        }
+        TableSpec::new(&format!("{}_{database}", self.prefix), "events", 3)
     }
 
     fn claim(&self, name: &str) -> Claim {
@@ -161,6 +163,130 @@ impl Suite<'_> {
                 "refused and untouched"
             );
         }
+    }
+
+    async fn a_rewrite_is_done_once_a_person_agrees(&self) {
+        let spec = self.spec("agreed");
+        self.side.create_table(&spec, Change::ColumnType).await;
+        let claim = self.adopting("agreed");
+        let refused = self
+            .ensure(&spec, &claim)
+            .await
+            .expect_err("a number is no text")
+            .to_string();
+        let fingerprint = refused.rsplit(' ').next().unwrap_or_default();
+        let other = TableSpec {
+            approved: Some("0123456789ab".into()),
+            ..spec.clone()
+        };
+        assert_eq!(
+            Self::reason(&self.ensure(&other, &claim).await),
+            Reason::SchemaConflict
+        );
+        let agreed = TableSpec {
+            approved: Some(fingerprint.into()),
+            ..spec
+        };
+        assert_eq!(self.ensure(&agreed, &claim).await, Ok(Outcome::Adopted));
+        assert_eq!(self.ensure(&agreed, &claim).await, Ok(Outcome::Unchanged));
+    }
+
+    async fn columns_of_the_team_are_added(&self) {
+        let (spec, claim) = (self.spec("own"), self.claim("own"));
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Created));
+        let column = |name: &str, kind, nullable| ExtraColumn {
+            name: name.into(),
+            kind,
+            from: format!("properties.{name}.value"),
+            nullable,
+        };
+        let kinds = [
+            ExtraKind::String,
+            ExtraKind::Symbol,
+            ExtraKind::Int64,
+            ExtraKind::UInt64,
+            ExtraKind::Float64,
+            ExtraKind::Bool,
+            ExtraKind::Timestamp,
+        ];
+        let columns = kinds.into_iter().enumerate().flat_map(|(number, kind)| {
+            [
+                column(&format!("plain_{number}"), kind, false),
+                column(&format!("nullable_{number}"), kind, true),
+            ]
+        });
+        let wider = TableSpec {
+            columns: columns.collect(),
+            ..spec.clone()
+        };
+        assert!(matches!(self.ensure(&wider, &claim).await, Ok(Outcome::Updated(done)) if done.len() == 14));
+        assert_eq!(
+            self.ensure(&wider, &claim).await,
+            Ok(Outcome::Unchanged),
+            "the server says it as we do"
+        );
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Unchanged));
+        assert!(
+            self.side.has_column(&spec, "plain_4").await,
+            "what is stored stays"
+        );
+    }
+
+    async fn rollups_are_made_and_kept(&self) {
+        let (spec, claim) = (self.spec("rollups"), self.claim("rollups"));
+        let rollup = |name: &str, count, every, by: &[&str]| Rollup {
+            name: name.into(),
+            count,
+            every,
+            by: by.iter().map(|name| (*name).into()).collect(),
+            retention: None,
+        };
+        let with = |rollups: Vec<Rollup>| TableSpec {
+            columns: vec![ExtraColumn {
+                name: "country".into(),
+                kind: ExtraKind::Symbol,
+                from: "context.country".into(),
+                nullable: true,
+            }],
+            rollups,
+            ..spec.clone()
+        };
+        let days = rollup("users_per_day", Counted::Users, Every::Day, &["country"]);
+        let minutes = rollup("per_minute", Counted::Events, Every::Minute, &["event_name"]);
+        let hours = rollup("per_hour", Counted::Events, Every::Hour, &[]);
+        let all = with(vec![days.clone(), minutes, hours]);
+        assert_eq!(self.ensure(&all, &claim).await, Ok(Outcome::Created));
+        assert_eq!(self.ensure(&all, &claim).await, Ok(Outcome::Unchanged));
+        let database = &spec.database;
+        assert!(self.side.has_table(database, "events_per_minute_view").await);
+
+        let shorter = Rollup {
+            retention: Some(Days::from_secs(30 * 86_400)),
+            ..days.clone()
+        };
+        let one = with(vec![shorter]);
+        assert!(matches!(self.ensure(&one, &claim).await, Ok(Outcome::Updated(done)) if done.len() == 3));
+        assert_eq!(self.ensure(&one, &claim).await, Ok(Outcome::Unchanged));
+        assert!(!self.side.has_table(database, "events_per_minute_view").await);
+        assert!(
+            self.side.has_table(database, "events_per_minute").await,
+            "counts stay"
+        );
+        assert!(matches!(
+            self.ensure(&with(vec![days]), &claim).await,
+            Ok(Outcome::Updated(_))
+        ));
+
+        let other = rollup("per_minute", Counted::Users, Every::Minute, &["event_name"]);
+        let refused = self.ensure(&with(vec![other]), &claim).await;
+        assert_eq!(Self::reason(&refused), Reason::SchemaConflict);
+        assert!(refused.is_err_and(|error| error.to_string().contains("RENAME TABLE")));
+
+        assert_eq!(self.delete(&spec, "rollups").await, Ok(Deletion::Deleted));
+        assert!(
+            !self.side.has_database(database).await,
+            "rollups go with their table"
+        );
     }
 
     async fn adopting_needs_leave_and_gives_the_comment_back(&self) {

@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use penstock_dataplane_config::table::{Column, EVENT_COLUMNS, EventTable, dedup_window};
 
 use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
-use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable, Refusal};
+use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable};
+use super::super::clickhouse::rollup::{self, Beside};
+use super::super::clickhouse::{extra, refused};
 use super::super::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::super::{Answer, Deletion, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
@@ -24,6 +26,8 @@ struct State {
     /// With their comments.
     databases: BTreeMap<String, String>,
     tables: BTreeMap<(String, String), Table>,
+    /// With their views.
+    rollups: BTreeMap<(String, String), Beside>,
 }
 
 /// A server that answers at one URL.
@@ -87,13 +91,19 @@ fn described(column: &Column) -> ObservedColumn {
 }
 
 /// The event table as ClickHouse describes it.
-fn event_table(partitions: u32) -> ObservedTable {
+fn event_table(spec: &TableSpec) -> ObservedTable {
+    let own = spec.columns.iter().map(|column| ObservedColumn {
+        name: column.name.clone(),
+        kind: extra::kind(column),
+        default_kind: "MATERIALIZED".into(),
+        default_expression: extra::expression(column),
+    });
     ObservedTable {
         engine: "ReplacingMergeTree".into(),
-        engine_full: engine_full(dedup_window(partitions)),
+        engine_full: engine_full(dedup_window(spec.partitions)),
         partition_key: EventTable::PARTITION_BY.into(),
         sorting_key: EventTable::ORDER_BY.into(),
-        columns: EVENT_COLUMNS.iter().map(described).collect(),
+        columns: EVENT_COLUMNS.iter().map(described).chain(own).collect(),
         default_window: 0,
         default_window_seconds: 3600,
     }
@@ -108,6 +118,38 @@ fn engine_full(window: u32) -> String {
 
 impl State {
     fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+        let outcome = self.ensure_events(spec, claim)?;
+        let steps = rollup::changes(spec, &self.beside(spec), claim)?;
+        if steps.is_empty() {
+            return Ok(outcome);
+        }
+        self.rollups.retain(|(database, table), there| {
+            *database != spec.database
+                || !table.starts_with(&spec.table)
+                || there.engine != "MaterializedView"
+        });
+        for asked in &spec.rollups {
+            for there in rollup::made(spec, asked, claim) {
+                let key = (spec.database.clone(), there.name.clone());
+                self.rollups.insert(key, there);
+            }
+        }
+        let done = steps.into_iter().map(|step| step.does).collect();
+        Ok(match outcome {
+            Outcome::Unchanged => Outcome::Updated(done),
+            Outcome::Updated(before) => Outcome::Updated([before, done].concat()),
+            other => other,
+        })
+    }
+
+    fn beside(&self, spec: &TableSpec) -> Vec<Beside> {
+        let here = self.rollups.iter().filter(|((database, table), _)| {
+            *database == spec.database && table.starts_with(&format!("{}_", spec.table))
+        });
+        here.map(|(_, there)| there.clone()).collect()
+    }
+
+    fn ensure_events(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
         let created = Mark {
             owner: claim.owner.clone(),
             created: true,
@@ -124,20 +166,16 @@ impl State {
             .map_err(|why| ProvisionError::refused(format!("table {}.{}", spec.database, spec.table), why))?;
         let Some(table) = self.tables.get_mut(&key(spec)) else {
             let table = Table {
-                observed: event_table(spec.partitions),
+                observed: event_table(spec),
                 comment: created.comment(),
             };
             self.tables.insert(key(spec), table);
             return Ok(Outcome::Created);
         };
         let ours = mark.is_some_and(|mark| mark.owner == claim.owner && mark.created);
-        let steps = plan::changes(spec, &table.observed, ours).map_err(|refusal| match refusal {
-            Refusal::Sharded(text) => ProvisionError::Sharded(text),
-            Refusal::Schema(text) => ProvisionError::SchemaConflict(text),
-            Refusal::Window(text) => ProvisionError::DedupWindowTooSmall(text),
-        })?;
+        let steps = plan::changes(spec, &table.observed, ours).or_else(|refusal| refused(spec, refusal))?;
         if !steps.is_empty() {
-            table.observed = event_table(spec.partitions);
+            table.observed = event_table(spec);
         }
         if verdict == Verdict::Adopt {
             let mark = Mark {
@@ -154,6 +192,9 @@ impl State {
     }
 
     fn delete(&mut self, spec: &TableSpec, owner: &Owner) -> Deletion {
+        for name in rollup::owned(spec, &self.beside(spec), owner) {
+            self.rollups.remove(&(spec.database.clone(), name));
+        }
         let deletion = match self.tables.get_mut(&key(spec)) {
             None => Deletion::Absent,
             Some(table) => match mark_of(&table.comment) {
@@ -168,7 +209,8 @@ impl State {
                 _ => Deletion::Kept,
             },
         };
-        let empty = !self.tables.keys().any(|(database, _)| *database == spec.database);
+        let mut left = self.tables.keys().chain(self.rollups.keys());
+        let empty = !left.any(|(database, _)| *database == spec.database);
         let ours = self
             .databases
             .get(&spec.database)
@@ -207,7 +249,7 @@ impl TableAdmin for FakeClickHouse {
 
 impl ClickHouseSide for FakeClickHouse {
     fn create_table<'a>(&'a self, spec: &'a TableSpec, change: Change) -> Side<'a, ()> {
-        let mut observed = event_table(spec.partitions);
+        let mut observed = event_table(spec);
         match change {
             Change::Nothing => {}
             Change::ColumnType => {
@@ -262,6 +304,12 @@ impl ClickHouseSide for FakeClickHouse {
             .tables
             .get(&key(spec))
             .is_some_and(|t| t.observed.columns.iter().any(|c| c.name == column));
+        Box::pin(std::future::ready(has))
+    }
+
+    fn has_table<'a>(&'a self, database: &'a str, table: &'a str) -> Side<'a, bool> {
+        let (state, key) = (self.state(), (database.to_owned(), table.to_owned()));
+        let has = state.tables.contains_key(&key) || state.rollups.contains_key(&key);
         Box::pin(std::future::ready(has))
     }
 

@@ -39,6 +39,18 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
         .map(|n| format!("{}{n:04}:255.255.255.255/128", "ffff:".repeat(5)))
         .collect();
     let amounts = json!({"cpu": "999999.999", "memory": "999999999999Gi"});
+    let column = |n: usize| format!("{}{n:02}", "n".repeat(61));
+    let path = format!("properties{}", format!(".{}", "p".repeat(22)).repeat(8));
+    let columns: Vec<Value> = (0..64)
+        .map(|n| json!({"name": column(n), "type": "Timestamp", "from": path, "nullable": true}))
+        .collect();
+    let rollups: Vec<Value> = (0..16)
+        .map(|n| {
+            let by: Vec<String> = (60..64).map(column).collect();
+            let own = format!("{}{n:02}", "r".repeat(38));
+            json!({"name": own, "count": "Events", "every": "Minute", "by": by, "retention": "9999d"})
+        })
+        .collect();
     let pipeline = |apps: Value| {
         json!({
             "apiVersion": "penstock.dev/v1alpha1", "kind": "IngestionPipeline",
@@ -73,7 +85,8 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                     "batch": {"maxRows": 1_000_000, "maxBytes": "64MiB", "maxAge": "1m"}
                 },
                 "clickhouse": {
-                    "url": "http://clickhouse:65535", "database": "d".repeat(63), "table": "t".repeat(63)
+                    "url": "http://clickhouse:65535", "database": "d".repeat(63), "table": "t".repeat(63),
+                    "columns": columns, "rollups": rollups
                 },
                 "redis": {"address": "redis:6379", "database": 1023},
                 "deletionPolicy": "Delete", "adoptionPolicy": "Adopt"

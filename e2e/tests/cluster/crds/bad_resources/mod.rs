@@ -3,6 +3,7 @@
 mod durability;
 mod edge;
 mod largest;
+mod tables;
 
 pub(crate) use largest::largest;
 
@@ -70,7 +71,8 @@ pub(crate) fn all() -> Vec<Case> {
         apps(),
         selections(),
         kafka(),
-        clickhouse_and_redis(),
+        tables::cases(),
+        redis_and_policies(),
         workloads(),
         limits(),
         edge::cases(),
@@ -372,48 +374,8 @@ fn kafka() -> Vec<Case> {
     ]
 }
 
-fn clickhouse_and_redis() -> Vec<Case> {
+fn redis_and_policies() -> Vec<Case> {
     vec![
-        pipeline(
-            "ClickHouse without a scheme",
-            "clickhouse: {url: 'clickhouse:8123'}",
-            &["spec.clickhouse.url"],
-        ),
-        pipeline(
-            "ClickHouse with a path",
-            "clickhouse: {url: 'http://clickhouse:8123/db'}",
-            &["spec.clickhouse.url"],
-        ),
-        pipeline(
-            "ClickHouse with a password",
-            "clickhouse: {url: 'http://u:p@clickhouse:8123'}",
-            &["spec.clickhouse.url"],
-        ),
-        pipeline(
-            "a database with a dash",
-            "clickhouse: {database: my-team}",
-            &["spec.clickhouse.database"],
-        ),
-        pipeline(
-            "ClickHouse's own database",
-            "clickhouse: {database: system}",
-            &["spec.clickhouse.database"],
-        ),
-        pipeline(
-            "ClickHouse's own database in capitals",
-            "clickhouse: {database: INFORMATION_SCHEMA}",
-            &["spec.clickhouse.database"],
-        ),
-        pipeline(
-            "a table that begins with a digit",
-            "clickhouse: {table: 1events}",
-            &["spec.clickhouse.table"],
-        ),
-        pipeline(
-            "a table with a quote",
-            "clickhouse: {table: 'e`; DROP TABLE x'}",
-            &["spec.clickhouse.table"],
-        ),
         pipeline(
             "Redis as a URL",
             "redis: {address: 'redis://redis:6379'}",

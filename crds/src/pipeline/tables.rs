@@ -1,0 +1,150 @@
+//! The table that events are stored in, the columns that a team adds to it, and what is counted while rows arrive.
+
+use kube::KubeSchema;
+use penstock_dataplane_config::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// The table that events are stored in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.database) == has(oldSelf.database) && (!has(self.database) || self.database == oldSelf.database)")
+        .message("database cannot change: the rows stay where they are")
+        .field_path(".database"),
+    validation = Rule::new("has(self.table) == has(oldSelf.table) && (!has(self.table) || self.table == oldSelf.table)")
+        .message("table cannot change: the rows stay where they are")
+        .field_path(".table"),
+    validation = Rule::new("!has(self.rollups) || self.rollups.all(r, !has(r.by) || r.by.all(b, b in ['event_name', 'platform', 'os_version', 'app_version', 'library', 'source'] || (has(self.columns) && self.columns.exists(c, c.name == b))))")
+        .message("by names event_name, platform, os_version, app_version, library, source, or a column of columns")
+        .field_path(".rollups")
+)]
+pub struct ClickHouse {
+    /// `http://host:port`. Default: the installation's ClickHouse. The installation's credentials are sent to the
+    /// installation's address only; another address is used as its default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = schema::HTTP_URL))]
+    pub url: Option<String>,
+    /// Name of the database; cannot change. Default: the namespace, with `-` as `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['system', 'default', 'information_schema'])").message("database must not be one of ClickHouse's own"))]
+    pub database: Option<String>,
+    /// Name of the table; cannot change. Default: the pipeline's name, with `-` as `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
+    pub table: Option<String>,
+    /// Columns of your own, which ClickHouse fills from the JSON of each event. A new one is there for rows that are stored
+    /// already, too. One that is taken off this list stays in the table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(c, !(c.name in ['event_id', 'app_id', 'event_name', 'user_id', 'device_id', 'session_id', 'event_timestamp', 'client_timestamp', 'received_at', 'platform', 'os_version', 'app_version', 'attribution', 'properties', 'context', 'ip', 'user_agent', 'library', 'source', 'src_partition', 'src_offset', 'src_row', 'expires_on', 'event_date', 'user_hash']))")
+            .message("a column of columns must not have the name of one that every event table has")
+    )]
+    pub columns: Vec<ExtraColumn>,
+    /// What is counted while rows arrive, each into a table of its own, `<table>_<name>`. One that is taken off this list
+    /// is counted no longer; its table stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub rollups: Vec<Rollup>,
+}
+
+/// A column of a team's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExtraColumn {
+    /// Its name.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
+    pub name: String,
+    /// What it holds. Of an event without the value, or with one of another type, it holds the type's zero.
+    #[serde(rename = "type")]
+    pub kind: ExtraKind,
+    /// Where the value is: a column of JSON, `properties`, `attribution` or `context`, and the names on the way, for
+    /// example `properties.cart.total`.
+    #[schemars(length(max = 200), regex(pattern = schema::JSON_PATH))]
+    pub from: String,
+    /// True: of an event without the value it holds NULL.
+    #[serde(default)]
+    pub nullable: bool,
+}
+
+/// What a column of a team's own holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExtraKind {
+    String,
+    /// Text with few distinct values: `LowCardinality(String)`.
+    Symbol,
+    Int64,
+    UInt64,
+    Float64,
+    Bool,
+    /// A time, RFC 3339 in the JSON.
+    Timestamp,
+}
+
+/// A count that is kept while rows arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.count == oldSelf.count && self.every == oldSelf.every && has(self.by) == has(oldSelf.by) && (!has(self.by) || self.by == oldSelf.by)")
+        .message("a rollup cannot change, only its retention: what is counted already would mean something else; give the new one another name")
+)]
+pub struct Rollup {
+    /// Its name; the table is called `<table>_<name>`.
+    #[schemars(length(min = 1, max = 40), regex(pattern = schema::ROLLUP))]
+    pub name: String,
+    /// What is counted, each once however often it comes: `Users` by their `user_id`, `Events` by their `event_id`.
+    pub count: Counted,
+    /// The span of time that a row stands for.
+    pub every: Every,
+    /// What is counted apart, beside the App: columns of text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 4),
+        inner(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub by: Vec<String>,
+    /// How long counts are kept: `400d`. Absent: for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 5), regex(pattern = schema::DAYS))]
+    pub retention: Option<Duration>,
+}
+
+/// What a rollup counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Counted {
+    Events,
+    Users,
+}
+
+/// The span of time that a row of a rollup stands for, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Every {
+    Minute,
+    Hour,
+    Day,
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_dataplane_config::table::EVENT_COLUMNS;
+
+    #[test]
+    fn the_rule_names_every_column_that_a_table_has() {
+        let rule = include_str!("tables.rs");
+        let names: Vec<String> = EVENT_COLUMNS
+            .iter()
+            .map(|column| format!("'{}'", column.name))
+            .collect();
+        assert!(
+            rule.contains(&format!("(c.name in [{}])", names.join(", "))),
+            "{names:?}"
+        );
+    }
+}
