@@ -27,12 +27,12 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "tables", PLAIN)?;
     let (traffic, table) = (trial.traffic(APP)?, trial.table());
-    let purchase = |user: &str, country: &str| {
+    let bought = |user: &str, country: &str| {
         format!(
-            r#"{{"event_type":"purchase","user_id":"{user}","event_data":{{"cart":{{"amount":2.5}}}},"context":{{"country":"{country}"}}}}"#
+            r#"{{"event_type":"bought","user_id":"{user}","event_data":{{"cart":{{"amount":2.5}}}},"context":{{"country":"{country}"}}}}"#
         )
     };
-    traffic.json(&purchase("before", "NL"))?;
+    traffic.json(&bought("before", "NL"))?;
     within(30, "the first event is stored", || Ok(trial.rows()?.0 == 1))?;
     let pods = |role: &str| -> Result<Vec<String>> {
         let mut names: Vec<String> = trial.pods(role)?.iter().map(|pod| pod.name.clone()).collect();
@@ -56,7 +56,7 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     assert_eq!((pods("ingest")?, pods("consume")?), before, "pods were restarted");
 
     for (user, country) in [("a", "NL"), ("b", "NL"), ("a", "NL"), ("", "BE")] {
-        traffic.json(&purchase(user, country))?;
+        traffic.json(&bought(user, country))?;
     }
     let all = sent.ids.len() as u64 + 5;
     within(60, "everything is stored", || Ok(trial.rows()?.0 == all))?;
@@ -77,7 +77,7 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
         "users with an id, counted from then on"
     );
     let question =
-        format!("SELECT uniqCombined64Merge(counted) FROM {table}_per_minute WHERE event_name = 'purchase'");
+        format!("SELECT uniqCombined64Merge(counted) FROM {table}_per_minute WHERE event_name = 'bought'");
     assert_eq!(ask(&kit, &question)?, "4");
 
     // What rewrites rows waits for a person, and says how.
