@@ -6,7 +6,7 @@ TEST := ./e2e/test
 .PHONY: help
 help: ## What can be done
 	@echo "Penstock. On a fresh machine: make up"
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: up
 up: ## Build everything, start a real cluster on this machine, send the first events
@@ -26,7 +26,15 @@ test-full: ## The same with outages of a minute, longer measurements and ten min
 
 .PHONY: bench-ingest
 bench-ingest: ## Measure ingest beside what it replaces, write docs/benchmarks.md (RUNS=5, PEERS=all)
-	@./e2e/bench/run
+	@./e2e/bench/run ingest
+
+.PHONY: bench-consume
+bench-consume: ## Measure the consumer beside what it replaces, write its part of docs/benchmarks-store.md (RUNS=5, ROWS=2000000)
+	@./e2e/bench/run consume
+
+.PHONY: bench-e2e
+bench-e2e: ## Measure the way from HTTP to a row, write its part of docs/benchmarks-store.md (RUNS=5, ROWS=1000000)
+	@./e2e/bench/run e2e
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser, SECONDS=60 each, or only TARGET=json

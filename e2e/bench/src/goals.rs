@@ -3,6 +3,7 @@
 use crate::corpus::Encoding;
 use crate::extras::{AtRest, Together};
 use crate::overload::Overload;
+use crate::page::short;
 use crate::plan::{Drive, LONE, PARTIAL, Workload};
 use crate::slow::SlowClients;
 use crate::summary::Line;
@@ -153,7 +154,8 @@ impl Measured<'_> {
     }
 }
 
-fn at_most(of: &'static str, figure: f64, most: f64, unit: &str) -> Goal {
+/// A bound from above.
+pub fn at_most(of: &'static str, figure: f64, most: f64, unit: &str) -> Goal {
     Goal {
         of,
         goal: format!("<= {most} {unit}"),
@@ -171,16 +173,6 @@ fn spread(together: &[Together], at_full: bool) -> Option<f64> {
         high / low - 1.0
     };
     alike().map(|one| of(one.events)).reduce(f64::max)
-}
-
-/// Three digits that matter.
-pub fn short(figure: f64) -> String {
-    match figure {
-        small if small < 1.0 => format!("{small:.3}"),
-        small if small < 10.0 => format!("{small:.2}"),
-        middle if middle < 100.0 => format!("{middle:.1}"),
-        large => format!("{large:.0}"),
-    }
 }
 
 #[cfg(test)]

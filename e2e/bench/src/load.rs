@@ -66,6 +66,10 @@ pub struct Load {
     due: Instant,
     /// Goes up by each event sent.
     number: u64,
+    /// Requests that may still be begun; none where time is the bound.
+    left: Option<u64>,
+    /// When each request was due, in the order in which they began; none where nobody asked.
+    journal: Option<Vec<Instant>>,
     stats: Stats,
     open: bool,
 }
@@ -104,6 +108,8 @@ impl Load {
             pace: Pace::Closed,
             due: Instant::now(),
             number: 0,
+            left: None,
+            journal: None,
             stats: Stats::default(),
             open: false,
         };
@@ -119,6 +125,50 @@ impl Load {
             });
         }
         Ok(load)
+    }
+
+    /// From now on the journal tells when each request was due.
+    pub fn keep_journal(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    /// When each request since [`Self::keep_journal`] was due.
+    pub fn take_journal(&mut self) -> Vec<Instant> {
+        self.journal.take().unwrap_or_default()
+    }
+
+    /// The number of the next event.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Goes on with another number than the next, so that two loads have no id in common.
+    pub fn number_from(&mut self, number: u64) {
+        self.number = number;
+    }
+
+    /// Sends so many requests as fast as they are answered, and waits for the last answer.
+    pub fn send_all(&mut self, requests: u64) -> Result<Stats> {
+        (self.pace, self.left, self.open) = (Pace::Closed, Some(requests), true);
+        self.stats = Stats::default();
+        let began = Instant::now();
+        let (mut answered, mut heard) = (0, began);
+        self.dispatch()?;
+        while answered < requests {
+            self.turn(Instant::now() + PATIENCE)?;
+            let now = self.stats.acknowledged + self.stats.refused + self.stats.broken;
+            if now > answered {
+                (answered, heard) = (now, Instant::now());
+            } else if heard.elapsed() > PATIENCE {
+                return Err(Error::new(format!(
+                    "{answered} of {requests} requests were answered, and none since {PATIENCE:?}"
+                )));
+            }
+        }
+        (self.left, self.open) = (None, false);
+        let mut stats = std::mem::take(&mut self.stats);
+        stats.elapsed = began.elapsed();
+        Ok(stats)
     }
 
     /// Sends at this pace for so long; what was in hand before goes on.
@@ -181,7 +231,10 @@ impl Load {
             return Ok(());
         }
         let Pace::Rate(rate) = self.pace else {
-            while let Some(index) = self.idle.pop_front() {
+            while self.left != Some(0)
+                && let Some(index) = self.idle.pop_front()
+            {
+                self.left = self.left.map(|left| left - 1);
                 self.begin(index, Instant::now())?;
             }
             return Ok(());
@@ -209,6 +262,9 @@ impl Load {
     }
 
     fn begin(&mut self, index: usize, due: Instant) -> Result<()> {
+        if let Some(journal) = &mut self.journal {
+            journal.push(due);
+        }
         let connection = &mut self.connections[index];
         connection.requests.advance(&mut self.number);
         (connection.sent, connection.since, connection.begun) = (0, Some(due), Instant::now());
@@ -363,6 +419,17 @@ mod tests {
         assert!(stats.acknowledged > 50 && stats.latencies.len() as u64 == stats.acknowledged);
         assert!(stats.elapsed >= Duration::from_millis(200));
         assert_eq!((rest.acknowledged, stats.refused + rest.broken), (1, 0));
+    }
+
+    #[test]
+    fn so_many_requests_are_sent_and_no_more() {
+        let mut load = Load::connect(server(OK, |_| Duration::ZERO), 1, &SHAPE).unwrap();
+        load.keep_journal();
+        assert_eq!(load.send_all(30).unwrap().acknowledged, 30);
+        assert_eq!((load.send_all(5).unwrap().acknowledged, load.number()), (5, 35));
+        let journal = load.take_journal();
+        assert!(journal.len() == 35 && journal.is_sorted());
+        assert_eq!(load.finish().unwrap().acknowledged, 0);
     }
 
     #[test]

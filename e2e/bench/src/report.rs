@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 
 use crate::corpus::EVENT_BYTES;
 use crate::extras::Together;
-use crate::goals::{Goal, Measured, short};
+use crate::goals::Measured;
 use crate::overload::Overload;
+use crate::page::{self, short};
 use crate::slow::{CLIENTS, SlowClients};
 use crate::summary::Line;
-
-/// A machine with more to do than this is not idle.
-const IDLE: f64 = 0.3;
 
 /// What the page is made of.
 #[derive(Debug)]
@@ -37,51 +35,32 @@ pub struct CrossCheck {
 }
 
 impl Report<'_> {
-    /// The page. Writing to a String cannot fail, so what `write!` says is not looked at.
+    /// The page.
     pub fn page(&self) -> String {
         let mut page = String::from(
             "# Benchmarks of ingest\n\nWritten by `make bench-ingest`; do not edit. [What the figures mean and how they are \
-             taken](decisions/0007-measuring-ingest.md).\n\n| | |\n|---|---|\n",
+             taken](decisions/0007-measuring-ingest.md).\n\n",
         );
-        for (name, value) in self.machine {
-            let _ = writeln!(page, "| {name} | {value} |");
-        }
-        let _ = writeln!(
-            page,
-            "| runs | {} of {} s each, servers in turns; medians, memory the highest |\n\n\
-             Each server has core 0 to itself; the load and Kafka share core 1. CPU is user and system time of the \
-             server's process. Events have {EVENT_BYTES} bytes. Latencies of paced loads count from the moment at which \
-             a request was due.\n",
+        let runs = format!(
+            "{} of {} s each, servers in turns; medians, memory the highest",
             self.runs, self.seconds
         );
-        if self.load_before > IDLE {
-            page.push_str(
-                "**The machine was busy with other work**, so latencies, rates and the CPU of paced loads say more about that \
-                 than about the servers. Run it again on an idle machine; what is missed here may be reached there.\n\n",
-            );
-        }
-        self.goals(&mut page);
+        page::machine(&mut page, self.machine, &runs);
+        let _ = writeln!(
+            page,
+            "Each server has core 0 to itself; the load and Kafka share core 1. CPU is user and system time of the \
+             server's process. Events have {EVENT_BYTES} bytes. Latencies of paced loads count from the moment at which \
+             a request was due.\n"
+        );
+        page::busy(&mut page, self.load_before);
+        page.push_str("## Goals\n\n");
+        page::goals(&mut page, &self.measured.goals());
         self.loads(&mut page);
         self.together(&mut page);
         self.overload(&mut page);
         self.slow(&mut page);
         self.check(&mut page);
         page
-    }
-
-    fn goals(&self, page: &mut String) {
-        page.push_str("## Goals\n\n| | goal | measured | |\n|---|---|---|---|\n");
-        for Goal {
-            of,
-            goal,
-            figure,
-            reached,
-        } in self.measured.goals()
-        {
-            let verdict = if reached { "reached" } else { "**missed**" };
-            let _ = writeln!(page, "| {of} | {goal} | {figure} | {verdict} |");
-        }
-        page.push('\n');
     }
 
     fn loads(&self, page: &mut String) {

@@ -1,21 +1,18 @@
 //! The servers that are measured: how each is started, and what it writes.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use penstock_e2e::Result;
 use penstock_e2e::error::Context as _;
-use penstock_e2e::{Error, Result};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use crate::child::Pinned;
 use crate::corpus::Protocol;
-use crate::process;
 use crate::topic::{Record, letters};
 
 /// Servers run here, everything else on [`LOAD_CORE`].
@@ -24,7 +21,6 @@ pub const LOAD_CORE: usize = 1;
 /// What requests carry.
 pub const KEY: &str = "psk_a-key-of-the-benchmark";
 const APP: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -94,7 +90,7 @@ pub struct Server {
 /// A server that runs.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    process: Pinned,
     pub address: SocketAddr,
     /// From the start of the process until its port was open.
     pub listening_after: Duration,
@@ -107,7 +103,7 @@ impl Server {
         let directory = tempfile::tempdir().doing("making a folder")?;
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(&self.program);
-        command.env_clear().stdin(Stdio::null());
+        command.env_clear();
         match self.kind {
             Kind::Ingest => {
                 let config = directory.path().join("config.yaml");
@@ -149,27 +145,17 @@ impl Server {
                 command.arg("--config").arg(&config);
             }
         }
-        let log = directory.path().join("log");
-        let output = File::create(&log).doing("making a log")?;
-        let errors = output.try_clone().doing("making a log")?;
-        command.stdout(output).stderr(errors);
-        // What is started stays where its parent is.
-        process::stay_on(SERVER_CORE)?;
-        let began = Instant::now();
-        let spawned = command.spawn();
-        process::stay_on(LOAD_CORE)?;
-        let child = spawned.map_err(|error| Error::new(format!("{}: {error}", self.program.display())))?;
+        let mut process = Pinned::start(&mut command, SERVER_CORE, directory.path())?;
+        process.wait("listening", || TcpStream::connect(address).is_ok())?;
         let mut running = Running {
-            child,
+            listening_after: process.started.elapsed(),
+            process,
             address,
-            listening_after: Duration::ZERO,
             _directory: directory,
         };
-        running.wait(&log, || TcpStream::connect(address).is_ok())?;
-        running.listening_after = began.elapsed();
         if self.kind == Kind::Ingest {
             let ready = format!("http://{admin}/readyz");
-            running.wait(&log, || ureq_ok(&ready))?;
+            running.process.wait("ready", || answers(&ready))?;
         }
         Ok(running)
     }
@@ -177,30 +163,12 @@ impl Server {
 
 impl Running {
     pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn wait(&mut self, log: &std::path::Path, condition: impl Fn() -> bool) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        while !condition() {
-            if self.child.try_wait().doing("looking at the server")?.is_some() || Instant::now() > end {
-                return Err(Error::new("the server did not come up").log(log));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        self.process.pid()
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already, and nothing it has not stored was acknowledged.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
-fn ureq_ok(url: &str) -> bool {
+/// Whether a GET is answered with 2xx.
+pub(crate) fn answers(url: &str) -> bool {
     ureq::get(url).call().is_ok()
 }
 
@@ -226,7 +194,7 @@ fn collector_yaml(bootstrap: &str, topic: &str, address: SocketAddr) -> String {
     )
 }
 
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .doing("looking for a free port")

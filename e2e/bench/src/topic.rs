@@ -10,7 +10,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const PARTITIONS: i32 = 3;
+/// Of every topic.
+pub const PARTITIONS: i32 = 3;
 /// A service that answers first and writes later has written all when nothing was added for so long.
 const SETTLED: Duration = Duration::from_millis(1500);
 

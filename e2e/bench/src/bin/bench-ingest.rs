@@ -5,8 +5,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +21,7 @@ use penstock_e2e_bench::overload::overload;
 use penstock_e2e_bench::plan::{Drive, PARTIAL, Workload, meets, workloads};
 use penstock_e2e_bench::report::{CrossCheck, Report};
 use penstock_e2e_bench::server::{Kind, LOAD_CORE, Server};
+use penstock_e2e_bench::setting::RawFile;
 use penstock_e2e_bench::slow::slow_clients;
 use penstock_e2e_bench::summary::{Line, lines, median};
 use penstock_e2e_bench::{machine, process, wrk};
@@ -52,13 +51,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nerror: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    penstock_e2e_bench::exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -193,7 +186,7 @@ fn measure(
 ) -> Result<Vec<Sample>> {
     let mut full: HashMap<(String, Workload), Vec<f64>> = HashMap::new();
     let mut samples = Vec::new();
-    let mut raw = raw_file();
+    let mut raw = RawFile::create("bench-ingest");
     for run in 1..=runs {
         eprintln!("== run {run} of {runs}");
         for workload in workloads() {
@@ -217,23 +210,12 @@ fn measure(
                     full.entry(key).or_default().push(sample.rate);
                 }
                 show(&sample);
-                if let (Some(file), Ok(line)) = (&mut raw, serde_json::to_string(&sample)) {
-                    // The page is what counts; this is for who wants to look closer.
-                    let _ = writeln!(file, "{line}");
-                }
+                raw.add(&sample);
                 samples.push(sample);
             }
         }
     }
     Ok(samples)
-}
-
-/// Every run's figures, one JSON object a line, beside what cargo builds.
-fn raw_file() -> Option<File> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(true);
-    options.open(target.join("bench-ingest.jsonl")).ok()
 }
 
 /// 1, 2 and 4 processes: as fast as they answer, and at an eighth of what one takes alone, so that four of them leave the

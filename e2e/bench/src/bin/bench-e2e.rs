@@ -1,0 +1,105 @@
+//! `make bench-e2e`: measures the way from HTTP to a row, of Penstock and of the stack that it replaces, and writes its
+//! part of docs/benchmarks-store.md.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use penstock_e2e::{Error, Result};
+use penstock_e2e_bench::corpus::Encoding;
+use penstock_e2e_bench::plan::{Drive, Workload};
+use penstock_e2e_bench::setting::{RawFile, Setting, Stacks};
+use penstock_e2e_bench::store::fresh::{Fresh, fresh};
+use penstock_e2e_bench::store::report::{self, Beginning, EndToEnd};
+use penstock_e2e_bench::store::summary::cost;
+use penstock_e2e_bench::store::{goals, whole::whole};
+use penstock_e2e_bench::thousands;
+
+/// Measures Penstock and the stack that it replaces from HTTP to rows, on the Kafka and the ClickHouse of a kit instance.
+#[derive(Debug, Parser)]
+#[command(name = "bench-e2e", version)]
+struct Arguments {
+    /// Runs of each stack; the figures are their medians.
+    #[arg(long, env = "RUNS", default_value_t = 5)]
+    runs: usize,
+    /// Events of each run, thousands of them.
+    #[arg(long, env = "ROWS", default_value_t = 1_000_000, value_parser = thousands)]
+    rows: u64,
+    /// Seconds of each steady load.
+    #[arg(long, env = "SECONDS_EACH", default_value_t = 20)]
+    seconds: u64,
+    /// Events a second of the steady load, in requests of 100.
+    #[arg(long, env = "RATE", default_value_t = 10_000)]
+    rate: u32,
+    /// Where the page is; only one part of it is written.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    penstock_e2e_bench::exit(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let setting = Setting::enter()?;
+    let stacks = Stacks::build(&setting)?;
+    let Setting { bench, store, .. } = &setting;
+    let mut raw = RawFile::create("bench-e2e");
+    let both = [&stacks.penstock, &stacks.replaced];
+
+    eprintln!("== warming up");
+    for stack in both {
+        whole(bench, store, stack, arguments.rows / 5000 * 1000)?;
+    }
+    let mut costs = Vec::new();
+    for run in 1..=arguments.runs {
+        eprintln!("== run {run} of {}", arguments.runs);
+        for stack in both {
+            let cost = whole(bench, store, stack, arguments.rows)?;
+            eprintln!(
+                "{:<36} server {:.3} + consumer {:.3} + ClickHouse {:.3} = {:.3} us/event, merges {:.3}, {:.0}/s",
+                cost.stack,
+                cost.server,
+                cost.sink,
+                cost.store,
+                cost.total(),
+                cost.merges,
+                cost.rate
+            );
+            raw.add(&cost);
+            costs.push(cost);
+        }
+    }
+    eprintln!("== a steady load");
+    let time = Duration::from_secs(arguments.seconds);
+    let hundred = Workload::new(100, Encoding::Plain, Drive::Full);
+    let moderate = both
+        .iter()
+        .map(|stack| fresh(bench, store, stack, hundred, f64::from(arguments.rate), time))
+        .collect::<Result<Vec<Fresh>>>()?;
+    eprintln!("{moderate:?}");
+
+    let lines = both
+        .iter()
+        .map(|stack| Some((stack.name, cost(&costs, stack.name)?)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| Error::new("there was no run"))?;
+    let part = EndToEnd {
+        beginning: Beginning {
+            machine: &setting.machine()?,
+            load_before: setting.load_before,
+            runs: arguments.runs,
+            goals: goals::whole(&lines[0].1, &lines[1].1),
+        },
+        rows: arguments.rows,
+        lines: &lines,
+        moderate: &moderate,
+    };
+    report::write(
+        &setting.page(arguments.out.as_deref()),
+        EndToEnd::TITLE,
+        &part.part(),
+    )
+}

@@ -1,0 +1,308 @@
+//! ClickHouse, and the event table of one run.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use penstock_dataplane_config::table::{EventTable, dedup_window};
+use penstock_e2e::clickhouse::Credentials;
+use penstock_e2e::error::Context as _;
+use penstock_e2e::{Component, Error, Instance, Result};
+
+use crate::process;
+use crate::server::LOAD_CORE;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Merges are over when none ran and no part came or went for so long, or when there is no end to them.
+const SETTLED: Duration = Duration::from_secs(3);
+const ENDLESS: Duration = Duration::from_secs(60);
+
+/// The ClickHouse of a kit instance.
+#[derive(Debug)]
+pub struct Store {
+    client: Client,
+    pub url: String,
+    /// Who inserts.
+    pub consumer: Credentials,
+    pid: u32,
+    partitions: u32,
+    sequence: Cell<u32>,
+}
+
+/// Asks as the administrator.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+    pub admin: Credentials,
+}
+
+impl Client {
+    /// Runs one statement and gives back the answer.
+    pub fn ask(&self, statement: &str) -> Result<String> {
+        let mut answer = self
+            .agent
+            .post(&self.url)
+            .header("X-ClickHouse-User", &self.admin.user)
+            .header("X-ClickHouse-Key", &self.admin.password)
+            .send(statement)
+            .doing("asking ClickHouse")?;
+        let status = answer.status();
+        let text = answer
+            .body_mut()
+            .read_to_string()
+            .doing("reading ClickHouse's answer")?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        Err(Error::new(format!(
+            "ClickHouse answered {status} to {statement}: {}",
+            text.trim()
+        )))
+    }
+
+    fn numbers(&self, statement: &str) -> Result<Vec<u64>> {
+        let answer = self.ask(statement)?;
+        answer
+            .split_whitespace()
+            .map(|number| number.parse().doing(format_args!("reading {number}")))
+            .collect()
+    }
+
+    fn number(&self, statement: &str) -> Result<u64> {
+        // Of a counter that nothing has counted yet there is no row.
+        Ok(self.numbers(statement)?.first().copied().unwrap_or(0))
+    }
+}
+
+impl Store {
+    /// Keeps the ClickHouse of the instance on the load's core. The caller is in the instance's network.
+    pub fn of(kit: &Instance, partitions: u32) -> Result<Self> {
+        let users = kit.clickhouse_users()?;
+        let running = kit.process(Component::ClickHouse).ok_or_else(|| {
+            Error::new("ClickHouse does not run").next(kit.command("up --only kafka,clickhouse"))
+        })?;
+        process::keep_on(running.pid, LOAD_CORE)?;
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .proxy(None)
+            .http_status_as_error(false)
+            .build()
+            .into();
+        Ok(Self {
+            client: Client {
+                agent,
+                url: kit.clickhouse_url(),
+                admin: users.admin,
+            },
+            url: kit.clickhouse_url(),
+            consumer: users.consumer,
+            pid: running.pid.cast_unsigned(),
+            partitions,
+            sequence: Cell::new(0),
+        })
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        process::cpu(self.pid)
+    }
+
+    /// INSERTs so far, of all clients.
+    pub fn inserts(&self) -> Result<u64> {
+        self.client
+            .number("SELECT value FROM system.events WHERE event = 'InsertQuery' FORMAT TSV")
+    }
+
+    /// Whether this build of the engine reads Kafka by itself.
+    pub fn reads_kafka(&self) -> Result<bool> {
+        let found = self
+            .client
+            .number("SELECT count() FROM system.table_engines WHERE name = 'Kafka' FORMAT TSV")?;
+        Ok(found > 0)
+    }
+
+    pub fn version(&self) -> Result<String> {
+        Ok(self.client.ask("SELECT version() FORMAT TSV")?.trim().to_owned())
+    }
+
+    /// An empty event table in a database of its own, made by the statement with which the operator makes it.
+    pub fn table(&self) -> Result<Table> {
+        let number = self.sequence.get() + 1;
+        self.sequence.set(number);
+        let table = Table {
+            client: self.client.clone(),
+            database: format!("bench_{}_{number}", std::process::id()),
+        };
+        self.client.ask(&format!("CREATE DATABASE {}", table.database))?;
+        let statement = EventTable {
+            database: &table.database,
+            table: "events",
+            comment: "bench",
+            dedup_window: dedup_window(self.partitions),
+        }
+        .create_statement();
+        self.client.ask(&statement)?;
+        Ok(table)
+    }
+}
+
+/// The event table `events` of a database; both go when this is dropped.
+#[derive(Debug)]
+pub struct Table {
+    pub client: Client,
+    pub database: String,
+}
+
+impl Table {
+    /// Rows, from the table's own count: reads no column.
+    pub fn rows(&self) -> Result<u64> {
+        self.client.number(&format!(
+            "SELECT count() FROM {}.events FORMAT TSV",
+            self.database
+        ))
+    }
+
+    /// Rows and distinct events.
+    pub fn stored(&self) -> Result<Stored> {
+        let counts = self.client.numbers(&format!(
+            "SELECT count(), uniqExact(event_id) FROM {}.events FORMAT TSV",
+            self.database
+        ))?;
+        Ok(Stored {
+            rows: counts.first().copied().unwrap_or(0),
+            distinct: counts.get(1).copied().unwrap_or(0),
+        })
+    }
+
+    /// Waits for `rows` rows and gives back when it first saw some, how many those were, and when it saw all. `must_go_on`
+    /// fails when nobody stores any more.
+    pub fn wait_for_rows(&self, rows: u64, mut must_go_on: impl FnMut() -> Result<()>) -> Result<Filling> {
+        /// Each question costs ClickHouse about a millisecond.
+        const LOOK: Duration = Duration::from_millis(100);
+        let (mut first, mut last, mut grew) = (None, 0, Instant::now());
+        loop {
+            let (now, at) = (self.rows()?, Instant::now());
+            if now > 0 {
+                first.get_or_insert((at, now));
+            }
+            if now > last {
+                (last, grew) = (now, at);
+            }
+            if now >= rows {
+                let (began, already) = first.unwrap_or((at, now));
+                return Ok(Filling {
+                    began,
+                    already,
+                    ended: at,
+                });
+            }
+            if grew.elapsed() > PATIENCE {
+                return Err(Error::new(format!(
+                    "{last} of {rows} rows are stored, and none more since {PATIENCE:?}"
+                )));
+            }
+            must_go_on()?;
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    pub fn stop_merges(&self) -> Result<()> {
+        self.client
+            .ask(&format!("SYSTEM STOP MERGES {}.events", self.database))
+            .map(drop)
+    }
+
+    /// Lets merges go on and waits until there is nothing more to merge.
+    pub fn merge(&self) -> Result<()> {
+        self.client
+            .ask(&format!("SYSTEM START MERGES {}.events", self.database))?;
+        let question = format!(
+            "SELECT (SELECT count() FROM system.merges WHERE database = '{0}'),
+             (SELECT sum(cityHash64(name)) FROM system.parts WHERE active AND database = '{0}') FORMAT TSV",
+            self.database
+        );
+        let (began, mut last, mut since) = (Instant::now(), Vec::new(), Instant::now());
+        while since.elapsed() < SETTLED && began.elapsed() < ENDLESS {
+            let now = self.client.numbers(&question)?;
+            if now.first() != Some(&0) || now != last {
+                (last, since) = (now, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // The instance goes, or its next run names its databases otherwise.
+        let _ = self
+            .client
+            .ask(&format!("DROP DATABASE IF EXISTS {} SYNC", self.database));
+    }
+}
+
+/// How a table was filled.
+#[derive(Clone, Copy, Debug)]
+pub struct Filling {
+    pub began: Instant,
+    /// Rows that were there at `began`.
+    pub already: u64,
+    pub ended: Instant,
+}
+
+impl Filling {
+    /// Rows a second behind the first, so that joining the group is no part of it.
+    pub fn rate(&self, rows: u64) -> f64 {
+        let time = (self.ended - self.began).as_secs_f64();
+        if time > 0.0 {
+            (rows - self.already) as f64 / time
+        } else {
+            0.0
+        }
+    }
+}
+
+/// What a table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stored {
+    pub rows: u64,
+    pub distinct: u64,
+}
+
+impl Stored {
+    /// Whether every event sent is there once.
+    pub fn is(self, sent: u64) -> bool {
+        self.rows == sent && self.distinct == sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_leaves_out_what_was_there_first() {
+        let began = Instant::now();
+        let filling = Filling {
+            began,
+            already: 200,
+            ended: began + Duration::from_secs(2),
+        };
+        assert!((filling.rate(1000) - 400.0).abs() < 1e-9);
+        let at_once = Filling {
+            ended: began,
+            ..filling
+        };
+        assert!(at_once.rate(200).abs() < 1e-9, "no time, no rate");
+    }
+
+    #[test]
+    fn rows_alone_do_not_tell_that_all_is_there() {
+        let stored = |rows, distinct| Stored { rows, distinct };
+        assert!(stored(5, 5).is(5));
+        for wrong in [stored(5, 4), stored(4, 4), stored(6, 5), stored(6, 6)] {
+            assert!(!wrong.is(5), "{wrong:?}");
+        }
+    }
+}
