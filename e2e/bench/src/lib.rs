@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod command;
 pub mod corpus;
 pub mod extras;
 pub mod goals;
@@ -30,24 +31,3 @@ pub mod store;
 pub mod summary;
 pub mod topic;
 pub mod wrk;
-
-use std::process::ExitCode;
-
-/// How a command ends.
-pub fn exit(outcome: penstock_e2e::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nerror: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// A number of events that are sent in requests of a thousand.
-pub fn thousands(text: &str) -> Result<u64, String> {
-    match text.parse::<u64>() {
-        Ok(number) if number >= 10_000 && number % 1000 == 0 => Ok(number),
-        _ => Err("it must be thousands, 10000 or more".into()),
-    }
-}

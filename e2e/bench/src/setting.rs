@@ -29,6 +29,8 @@ pub struct Setting {
     pub store: Store,
     /// Cores that others kept busy.
     pub load_before: f64,
+    /// Of a core, see [`Store::rest`].
+    rest: f64,
 }
 
 impl Setting {
@@ -44,12 +46,14 @@ impl Setting {
         })?;
         process::keep_on(kafka.pid, LOAD_CORE)?;
         let store = Store::of(&kit, PARTITIONS.cast_unsigned())?;
+        let rest = store.rest()?;
         let bench = Bench::new(kit.kafka_bootstrap()?, Duration::ZERO, Duration::ZERO)?;
         Ok(Self {
             kit,
             bench,
             store,
             load_before,
+            rest,
         })
     }
 
@@ -60,6 +64,11 @@ impl Setting {
         lines.push((
             "ClickHouse",
             format!("the engine {version} behind the kit's HTTP front"),
+        ));
+        let rest = self.rest * 100.0;
+        lines.push((
+            "ClickHouse at rest",
+            format!("{rest:.1} % of a core, which is taken off its figures a row"),
         ));
         Ok(lines)
     }

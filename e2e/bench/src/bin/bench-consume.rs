@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use penstock_e2e::Result;
+use penstock_e2e_bench::command::{exit, runs, thousands};
 use penstock_e2e_bench::setting::{RawFile, Setting, Stacks};
 use penstock_e2e_bench::store::catch_up::{Merges, Sample, catch_up};
 use penstock_e2e_bench::store::fresh::{Fresh, fresh};
@@ -18,14 +19,13 @@ use penstock_e2e_bench::store::sink::{Kind, Sink};
 use penstock_e2e_bench::store::source::{BATCHES, Source};
 use penstock_e2e_bench::store::summary::lines;
 use penstock_e2e_bench::store::{goals, whole::whole};
-use penstock_e2e_bench::thousands;
 
 /// Measures the consumer beside what it replaces, on the Kafka and the ClickHouse of a kit instance.
 #[derive(Debug, Parser)]
 #[command(name = "bench-consume", version)]
 struct Arguments {
     /// Runs of each consumer over the backlog; the figures are their medians.
-    #[arg(long, env = "RUNS", default_value_t = 5)]
+    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
     runs: usize,
     /// Events of the backlog, thousands of them.
     #[arg(long, env = "ROWS", default_value_t = 2_000_000, value_parser = thousands)]
@@ -42,7 +42,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    penstock_e2e_bench::exit(run(&Arguments::parse()))
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -108,7 +108,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     eprintln!("{quiet:?}\n== half load");
     let (mut capacities, mut half): (Vec<(&str, f64)>, Vec<Fresh>) = Default::default();
     for stack in both {
-        let rate = whole(bench, store, stack, arguments.rows / 2000 * 1000)?.rate;
+        let rate = whole(bench, store, stack, arguments.rows)?.rate;
         capacities.push((stack.name, rate));
         half.push(fresh(bench, store, stack, BATCHES, rate / 2.0, time)?);
         eprintln!("{:?}", half.last());
@@ -151,9 +151,10 @@ fn show(sample: &Sample) {
         ..
     } = sample;
     eprintln!(
-        "{sink:<44} {:>6.3} us/row, ClickHouse {store:.3} + merges {:.3}, {rate:.0}/s, peak {:.0} MB, {inserts} INSERTs{}",
+        "{sink:<44} {:>6.3} us/row, ClickHouse {store:.3} + merges {:.3}, {:.0}/s, peak {:.0} MB, {inserts} INSERTs{}",
         cpu.unwrap_or(0.0),
         merges.unwrap_or(0.0),
+        rate.unwrap_or(0.0),
         peak.unwrap_or(0) as f64 / 1e6,
         if sample.adds_up() {
             String::new()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use penstock_e2e::{Error, Result};
+use penstock_e2e_bench::command::{exit, runs, thousands};
 use penstock_e2e_bench::corpus::Encoding;
 use penstock_e2e_bench::plan::{Drive, Workload};
 use penstock_e2e_bench::setting::{RawFile, Setting, Stacks};
@@ -15,14 +16,13 @@ use penstock_e2e_bench::store::fresh::{Fresh, fresh};
 use penstock_e2e_bench::store::report::{self, Beginning, EndToEnd};
 use penstock_e2e_bench::store::summary::cost;
 use penstock_e2e_bench::store::{goals, whole::whole};
-use penstock_e2e_bench::thousands;
 
 /// Measures Penstock and the stack that it replaces from HTTP to rows, on the Kafka and the ClickHouse of a kit instance.
 #[derive(Debug, Parser)]
 #[command(name = "bench-e2e", version)]
 struct Arguments {
     /// Runs of each stack; the figures are their medians.
-    #[arg(long, env = "RUNS", default_value_t = 5)]
+    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
     runs: usize,
     /// Events of each run, thousands of them.
     #[arg(long, env = "ROWS", default_value_t = 1_000_000, value_parser = thousands)]
@@ -39,7 +39,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    penstock_e2e_bench::exit(run(&Arguments::parse()))
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -13,6 +13,7 @@ use clap::Parser;
 use penstock_e2e::error::Context as _;
 use penstock_e2e::progress::Progress;
 use penstock_e2e::{Component, Error, Instance, Result};
+use penstock_e2e_bench::command::{exit, runs};
 use penstock_e2e_bench::corpus::Encoding;
 use penstock_e2e_bench::extras::{self, CROWD, Together};
 use penstock_e2e_bench::goals::Measured;
@@ -31,7 +32,7 @@ use penstock_e2e_bench::{machine, process, wrk};
 #[command(name = "bench-ingest", version)]
 struct Arguments {
     /// Runs of each load; the figures are their medians.
-    #[arg(long, env = "RUNS", default_value_t = 5)]
+    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
     runs: usize,
     /// Seconds of each run, behind one of warming up.
     #[arg(long, env = "SECONDS_EACH", default_value_t = 3)]
@@ -51,7 +52,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    penstock_e2e_bench::exit(run(&Arguments::parse()))
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -27,8 +27,8 @@ pub enum Merges {
 pub struct Sample {
     pub sink: String,
     pub events: u64,
-    /// Rows a second, behind the first block.
-    pub rate: f64,
+    /// Rows a second, behind the first block; none where there was no other.
+    pub rate: Option<f64>,
     /// User and system time of the sink's process for one row, microseconds; none where it has no process.
     pub cpu: Option<f64>,
     /// The same of ClickHouse.
@@ -63,17 +63,17 @@ pub fn catch_up(
         table.stop_merges()?;
     }
     let each = |time: Duration| time.as_secs_f64() * 1e6 / source.events as f64;
-    let (before, inserts) = (store.cpu()?, store.inserts()?);
+    let (since, inserts) = (store.now()?, store.inserts()?);
     let mut running = sink.start(&bench.bootstrap, &source.topic, store, &table)?;
     let filling = table.wait_for_rows(source.events, || running.must_run())?;
     std::thread::sleep(BEHIND);
-    let after = store.cpu()?;
+    let spent = store.spent(since)?;
     let mut sample = Sample {
         sink: sink.name(),
         events: source.events,
         rate: filling.rate(source.events),
         cpu: running.cpu()?.map(each),
-        store: each(after.saturating_sub(before)),
+        store: each(spent),
         merges: None,
         peak: running.peak()?,
         inserts: store.inserts()? - inserts,
@@ -82,9 +82,9 @@ pub fn catch_up(
     };
     drop(running);
     if merges == Merges::Afterwards {
-        let before = store.cpu()?;
+        let since = store.now()?;
         table.merge()?;
-        sample.merges = Some(each(store.cpu()?.saturating_sub(before)));
+        sample.merges = Some(each(store.spent(since)?));
     }
     Ok(sample)
 }

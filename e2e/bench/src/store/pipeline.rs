@@ -29,7 +29,6 @@ pub struct Stack {
 #[derive(Debug)]
 pub struct Pipeline<'b> {
     bench: &'b Bench,
-    store: &'b Store,
     topic: String,
     pub server: server::Running,
     pub sink: sink::Running,
@@ -39,12 +38,11 @@ pub struct Pipeline<'b> {
     sent: u64,
 }
 
-/// User and system time so far.
+/// User and system time of the two processes so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
     pub server: Duration,
     pub sink: Duration,
-    pub store: Duration,
 }
 
 impl Cpu {
@@ -53,14 +51,13 @@ impl Cpu {
         Self {
             server: self.server.saturating_sub(before.server),
             sink: self.sink.saturating_sub(before.sink),
-            store: self.store.saturating_sub(before.store),
         }
     }
 }
 
 impl<'b> Pipeline<'b> {
     /// Starts everything and sends one event, so that the sink has joined its group.
-    pub fn start(bench: &'b Bench, store: &'b Store, stack: &'b Stack) -> Result<Self> {
+    pub fn start(bench: &'b Bench, store: &Store, stack: &'b Stack) -> Result<Self> {
         let (topic, table) = (bench.topic()?, store.table()?);
         let server = stack.server.start(&bench.bootstrap, &topic)?;
         let mut sink = stack.sink.start(&bench.bootstrap, &topic, store, &table)?;
@@ -71,7 +68,6 @@ impl<'b> Pipeline<'b> {
         table.wait_for_rows(1, || sink.must_run())?;
         Ok(Self {
             bench,
-            store,
             topic,
             server,
             sink,
@@ -107,7 +103,6 @@ impl<'b> Pipeline<'b> {
         Ok(Cpu {
             server: process::cpu(self.server.pid())?,
             sink: self.sink.cpu()?.unwrap_or_default(),
-            store: self.store.cpu()?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! What few events cost: how many INSERTs they become, and how busy ClickHouse is with them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use penstock_e2e::Result;
 
@@ -34,15 +34,16 @@ pub struct Quiet {
 /// Measures for so long.
 pub fn quiet(bench: &Bench, store: &Store, stack: &Stack, time: Duration) -> Result<Quiet> {
     let mut pipeline = Pipeline::start(bench, store, stack)?;
-    let (rest, began) = (store.cpu()?, Instant::now());
+    let since = store.now()?;
     std::thread::sleep(time / 4);
-    let at_rest = store.cpu()?.saturating_sub(rest).as_secs_f64() / began.elapsed().as_secs_f64();
+    let at_rest = store.share(since)?;
 
     let mut load = pipeline.load(SINGLE)?;
     let settling = load.run(Pace::Rate(RATE), SETTLING)?;
-    let (before, inserts) = (pipeline.cpu()?, store.inserts()?);
+    let (before, since, inserts) = (pipeline.cpu()?, store.now()?, store.inserts()?);
     let stats = load.run(Pace::Rate(RATE), time)?;
-    let (spent, inserts) = (pipeline.cpu()?.since(before), store.inserts()? - inserts);
+    let (own, stored) = (pipeline.cpu()?.since(before), store.share(since)?);
+    let inserts = store.inserts()? - inserts;
     let rest = load.finish()?;
     pipeline.count(&[&settling, &stats, &rest], SINGLE)?;
     pipeline.finish()?;
@@ -50,9 +51,9 @@ pub fn quiet(bench: &Bench, store: &Store, stack: &Stack, time: Duration) -> Res
     Ok(Quiet {
         stack: stack.name,
         inserts: inserts as f64 / stats.elapsed.as_secs_f64(),
-        store: share(spent.store),
+        store: stored,
         store_at_rest: at_rest,
-        sink: share(spent.sink),
-        server: share(spent.server),
+        sink: share(own.sink),
+        server: share(own.server),
     })
 }

@@ -93,19 +93,14 @@ impl Consume<'_> {
         for line in self.lines {
             let _ = writeln!(
                 page,
-                "| {} | {} | {} | {} | {:.0} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
                 line.sink,
                 line.cpu.map_or("in ClickHouse".into(), |cpu| range(&cpu)),
                 range(&line.store),
                 line.merges.map_or("-".into(), short),
-                line.rate,
-                if line.block > 0.0 {
-                    format!("{:.0}", line.block)
-                } else {
-                    "-".into()
-                },
-                line.peak
-                    .map_or("-".into(), |peak| format!("{:.0}", peak as f64 / 1e6)),
+                whole_number(line.rate),
+                whole_number(line.block),
+                whole_number(line.peak.map(|peak| peak as f64 / 1e6)),
                 yes(line.adds_up),
             );
         }
@@ -115,13 +110,13 @@ impl Consume<'_> {
         let long = self.long;
         let _ = writeln!(
             page,
-            "\nOne long catch-up of {} with merges beside: {} rows, {} us/row of the consumer and {} of ClickHouse, {:.0} rows/s, \
+            "\nOne long catch-up of {} with merges beside: {} rows, {} us/row of the consumer and {} of ClickHouse, {} rows/s, \
              {:.0} MB at most, left the group {} times; rows = distinct = sent: {}.\n",
             long.sink,
             long.events,
             short(long.cpu.unwrap_or(0.0)),
             short(long.store),
-            long.rate,
+            whole_number(long.rate),
             long.peak.unwrap_or(0) as f64 / 1e6,
             long.left
                 .map_or("an unknown number of".into(), |left| left.to_string()),
@@ -240,6 +235,10 @@ fn range(figure: &Figure) -> String {
         short(figure.low),
         short(figure.high)
     )
+}
+
+fn whole_number(figure: Option<f64>) -> String {
+    figure.map_or("-".into(), |figure| format!("{figure:.0}"))
 }
 
 fn yes(it_is: bool) -> &'static str {

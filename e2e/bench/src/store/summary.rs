@@ -8,18 +8,16 @@ use crate::summary::median;
 #[derive(Clone, Debug)]
 pub struct Line {
     pub sink: String,
-    pub rate: f64,
+    pub rate: Option<f64>,
     pub cpu: Option<Figure>,
     pub store: Figure,
     /// None where merges were beside.
     pub merges: Option<f64>,
     /// The highest of the runs: a bound is a bound.
     pub peak: Option<u64>,
-    /// Rows of an INSERT.
-    pub block: f64,
+    /// Rows of an INSERT; none where there were none.
+    pub block: Option<f64>,
     pub adds_up: bool,
-    /// All runs together.
-    pub left: Option<u64>,
 }
 
 /// A median between the lowest and the highest.
@@ -59,16 +57,16 @@ fn line(samples: &[Sample], sink: &str) -> Option<Line> {
     let all = |figure: fn(&Sample) -> Option<f64>| of().filter_map(figure).collect::<Vec<f64>>();
     Some(Line {
         sink: sink.to_owned(),
-        rate: median(all(|sample| Some(sample.rate))),
+        rate: Figure::of(all(|sample| sample.rate)).map(|rate| rate.middle),
         cpu: Figure::of(all(|sample| sample.cpu)),
         store: Figure::of(all(|sample| Some(sample.store)))?,
         merges: Figure::of(all(|sample| sample.merges)).map(|merges| merges.middle),
         peak: of().filter_map(|sample| sample.peak).max(),
-        block: median(all(|sample| {
+        block: Figure::of(all(|sample| {
             (sample.inserts > 0).then(|| sample.events as f64 / sample.inserts as f64)
-        })),
+        }))
+        .map(|block| block.middle),
         adds_up: of().all(Sample::adds_up),
-        left: of().filter_map(|sample| sample.left).reduce(|all, one| all + one),
     })
 }
 
@@ -109,7 +107,7 @@ pub mod tests {
         Sample {
             sink: sink.into(),
             events: 1000,
-            rate: 10.0,
+            rate: Some(10.0),
             cpu,
             store: 2.0,
             merges: Some(0.5),
@@ -147,6 +145,6 @@ pub mod tests {
             (Some(figure), Some(200_000_000), false)
         );
         assert_eq!((b.cpu, b.peak, b.adds_up), (None, None, true));
-        assert!((b.block - 200.0).abs() < 1e-9);
+        assert_eq!(b.block, Some(200.0));
     }
 }

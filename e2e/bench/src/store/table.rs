@@ -12,6 +12,8 @@ use crate::process;
 use crate::server::LOAD_CORE;
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at how many rows there are.
+const LOOK: Duration = Duration::from_millis(100);
 /// Merges are over when none ran and no part came or went for so long, or when there is no end to them.
 const SETTLED: Duration = Duration::from_secs(3);
 const ENDLESS: Duration = Duration::from_secs(60);
@@ -25,7 +27,16 @@ pub struct Store {
     pub consumer: Credentials,
     pid: u32,
     partitions: u32,
+    /// Of a core, see [`Store::rest`].
+    at_rest: Cell<f64>,
     sequence: Cell<u32>,
+}
+
+/// A moment from which on the CPU time of ClickHouse is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    cpu: Duration,
+    at: Instant,
 }
 
 /// Asks as the administrator.
@@ -98,13 +109,43 @@ impl Store {
             consumer: users.consumer,
             pid: running.pid.cast_unsigned(),
             partitions,
+            at_rest: Cell::new(0.0),
             sequence: Cell::new(0),
         })
     }
 
-    /// User and system time so far.
-    pub fn cpu(&self) -> Result<Duration> {
-        process::cpu(self.pid)
+    /// Measures what ClickHouse takes, of a core, when nothing is stored and it is asked as often as runs ask it. From now
+    /// on that is no run's cost: a slow consumer would pay for it longest.
+    pub fn rest(&self) -> Result<f64> {
+        const TIME: Duration = Duration::from_secs(5);
+        let table = self.table()?;
+        let since = self.now()?;
+        while since.at.elapsed() < TIME {
+            table.rows()?;
+            std::thread::sleep(LOOK);
+        }
+        let share = self.spent(since)?.as_secs_f64() / since.at.elapsed().as_secs_f64();
+        self.at_rest.set(share);
+        Ok(share)
+    }
+
+    pub fn now(&self) -> Result<Since> {
+        Ok(Since {
+            cpu: process::cpu(self.pid)?,
+            at: Instant::now(),
+        })
+    }
+
+    /// User and system time since then, less what it takes at rest.
+    pub fn spent(&self, since: Since) -> Result<Duration> {
+        let all = process::cpu(self.pid)?.saturating_sub(since.cpu);
+        Ok(all.saturating_sub(since.at.elapsed().mul_f64(self.at_rest.get())))
+    }
+
+    /// The share of a core that was taken since then, rest and all.
+    pub fn share(&self, since: Since) -> Result<f64> {
+        let all = process::cpu(self.pid)?.saturating_sub(since.cpu);
+        Ok(all.as_secs_f64() / since.at.elapsed().as_secs_f64())
     }
 
     /// INSERTs so far, of all clients.
@@ -177,8 +218,6 @@ impl Table {
     /// Waits for `rows` rows and gives back when it first saw some, how many those were, and when it saw all. `must_go_on`
     /// fails when nobody stores any more.
     pub fn wait_for_rows(&self, rows: u64, mut must_go_on: impl FnMut() -> Result<()>) -> Result<Filling> {
-        /// Each question costs ClickHouse about a millisecond.
-        const LOOK: Duration = Duration::from_millis(100);
         let (mut first, mut last, mut grew) = (None, 0, Instant::now());
         loop {
             let (now, at) = (self.rows()?, Instant::now());
@@ -252,14 +291,10 @@ pub struct Filling {
 }
 
 impl Filling {
-    /// Rows a second behind the first, so that joining the group is no part of it.
-    pub fn rate(&self, rows: u64) -> f64 {
+    /// Rows a second behind the first, so that joining the group is no part of it; none where all came at once.
+    pub fn rate(&self, rows: u64) -> Option<f64> {
         let time = (self.ended - self.began).as_secs_f64();
-        if time > 0.0 {
-            (rows - self.already) as f64 / time
-        } else {
-            0.0
-        }
+        (time > 0.0).then(|| (rows - self.already) as f64 / time)
     }
 }
 
@@ -289,12 +324,12 @@ mod tests {
             already: 200,
             ended: began + Duration::from_secs(2),
         };
-        assert!((filling.rate(1000) - 400.0).abs() < 1e-9);
+        assert_eq!(filling.rate(1000), Some(400.0));
         let at_once = Filling {
             ended: began,
             ..filling
         };
-        assert!(at_once.rate(200).abs() < 1e-9, "no time, no rate");
+        assert_eq!(at_once.rate(200), None);
     }
 
     #[test]

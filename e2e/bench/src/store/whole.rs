@@ -37,23 +37,23 @@ pub fn whole(bench: &Bench, store: &Store, stack: &Stack, events: u64) -> Result
     let mut pipeline = Pipeline::start(bench, store, stack)?;
     pipeline.table.stop_merges()?;
     let mut load = pipeline.load(BATCHES)?;
-    let (before, began) = (pipeline.cpu()?, Instant::now());
+    let (before, since, began) = (pipeline.cpu()?, store.now()?, Instant::now());
     let stats = load.send_all(events / BATCH)?;
     pipeline.count(&[&stats], BATCHES)?;
     pipeline.wait()?;
     let took = began.elapsed();
     std::thread::sleep(BEHIND);
-    let spent = pipeline.cpu()?.since(before);
+    let (own, stored) = (pipeline.cpu()?.since(before), store.spent(since)?);
     pipeline.finish()?;
-    let before = store.cpu()?;
+    let since = store.now()?;
     pipeline.table.merge()?;
-    let merges = store.cpu()?.saturating_sub(before);
+    let merges = store.spent(since)?;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / events as f64;
     Ok(Cost {
         stack: stack.name,
-        server: each(spent.server),
-        sink: each(spent.sink),
-        store: each(spent.store),
+        server: each(own.server),
+        sink: each(own.sink),
+        store: each(stored),
         merges: each(merges),
         rate: events as f64 / took.as_secs_f64(),
     })
