@@ -197,7 +197,8 @@ func main() {
 			Username: os.Getenv("CLICKHOUSE_USER"),
 			Password: os.Getenv("CLICKHOUSE_PASSWORD"),
 		},
-		Settings:      clickhouse.Settings{"async_insert": 0},
+		// The replaced platform's table was a plain MergeTree, whose INSERTs collapse nothing.
+		Settings:      clickhouse.Settings{"async_insert": 0, "optimize_on_insert": 0},
 		Compression:   &clickhouse.Compression{Method: clickhouse.CompressionLZ4},
 		TransportFunc: func(next *http.Transport) (http.RoundTripper, error) { return hello{next}, nil },
 	})
