@@ -1,5 +1,5 @@
-//! Benchmarks of ingest (of what stores events: [`store`]): its release build, the service that it replaces, and bare HTTP servers, one after another on
-//! the same core, under the same load, in front of the same Kafka.
+//! Benchmarks of ingest: its release build, the service that it replaces, and bare HTTP servers, one after another on
+//! the same core, under the same load, in front of the same Kafka. Those of what stores events are in [`store`].
 //!
 //! ```text
 //! corpus  -> load -> server -> Kafka        core 0: the server; core 1: the load and Kafka

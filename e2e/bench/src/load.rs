@@ -137,11 +137,6 @@ impl Load {
         self.journal.take().unwrap_or_default()
     }
 
-    /// The number of the next event.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Goes on with another number than the next, so that two loads have no id in common.
     pub fn number_from(&mut self, number: u64) {
         self.number = number;
@@ -426,7 +421,7 @@ mod tests {
         let mut load = Load::connect(server(OK, |_| Duration::ZERO), 1, &SHAPE).unwrap();
         load.keep_journal();
         assert_eq!(load.send_all(30).unwrap().acknowledged, 30);
-        assert_eq!((load.send_all(5).unwrap().acknowledged, load.number()), (5, 35));
+        assert_eq!((load.send_all(5).unwrap().acknowledged, load.number), (5, 35));
         let journal = load.take_journal();
         assert!(journal.len() == 35 && journal.is_sorted());
         assert_eq!(load.finish().unwrap().acknowledged, 0);

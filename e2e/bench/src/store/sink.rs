@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use penstock_e2e::error::Context as _;
 use penstock_e2e::{Error, Result};
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use crate::child::Pinned;
 use crate::process;
 use crate::server::{SERVER_CORE, answers, free_address};
-use crate::store::table::{Store, Table};
+use crate::store::table::{Client, Store, Table};
 use crate::topic::letters;
 
 /// What a sink is.
@@ -39,7 +40,26 @@ pub struct Running {
     process: Option<Pinned>,
     /// Where Penstock's metrics are.
     metrics: Option<String>,
+    _engine: Option<Engine>,
     _folder: TempDir,
+}
+
+/// The engine's table and view; they go when this is dropped, so that ClickHouse reads no more.
+#[derive(Debug)]
+struct Engine {
+    client: Client,
+    database: String,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for name in ["storing", "queue"] {
+            // The whole database goes with the run.
+            let _ = self
+                .client
+                .ask(&format!("DROP TABLE IF EXISTS {}.{name} SYNC", self.database));
+        }
+    }
 }
 
 impl Sink {
@@ -85,6 +105,7 @@ impl Sink {
                 Ok(Running {
                     process: Some(process),
                     metrics: Some(metrics),
+                    _engine: None,
                     _folder: folder,
                 })
             }
@@ -105,16 +126,21 @@ impl Sink {
                 Ok(Running {
                     process: Some(Pinned::start(&mut command, SERVER_CORE, folder.path())?),
                     metrics: None,
+                    _engine: None,
                     _folder: folder,
                 })
             }
             Kind::Engine => {
-                for statement in engine(bootstrap, topic, group, &table.database) {
+                for statement in engine_statements(bootstrap, topic, group, &table.database) {
                     table.client.ask(&statement)?;
                 }
                 Ok(Running {
                     process: None,
                     metrics: None,
+                    _engine: Some(Engine {
+                        client: table.client.clone(),
+                        database: table.database.clone(),
+                    }),
                     _folder: folder,
                 })
             }
@@ -123,7 +149,7 @@ impl Sink {
 }
 
 /// The engine's table and the view that makes rows of what it reads: blocks and waits as Penstock's consumer has them.
-fn engine(bootstrap: &str, topic: &str, group: &str, database: &str) -> [String; 2] {
+fn engine_statements(bootstrap: &str, topic: &str, group: &str, database: &str) -> [String; 2] {
     let queue = format!(
         "CREATE TABLE {database}.queue (event_id UUID, app_id UUID, event_type String, user_id String, device_id String,
              session_id String, timestamp Int64, client_timestamp Int64, received_at Int64, platform String,
@@ -148,7 +174,7 @@ fn engine(bootstrap: &str, topic: &str, group: &str, database: &str) -> [String;
 
 impl Running {
     /// User and system time of its own process; none where it has none.
-    pub fn cpu(&self) -> Result<Option<std::time::Duration>> {
+    pub fn cpu(&self) -> Result<Option<Duration>> {
         self.process
             .as_ref()
             .map(|process| process::cpu(process.pid()))
