@@ -105,6 +105,9 @@ impl ClickHouse {
             ("async_insert", "0"),
             ("insert_deduplicate", "1"),
             ("deduplicate_blocks_in_dependent_materialized_views", "1"),
+            // Rows of one key are for the merges to collapse: done here it doubles what an INSERT costs, and a row that
+            // is gone would be taken for one that is missing.
+            ("optimize_on_insert", "0"),
             ("insert_deduplication_token", token),
             ("max_execution_time", &seconds),
         ];

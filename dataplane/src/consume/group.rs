@@ -182,6 +182,8 @@ pub(super) fn join(
         .set("auto.offset.reset", "earliest")
         // The default of a second cuts a consumer that catches up to a tenth.
         .set("fetch.queue.backoff.ms", "2")
+        // A quiet topic is asked ten times a second, not once a record.
+        .set("fetch.min.bytes", "65536")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "524288")
         .set("queued.max.messages.kbytes", read_ahead.to_string())
