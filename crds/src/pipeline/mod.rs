@@ -66,7 +66,7 @@ pub struct IngestionPipelineSpec {
     /// The table that events are stored in.
     #[serde(default)]
     pub clickhouse: ClickHouse,
-    /// Where pods share how much of a quota is used.
+    /// Where pods share how much of a quota is used, and where live figures are kept.
     #[serde(default)]
     pub redis: Redis,
     /// What becomes of topic, table and consumer group when the pipeline is deleted. `Delete` removes only what

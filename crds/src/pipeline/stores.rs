@@ -117,11 +117,12 @@ impl Default for DeadLetter {
     }
 }
 
-/// Where pods share how much of a quota is used.
+/// Where pods share how much of a quota is used, and where live figures are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Redis {
-    /// `host:port`. Default: the installation's Redis; without any, each pod enforces its own share of the limits.
+    /// `host:port`. Default: the installation's Redis; without any, each pod enforces its own share of the limits, and
+    /// there are no live figures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 260), regex(pattern = schema::HOST_PORT))]
     pub address: Option<String>,

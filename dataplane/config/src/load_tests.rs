@@ -155,6 +155,11 @@ fn inequalities_hold_before_a_port_is_bound() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("clickhouse.insertTimeout"), "{refused}");
+    assert_eq!(consume(&[]).unwrap().config.redis, None);
+    let refused = consume(&[("PENSTOCK_REDIS__ADDRESS", "redis")])
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("redis.address"), "{refused}");
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub struct KafkaTarget {
     pub dead_letter_topic: String,
 }
 
-/// Where quota usage is shared. Without it each pod keeps its own share of the limits.
+/// Where quota usage is shared and live figures are kept. Without it each pod of ingest keeps its own share of the
+/// limits, and consume keeps no figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisTarget {
@@ -272,6 +273,9 @@ pub struct ConsumeConfig {
     /// Consumer group, `penstock.<namespace>.<name>`.
     pub group: String,
     pub clickhouse: ClickHouseTarget,
+    /// Where figures of what was stored are kept for live views; absent means none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisTarget>,
     #[serde(default)]
     pub batch: ConsumeBatch,
 }

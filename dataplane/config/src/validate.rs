@@ -297,6 +297,9 @@ impl Validate for ConsumeConfig {
         rules.kafka(&self.kafka);
         rules.require(!self.group.is_empty(), "group", "must not be empty");
         rules.clickhouse(&self.clickhouse);
+        if let Some(redis) = &self.redis {
+            rules.redis(redis);
+        }
         let batch = &self.batch;
         rules.require(
             (1..=5_000_000).contains(&batch.max_rows),

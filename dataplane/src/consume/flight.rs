@@ -6,7 +6,7 @@ use super::clock::Moment;
 use super::forming::Forming;
 use super::intent::{Digest, Intent};
 use super::position::{Part, Position, Span};
-use super::protocol::Held;
+use super::protocol::{Action, Held};
 
 /// How long acknowledged rows may stay out of sight before they are sent again.
 const UNSEEN_FOR: Duration = Duration::from_secs(3);
@@ -42,6 +42,11 @@ pub(super) struct Flight {
     /// Somebody may have stored rows of the part under another token, or long ago.
     ask: bool,
     answer: Option<(Moment, Held)>,
+    /// No intent promised this span, so that rows of it may have been stored under others. The table's first answer
+    /// tells.
+    unpromised: bool,
+    /// They were.
+    stored_before: bool,
     /// The token was perhaps used before, by an INSERT that nobody knows the outcome of. A server that dies between
     /// writing down the token and storing the rows knows the one without the other.
     doubt: bool,
@@ -69,6 +74,8 @@ impl Flight {
             dead_lettered: false,
             ask,
             answer: None,
+            unpromised: ask,
+            stored_before: false,
             doubt: ask,
             attempt: 1,
             unseen_since: None,
@@ -82,6 +89,7 @@ impl Flight {
     pub(super) fn again(intent: Intent, forming: &Forming) -> Self {
         let mut flight = Self::new(forming, true);
         let whole = intent.span.whole();
+        flight.unpromised = false;
         flight.part = intent.part;
         flight.attempt = intent.attempt;
         flight.dead_lettered = intent.part != whole;
@@ -118,6 +126,31 @@ impl Flight {
     pub(super) fn must_ask(&self, now: Moment, blind: Duration) -> bool {
         let doubtful = self.ask || self.first_try.is_some_and(|first| now.since(first) > blind);
         doubtful && self.answer.is_none_or(|(at, _)| now.since(at) > blind)
+    }
+
+    /// The table has answered.
+    pub(super) fn heard(&mut self, held: Held) {
+        // A promised span was sent as a whole, so that it is there as a whole.
+        self.stored_before |= match held {
+            Held::None => false,
+            Held::All => self.unpromised,
+            Held::Some(_) => self.first_try.is_none(),
+        };
+        self.unpromised = false;
+    }
+
+    /// What figures may tell of the part that is done. Nothing of a batch of which rows were stored under another
+    /// range: they were told then, and would count twice.
+    pub(super) fn stored(&self) -> Option<Action> {
+        let told = self.rows == 0 || self.stored_before || self.step == Step::Completing;
+        (!told).then_some(Action::Stored {
+            span: self.span,
+            part: self.part,
+            refused: match self.step {
+                Step::DeadLetteringRow(at) => Some(at),
+                _ => None,
+            },
+        })
     }
 
     pub(super) fn answered(&mut self, held: Held, now: Moment) {

@@ -19,6 +19,7 @@ use super::dead_letters::{DeadLetter, DeadLetters, Reason};
 use super::failure::{Class, Failure};
 use super::fence::{Epoch, Fence};
 use super::group::{Group, SESSION_MS};
+use super::hot::{Figures, Hot, Told};
 use super::intent::Intent;
 use super::metrics::ConsumeMetrics;
 use super::native::Block;
@@ -27,6 +28,7 @@ use super::protocol::{CommitOutcome, Committed, Event, Held, InsertOutcome, Look
 use super::record::Content;
 use super::target;
 use super::wake::Waker;
+use crate::ingest::time::now_ms;
 use crate::process::Dependency;
 
 /// How long the group or a log may take to answer.
@@ -61,6 +63,7 @@ pub(super) struct Jobs {
     pub(super) dead_letters: Arc<DeadLetters>,
     pub(super) fence: Fence,
     pub(super) metrics: ConsumeMetrics,
+    pub(super) hot: Option<Hot>,
     pub(super) clickhouse_seen: Dependency,
     pub(super) answers: Sender<Answer>,
     pub(super) waker: Waker,
@@ -286,6 +289,14 @@ impl Jobs {
                 );
             }
             jobs.send(tenure, Event::Asked(Some(held)), Some(Arc::new(missing)), None);
+        });
+    }
+
+    /// Counts what is stored, for live views. Nobody waits for it.
+    pub(super) fn tell(&self, tenure: Tenure, content: Arc<Content>, told: Told) {
+        let Some(hot) = self.hot.clone() else { return };
+        self.runtime.spawn(async move {
+            hot.send(Figures::of(tenure.partition, &content.block, told, now_ms()));
         });
     }
 

@@ -103,8 +103,8 @@ impl Partition {
         }
     }
 
-    /// What is to be done now, in order. Every action but `Fetch`, `DropForming`, `Seal`, `Landed`, `Release` and
-    /// `Report` is answered by one event.
+    /// What is to be done now, in order. Every action but `Fetch`, `DropForming`, `Seal`, `Stored`, `Landed`,
+    /// `Release` and `Report` is answered by one event.
     pub fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
@@ -269,6 +269,7 @@ impl Partition {
             }
             Event::Asked(Some(held)) => {
                 self.failures = 0;
+                flight.heard(held);
                 if held == Held::All {
                     self.part_done(now);
                 } else if flight.step != Step::Confirming {
@@ -585,6 +586,7 @@ impl Partition {
         let Some(flight) = self.flight.as_mut() else {
             return;
         };
+        self.actions.extend(flight.stored());
         if flight.next_part() {
             self.commit_intent(now);
             return;

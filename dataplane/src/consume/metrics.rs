@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::dead_letters::Reason;
 use super::failure::Class;
+use super::hot::Outcome;
 use crate::process::Metrics;
 
 /// Seconds: from a small INSERT to the timeout of one.
@@ -29,6 +30,11 @@ struct ByClass {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +74,7 @@ pub(super) struct ConsumeMetrics {
     /// Rows that the table turned out to hold already.
     pub(super) rows_held: Counter,
     pub(super) tokens_without_rows: Counter,
+    hot_figures: Family<ByOutcome, Counter>,
 }
 
 impl ConsumeMetrics {
@@ -98,6 +105,7 @@ impl ConsumeMetrics {
             questions: Counter::default(),
             rows_held: Counter::default(),
             tokens_without_rows: Counter::default(),
+            hot_figures: Family::default(),
         };
         // There from the start: of a series that begins with its first event Prometheus sees no increase.
         for class in Class::ALL {
@@ -107,6 +115,9 @@ impl ConsumeMetrics {
             let _ = made.dead_letters.get_or_create(&ByReason {
                 reason: reason.name(),
             });
+        }
+        for outcome in Outcome::ALL {
+            made.told(outcome, 0);
         }
         metrics.register(|registry| {
             let consume = registry.sub_registry_with_prefix("consume");
@@ -208,6 +219,11 @@ impl ConsumeMetrics {
                 "Rows that the table turned out to hold already",
                 m.rows_held,
             );
+            consume.register(
+                "hot_figures",
+                "Batches whose figures were written to Redis, attempts that failed, batches that were dropped",
+                m.hot_figures,
+            );
         });
         made
     }
@@ -226,6 +242,15 @@ impl ConsumeMetrics {
         self.assignments
             .get_or_create(&ByReason { reason })
             .inc_by(partitions as u64);
+    }
+
+    /// What became of the figures of batches.
+    pub(super) fn told(&self, outcome: Outcome, batches: u64) {
+        self.hot_figures
+            .get_or_create(&ByOutcome {
+                outcome: outcome.name(),
+            })
+            .inc_by(batches);
     }
 
     pub(super) fn set_lag(&self, partition: i32, records: i64) {

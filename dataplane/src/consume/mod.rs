@@ -10,6 +10,7 @@
 //!                   jobs ──► clickhouse ──► upload, failure
 //!                        ──► target              what the table holds
 //!                        ──► dead_letters
+//!                        ──► hot                 figures of what is stored, for live views
 //! ```
 //!
 //! One thread reads and decides ([`driver`]); everything that waits for somebody else runs on the runtime ([`jobs`]).
@@ -27,6 +28,7 @@ mod forming;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod group;
+mod hot;
 pub mod intent;
 mod jobs;
 pub mod line;
@@ -54,6 +56,7 @@ use self::clickhouse::ClickHouse;
 use self::dead_letters::DeadLetters;
 use self::driver::{Driver, End};
 use self::fence::Fence;
+use self::hot::Hot;
 use self::jobs::Jobs;
 use self::metrics::ConsumeMetrics;
 use self::protocol::Limits;
@@ -63,6 +66,8 @@ use crate::process::{Dependency, Needed, Process, RoleError, Shutdown};
 /// How long the table's memory of tokens is trusted without asking.
 const BLIND: Duration = Duration::from_secs(60);
 const START_RETRY: Duration = Duration::from_secs(2);
+/// How long a process that stops may still write figures.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs the role until the shutdown is complete.
 pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleError> {
@@ -76,6 +81,14 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
     if !wait_for_table(&clickhouse, partitions, &table, &process).await {
         return Ok(());
     }
+    let (hot, telling) = match &config.redis {
+        Some(redis) => {
+            let dependency = process.dependencies.add("redis", Needed::Never);
+            let (hot, writer) = hot::new(redis, &config.pipeline, metrics.clone(), dependency);
+            (Some(hot), Some(tokio::spawn(writer.run())))
+        }
+        None => (None, None),
+    };
     let runtime = tokio::runtime::Handle::current();
     let (done, finished) = tokio::sync::oneshot::channel();
     let begun = process.shutdown.clone();
@@ -87,6 +100,7 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
                 partitions,
                 clickhouse,
                 metrics,
+                hot,
                 kafka,
                 table,
                 shutdown: process.shutdown,
@@ -99,6 +113,10 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
     if !begun.is_begun() {
         begun.begin();
     }
+    if let Some(telling) = telling {
+        // It ends by itself once nobody can send to it any more.
+        let _ = tokio::time::timeout(LAST_WORDS, telling).await;
+    }
     outcome.map_err(Into::into)
 }
 
@@ -108,6 +126,7 @@ struct Reading {
     partitions: u32,
     clickhouse: ClickHouse,
     metrics: ConsumeMetrics,
+    hot: Option<Hot>,
     kafka: Dependency,
     table: Dependency,
     shutdown: Shutdown,
@@ -157,6 +176,7 @@ impl Reading {
             dead_letters: Arc::new(DeadLetters::new(config.clone())),
             fence,
             metrics: self.metrics.clone(),
+            hot: self.hot.clone(),
             clickhouse_seen: self.table.clone(),
             answers,
             waker: waker.clone(),

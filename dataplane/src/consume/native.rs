@@ -50,6 +50,15 @@ pub struct RowId {
     pub event_id: u128,
 }
 
+/// What live figures are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fact<'a> {
+    pub(super) app_id: u128,
+    pub(super) user_id: &'a [u8],
+    pub(super) timestamp: i64,
+    pub(super) received_at: i64,
+}
+
 /// Rows of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Block {
@@ -185,6 +194,21 @@ impl Block {
         })
     }
 
+    /// What live figures are made of, row by row.
+    pub(super) fn facts(&self) -> impl Iterator<Item = Fact<'_>> {
+        let apps = fixed::<16>(&self.columns[APP_ID]);
+        let users = texts(&self.columns[USER_ID]);
+        let times = fixed::<8>(&self.columns[EVENT_TIMESTAMP]);
+        let receipts = fixed::<8>(&self.columns[RECEIVED_AT]);
+        let rows = apps.zip(users).zip(times.zip(receipts));
+        rows.map(|((app, user_id), (timestamp, received_at))| Fact {
+            app_id: read_uuid(app),
+            user_id,
+            timestamp: i64::from_le_bytes(*timestamp),
+            received_at: i64::from_le_bytes(*received_at),
+        })
+    }
+
     /// The rows for which `keep` says so, by their number.
     pub fn filtered(&self, keep: &[bool]) -> Self {
         let mut kept = Self::new();
@@ -273,17 +297,36 @@ fn value_length(kind: ColumnKind, rest: &[u8]) -> usize {
         ColumnKind::Int32 | ColumnKind::UInt32 => 4,
         ColumnKind::Date => 2,
         ColumnKind::Text | ColumnKind::Symbol => {
-            let (mut length, mut used) = (0_usize, 0);
-            while let Some(byte) = rest.get(used) {
-                length |= usize::from(byte & 0x7f) << (7 * used);
-                used += 1;
-                if byte & 0x80 == 0 {
-                    break;
-                }
-            }
+            let (length, used) = read_varint(rest);
             used + length
         }
     }
+}
+
+/// A length as ClickHouse writes it, and how many bytes that took.
+fn read_varint(bytes: &[u8]) -> (usize, usize) {
+    let (mut length, mut used) = (0_usize, 0);
+    while let Some(byte) = bytes.get(used) {
+        length |= usize::from(byte & 0x7f) << (7 * used);
+        used += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    (length, used)
+}
+
+/// The values of a column of texts.
+fn texts(column: &Column) -> impl Iterator<Item = &[u8]> {
+    column.pieces().flat_map(|piece| {
+        let mut rest = piece;
+        std::iter::from_fn(move || {
+            let (length, used) = (!rest.is_empty()).then(|| read_varint(rest))?;
+            let (value, tail) = rest[used..].split_at(length);
+            rest = tail;
+            Some(value)
+        })
+    })
 }
 
 /// The values of a column of fixed width.
@@ -395,6 +438,24 @@ mod tests {
         assert_eq!(expires(20_001 * day - 1, "\"retention_days\":400,"), 20_401);
         assert_eq!(expires(-9 * day, "\"retention_days\":3,"), 0);
         assert_eq!(expires(20_000 * day, "\"retention_days\":65535,"), NEVER_EXPIRES);
+    }
+
+    #[test]
+    fn facts_are_those_of_the_rows() {
+        let long = "x".repeat(300);
+        let block = block(&["a", long.as_str(), "", "\\u0041"]);
+        let facts: Vec<_> = block.facts().collect();
+        let users: Vec<_> = facts.iter().map(|fact| fact.user_id).collect();
+        assert_eq!(users, [b"a", long.as_bytes(), b"", b"A"]);
+        assert_eq!(
+            facts[3],
+            Fact {
+                app_id: 0x6f0c_4a4e_5d0b_5c58_9a52_0d9c_9a8f_3b11,
+                user_id: b"A",
+                timestamp: 2,
+                received_at: 3
+            }
+        );
     }
 
     #[test]

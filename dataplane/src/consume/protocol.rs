@@ -129,6 +129,13 @@ pub enum Action {
         intent: Intent,
         intent_at: Moment,
     },
+    /// The part is in the table, but for the row that ClickHouse refused, and not counted under another range: live
+    /// figures may tell of it. What is formed again comes again, the same.
+    Stored {
+        span: Span,
+        part: Part,
+        refused: Option<Position>,
+    },
     /// The batch in flight is stored; its content may go.
     Landed,
     /// Nothing is under way any more: give the partition back.

@@ -8,6 +8,7 @@ use rdkafka::message::Message;
 
 use super::clock::Moment;
 use super::group::GroupContext;
+use super::hot::Told;
 use super::jobs::{Answer, Jobs, Rows, Tenure};
 use super::machine::Partition;
 use super::protocol::{Action, Limits, Record, Report};
@@ -209,6 +210,13 @@ impl Run {
                 }
                 Action::DropForming => self.forming = Content::default(),
                 Action::Seal => self.seal(),
+                Action::Stored { span, part, refused } => {
+                    jobs.tell(
+                        self.tenure,
+                        Arc::clone(&self.flight),
+                        Told { span, part, refused },
+                    );
+                }
                 Action::Landed => self.landed(),
                 Action::Commit {
                     offset,

@@ -53,7 +53,7 @@ mod shard;
 mod spool;
 mod statistics;
 mod text;
-mod time;
+pub(crate) mod time;
 mod tls;
 
 use std::net::SocketAddr;

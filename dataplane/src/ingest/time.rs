@@ -180,6 +180,12 @@ pub(crate) fn day_name(ms: i64) -> String {
     format!("{year:04}{month:02}{day:02}")
 }
 
+/// The UTC minute as `YYYYMMDDHHMM`.
+pub(crate) fn minute_name(ms: i64) -> String {
+    let minutes = ms.rem_euclid(DAY_MS) / 60_000;
+    format!("{}{:02}{:02}", day_name(ms), minutes / 60, minutes % 60)
+}
+
 /// Milliseconds until the UTC day ends.
 pub(crate) fn until_midnight(ms: i64) -> i64 {
     DAY_MS - ms.rem_euclid(DAY_MS)
@@ -348,7 +354,9 @@ mod tests {
             prop_assert_eq!(from_text(&at.format(&Rfc3339).unwrap()), Some(ms));
             let utc = at.to_offset(time::UtcOffset::UTC);
             let day = format!("{:04}{:02}{:02}", utc.year(), u8::from(utc.month()), utc.day());
+            let minute = format!("{day}{:02}{:02}", utc.hour(), utc.minute());
             prop_assert_eq!(day_name(ms), day);
+            prop_assert_eq!(minute_name(ms), minute);
         }
 
         #[test]

@@ -1,6 +1,8 @@
 //! A process as the driver is: machines, what they asked for, and what has been answered but not yet read.
 
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use penstock_dataplane::consume::clock::Moment;
@@ -10,6 +12,9 @@ use penstock_dataplane::consume::position::Position;
 use penstock_dataplane::consume::protocol::{Action, Event, Held, InsertOutcome, Limits, Report};
 
 use crate::services::Line;
+
+/// The events that are told of under a partition and a range, as in Redis. All processes tell.
+pub(crate) type Told = Rc<RefCell<BTreeMap<(i32, Position, Position), BTreeSet<u64>>>>;
 
 /// How often the schedules reached what they are there to reach.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +29,10 @@ pub(crate) struct Seen {
     pub(crate) repeated: u32,
     pub(crate) moved: u32,
     pub(crate) rowless: u32,
+    /// Events that are stored, that live figures tell of, and that those count more than once.
+    pub(crate) stored: u32,
+    pub(crate) told: u32,
+    pub(crate) told_again: u32,
 }
 
 impl Seen {
@@ -38,6 +47,9 @@ impl Seen {
         self.repeated += other.repeated;
         self.moved += other.moved;
         self.rowless += other.rowless;
+        self.stored += other.stored;
+        self.told += other.told;
+        self.told_again += other.told_again;
     }
 
     fn count(&mut self, event: &Event) {
@@ -68,6 +80,8 @@ pub(crate) fn limits() -> Limits {
 /// One assigned partition.
 pub(crate) struct Run {
     pub(crate) machine: Partition,
+    partition: i32,
+    told: Told,
     pub(crate) epoch: Epoch,
     /// Where the next record is read; `None` until the machine said so.
     pub(crate) position: Option<i64>,
@@ -86,9 +100,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn new(epoch: Epoch) -> Self {
+    fn new(partition: i32, epoch: Epoch, told: Told) -> Self {
         Self {
             machine: Partition::assigned(limits()),
+            partition,
+            told,
             epoch,
             position: None,
             skipped: false,
@@ -118,6 +134,13 @@ impl Run {
                 Action::Fetch { from } => self.position = Some(from),
                 Action::DropForming => self.forming.clear(),
                 Action::Seal => self.flight = std::mem::take(&mut self.forming),
+                Action::Stored { part, refused, .. } => {
+                    let lines = self.flight.iter().filter(|line| part.contains(line.0));
+                    let events = lines.filter(|line| Some(line.0) != refused).map(|line| line.1);
+                    self.told
+                        .borrow_mut()
+                        .insert((self.partition, part.from, part.to), events.collect());
+                }
                 Action::Landed => self.flight.clear(),
                 Action::Release => self.released = true,
                 Action::Report(report) => match report {
@@ -143,11 +166,13 @@ pub(crate) struct Process {
     pub(crate) fence: Fence,
     pub(crate) runs: HashMap<i32, Run>,
     pub(crate) seen: Seen,
+    told: Told,
 }
 
 impl Process {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(told: Told) -> Self {
         Self {
+            told,
             alive: true,
             frozen_since_ms: None,
             expelled: false,
@@ -167,7 +192,7 @@ impl Process {
     }
 
     pub(crate) fn assign(&mut self, partition: i32) {
-        let mut run = Run::new(self.fence.begin(partition));
+        let mut run = Run::new(partition, self.fence.begin(partition), Rc::clone(&self.told));
         run.collect();
         self.runs.insert(partition, run);
     }
@@ -212,7 +237,7 @@ impl Process {
         *self = Self {
             alive: false,
             seen: self.seen,
-            ..Self::new()
+            ..Self::new(Rc::clone(&self.told))
         };
     }
 

@@ -8,7 +8,7 @@ use penstock_dataplane::consume::protocol::{
     Action, CommitOutcome, Event, Held, InsertOutcome, Lookup, Record,
 };
 
-use crate::process::{Process, SESSION_MS, Seen, at};
+use crate::process::{Process, SESSION_MS, Seen, Told, at};
 use crate::random::Random;
 use crate::services::{Broker, LateCommit, Line, Log, Request, Table, is_poison};
 
@@ -70,6 +70,9 @@ pub(crate) struct Schedule {
     table: Table,
     dead_letters: BTreeSet<u64>,
     processes: Vec<Process>,
+    told: Told,
+    /// No commit comes late and no offset is lost, so that all rows are told once.
+    tells_all: bool,
     /// Who is to own what once those who must let go have done so.
     target: Option<BTreeMap<i32, usize>>,
     owners: BTreeMap<i32, usize>,
@@ -84,6 +87,7 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let mut broker = Broker::default();
+        let told = Told::default();
         broker.logs.resize_with(PARTITIONS as usize, Log::default);
         Self {
             random: Random::new(seed),
@@ -92,7 +96,9 @@ impl Schedule {
             broker,
             table: Table::default(),
             dead_letters: BTreeSet::new(),
-            processes: (0..PROCESSES).map(|_| Process::new()).collect(),
+            processes: (0..PROCESSES).map(|_| Process::new(told.clone())).collect(),
+            told,
+            tells_all: !(faults.unknown || faults.trims || faults.recreations || faults.amnesia),
             target: None,
             owners: BTreeMap::new(),
             events: 0,
@@ -122,7 +128,8 @@ impl Schedule {
         self.rebalance();
         for _ in 0..60_000 {
             if self.is_done() {
-                return self.check_all().map(|()| self.seen());
+                self.check_all()?;
+                return self.check_told(self.seen());
             }
             self.step();
             self.check_twice()?;
@@ -342,6 +349,7 @@ impl Schedule {
             Action::Fetch { .. }
             | Action::DropForming
             | Action::Seal
+            | Action::Stored { .. }
             | Action::Landed
             | Action::Release
             | Action::Report(_) => unreachable!("done when collected"),
@@ -617,6 +625,29 @@ impl Schedule {
             }
         }
         Ok(())
+    }
+
+    /// What is told is stored. Where no commit comes late and no offset is lost, everything is told, and once.
+    fn check_told(&self, mut seen: Seen) -> Result<Seen, String> {
+        let mut told = BTreeMap::new();
+        for (range, events) in self.told.borrow().iter() {
+            for event in events {
+                if !self.table.count.contains_key(event) {
+                    return Err(format!("event {event} is told in {range:?} and not stored"));
+                }
+                if let Some(before) = told.insert(*event, *range) {
+                    seen.told_again += 1;
+                    if self.tells_all {
+                        return Err(format!("event {event} is told in {before:?} and in {range:?}"));
+                    }
+                }
+            }
+        }
+        if self.tells_all && told.len() != self.table.count.len() {
+            return Err(format!("{} of {} are told", told.len(), self.table.count.len()));
+        }
+        (seen.stored, seen.told) = (self.table.count.len() as u32, told.len() as u32);
+        Ok(seen)
     }
 
     fn seen(&self) -> Seen {

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use penstock_dataplane_config::{Quota as Limits, RedisTarget};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError, Script};
+use redis::{RedisError, Script};
 use uuid::Uuid;
 
 use super::super::apps::{App, Apps};
@@ -27,6 +27,7 @@ use super::super::metrics::IngestMetrics;
 use super::super::time::{day_name, now_ms};
 use super::{Quota, burst};
 use crate::process::Dependency;
+use crate::redis_connection;
 
 const LEASE_EVERY: Duration = Duration::from_millis(100);
 const USAGE_EVERY: Duration = Duration::from_secs(1);
@@ -117,7 +118,7 @@ impl Exchange {
             return;
         };
         if self.connection.is_none() && self.tried.is_none_or(|at| at.elapsed() >= RECONNECT_AFTER) {
-            match connect(target).await {
+            match redis_connection::open(target).await {
                 Ok(made) => self.connection = Some(made),
                 Err(error) => dependency.lost(error.to_string()),
             }
@@ -322,14 +323,6 @@ impl Sync {
         quota.bytes_elsewhere.fetch_max(sum(":bytes"), Relaxed);
         Ok(())
     }
-}
-
-async fn connect(target: &RedisTarget) -> Result<MultiplexedConnection, RedisError> {
-    let client = redis::Client::open(format!("redis://{}/{}", target.address, target.database))?;
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(target.connect_timeout.get()))
-        .set_response_timeout(Some(target.command_timeout.get()));
-    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// How many tokens to ask for: enough for a few turns of the demand seen, at least the pod's standing share, at most

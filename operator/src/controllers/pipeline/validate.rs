@@ -147,6 +147,7 @@ pub(crate) fn validate(
         kafka,
         group: target.group.clone(),
         clickhouse,
+        redis: target.redis.clone(),
         batch: ConsumeBatch {
             max_rows: count("consume.batch.maxRows", batch.max_rows)?,
             max_bytes: batch.max_bytes,
