@@ -110,11 +110,67 @@ impl Hot {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use nix::time::{ClockId, clock_gettime};
+
     use super::super::native::Block;
     use super::super::position::{Position, Span};
     use super::figures::tests::{NOW, line};
     use super::*;
     use crate::process::{Needed, Process};
+
+    fn whole() -> Told {
+        let span = Span::new(0, 0);
+        Told {
+            span,
+            part: span.whole(),
+            refused: None,
+        }
+    }
+
+    /// Everything but the kernel's part of sending:
+    /// `cargo test --release -p penstock-dataplane --lib what_a_row_costs -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement, to be run alone and in the release profile"]
+    fn what_a_row_costs() {
+        let pipeline = PipelineRef {
+            namespace: "growth".into(),
+            name: "events".into(),
+        };
+        let keys = Keys::new("penstock", &pipeline);
+        let cpu = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        let (rows, rounds) = (50_000, 40);
+        for (users, apps, minutes) in [(1000, 1, 1), (20_000, 1, 1), (50_000, 1, 1), (20_000, 20, 60)] {
+            let mut block = Block::new();
+            for row in 0..rows {
+                let (app, user) = ((row / 25 % apps) as u8, format!("user-{}", row % users));
+                let text = line(app, &user, NOW - i64::from(row / 100 % minutes) * 60_000);
+                let parsed = super::super::line::parse(text.as_bytes()).unwrap();
+                block.push(0, Position::new(0, row), &parsed);
+            }
+            let told = whole();
+            let (mut counting, mut writing, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
+            for _ in 0..rounds {
+                let begun = cpu();
+                let figures = Figures::of(0, &block, told, NOW);
+                let counted = cpu();
+                let packed = keys
+                    .commands(&figures)
+                    .map(|command| command.get_packed_command());
+                bytes += packed.map(|command| command.len()).sum::<usize>();
+                counting += counted - begun;
+                writing += cpu() - counted;
+            }
+            let each = |took: Duration| took.as_secs_f64() * 1e9 / f64::from(rows * rounds);
+            println!(
+                "{users} users, {apps} Apps, {minutes} minutes in {rows} rows: {:.1} ns/row to count, {:.1} ns/row to write, {} bytes a batch",
+                each(counting),
+                each(writing),
+                bytes / rounds as usize
+            );
+        }
+    }
 
     /// Nobody writes here, and still nobody waits.
     #[tokio::test]
@@ -138,13 +194,7 @@ mod tests {
             let parsed = super::super::line::parse(text.as_bytes()).unwrap();
             block.push(0, Position::new(0, user), &parsed);
         }
-        let span = Span::new(0, 0);
-        let told = Told {
-            span,
-            part: span.whole(),
-            refused: None,
-        };
-        let figures = Figures::of(0, &block, told, NOW);
+        let figures = Figures::of(0, &block, whole(), NOW);
         let bytes = figures.bytes();
         let fit = (ROOM / UNIT) / bytes.div_ceil(UNIT);
         assert!((20..1000).contains(&fit), "{fit} batches of {bytes} bytes");

@@ -13,12 +13,26 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[test]
 #[ignore = "a measurement, to be run alone and in the release profile"]
 fn a_million_rows() {
-    let pipeline = Pipeline::new("million", 3);
+    catch_up("million", |_| String::new());
+}
+
+#[test]
+#[ignore = "a measurement, to be run alone and in the release profile"]
+fn a_million_rows_with_live_figures() {
+    catch_up("millionhot", |pipeline| {
+        let (address, topic) = (pipeline.kit.redis_address(), &pipeline.topic);
+        format!("redis: {{address: '{address}', prefix: {topic}}}\n")
+    });
+}
+
+fn catch_up(name: &str, settings: fn(&Pipeline) -> String) {
+    let pipeline = Pipeline::new(name, 3);
     let events = 1_000_000;
     pipeline.produce_events(0, events, 1000);
     pipeline.flush();
     let begun = Instant::now();
-    let mut consumer = Consumer::start(&pipeline);
+    let url = pipeline.kit.clickhouse_url();
+    let mut consumer = Consumer::start_at(&pipeline, &url, &settings(&pipeline));
     consumer.wait_for("rows", PATIENCE, |c| {
         c.metric("penstock_consume_rows_total", "") > 0.0
     });

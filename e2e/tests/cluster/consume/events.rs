@@ -15,10 +15,15 @@ pub(crate) fn now_ms() -> u64 {
 
 /// One line; about 470 bytes, like an event of the benchmarks after ingest.
 pub(crate) fn line(run: u64, number: u64, user: &str) -> String {
+    line_at(run, number, user, now_ms())
+}
+
+/// The same of an event that happened at another time.
+pub(crate) fn line_at(run: u64, number: u64, user: &str, at: u64) -> String {
     let id = Uuid::from_u128(u128::from(run) << 64 | u128::from(number));
-    let at = now_ms();
+    let received_at = now_ms();
     let mut line = format!(
-        r#"{{"v":1,"app_id":"{APP}","event_id":"{id}","received_at":{at},"timestamp":{at},"client_timestamp":{at},"ip":"203.0.113.{}","user_agent":"Mozilla/5.0 (X11; Linux x86_64)","library":"shop/1.4.2","source":"native","event_type":"{}","user_id":"{user}","device_id":"device-{}","session_id":"session-{}","platform":"{}","os_version":"17.{}","app_version":"4.{}.1","#,
+        r#"{{"v":1,"app_id":"{APP}","event_id":"{id}","received_at":{received_at},"timestamp":{at},"client_timestamp":{at},"ip":"203.0.113.{}","user_agent":"Mozilla/5.0 (X11; Linux x86_64)","library":"shop/1.4.2","source":"native","event_type":"{}","user_id":"{user}","device_id":"device-{}","session_id":"session-{}","platform":"{}","os_version":"17.{}","app_version":"4.{}.1","#,
         number % 250,
         ["purchase", "view", "click", "search"][number as usize % 4],
         number % 1000,

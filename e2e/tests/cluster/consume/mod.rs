@@ -5,6 +5,7 @@ mod catch_up;
 mod consumer;
 mod delivery;
 mod events;
+mod hot;
 mod outages;
 mod pipeline;
 mod proxy;

@@ -269,12 +269,21 @@ impl Pipeline {
     }
 
     fn reader(&self) -> BaseConsumer {
+        self.reader_in(&format!("{}-reader", self.topic))
+    }
+
+    /// For looking at the consumer's group and setting its offsets, without being a member.
+    pub(crate) fn in_group(&self) -> BaseConsumer {
+        self.reader_in(&format!("penstock.test.{}", self.topic))
+    }
+
+    fn reader_in(&self, group: &str) -> BaseConsumer {
         ClientConfig::new()
             .set(
                 "bootstrap.servers",
                 self.kit.kafka_bootstrap().expect("Kafka runs"),
             )
-            .set("group.id", format!("{}-reader", self.topic))
+            .set("group.id", group)
             .set("enable.auto.commit", "false")
             .create()
             .expect("a reader")
