@@ -305,6 +305,9 @@ fn value_length(kind: ColumnKind, rest: &[u8]) -> usize {
 
 /// A length as ClickHouse writes it, and how many bytes that took.
 fn read_varint(bytes: &[u8]) -> (usize, usize) {
+    if let Some(&byte @ ..0x80) = bytes.first() {
+        return (usize::from(byte), 1);
+    }
     let (mut length, mut used) = (0_usize, 0);
     while let Some(byte) = bytes.get(used) {
         length |= usize::from(byte & 0x7f) << (7 * used);

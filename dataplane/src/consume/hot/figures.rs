@@ -99,9 +99,6 @@ impl Figures {
             let stored = rows.filter(|(_, id)| part.contains(id.position) && refused != Some(id.position));
             stored.for_each(|(fact, _)| figures.add(&fact));
         }
-        for app in &mut figures.apps {
-            app.users.iter_mut().for_each(Users::reduce);
-        }
         figures
     }
 

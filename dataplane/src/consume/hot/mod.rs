@@ -24,7 +24,7 @@ use self::writer::Writer;
 use super::metrics::ConsumeMetrics;
 use crate::process::Dependency;
 
-/// Bytes of figures that wait: minutes of a busy pipeline.
+/// Bytes of figures that wait: of the largest batches of one App about 50, of small ones thousands.
 const ROOM: usize = 8 << 20;
 /// The queue's room is given away in pieces of so many bytes.
 const UNIT: usize = 1 << 10;

@@ -2,8 +2,8 @@
 //!
 //! A user is a hash of 64 bits, which is what `PFADD` gets. Redis keeps for each of 16384 registers the highest rank
 //! that an element had there; an element that another outranks in its register changes nothing. So a set that has
-//! grown to twice the registers is reduced to one element each, by Redis's own hash, and the HyperLogLog becomes what
-//! all elements would have made of it.
+//! grown is turned into one element for each register, by Redis's own hash, and the HyperLogLog becomes what all
+//! elements would have made of it.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,59 +11,90 @@ use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Registers of a HyperLogLog of Redis.
-pub(super) const REGISTERS: usize = 1 << REGISTER_BITS;
+const REGISTERS: usize = 1 << REGISTER_BITS;
 const REGISTER_BITS: u32 = 14;
 const RANK_BITS: u32 = 64 - REGISTER_BITS;
 /// Redis's seed, in `hyperloglog.c`.
 const SEED: u64 = 0xadc8_3b19;
 
+/// A set beyond this costs more than the registers do.
+const FEW: usize = 4096;
+
 #[derive(Clone, Debug, Default)]
-pub(super) struct Users(HashSet<u64, BuildHasherDefault<Itself>>);
+pub(super) struct Users {
+    few: HashSet<u64, BuildHasherDefault<Itself>>,
+    many: Option<Registers>,
+}
+
+/// The element of the highest rank in each register; rank 0 is none.
+#[derive(Clone, Debug)]
+struct Registers {
+    ranks: Vec<u8>,
+    elements: Vec<u64>,
+}
 
 impl Users {
     /// Adds a user; an event without one adds nothing.
     pub(super) fn add(&mut self, user: &[u8]) {
-        if !user.is_empty() && self.0.insert(xxh3_64(user)) && self.0.len() >= 2 * REGISTERS {
-            self.reduce();
-        }
-    }
-
-    /// Keeps what Redis would keep.
-    pub(super) fn reduce(&mut self) {
-        if self.0.len() <= REGISTERS {
+        if user.is_empty() {
             return;
         }
-        let mut best = vec![(0, 0); REGISTERS];
-        for element in self.0.drain() {
-            let (register, rank) = place(element);
-            if rank > best[register].0 {
-                best[register] = (rank, element);
-            }
+        let element = xxh3_64(user);
+        if let Some(many) = &mut self.many {
+            many.add(element);
+        } else if self.few.insert(element) && self.few.len() > FEW {
+            let mut many = Registers::new();
+            std::mem::take(&mut self.few)
+                .into_iter()
+                .for_each(|element| many.add(element));
+            self.many = Some(many);
         }
-        let kept = best.into_iter().filter(|(rank, _)| *rank > 0);
-        self.0.extend(kept.map(|(_, element)| element));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.few.is_empty() && self.many.is_none()
     }
 
     /// Bytes of memory, about.
     pub(super) fn bytes(&self) -> usize {
-        self.0.capacity() * 10
+        let many = self.many.as_ref().map_or(0, |_| REGISTERS * 9);
+        self.few.capacity() * 10 + many
     }
 
     pub(super) fn elements(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().copied()
+        let many = self.many.iter().flat_map(Registers::elements);
+        self.few.iter().copied().chain(many)
+    }
+}
+
+impl Registers {
+    fn new() -> Self {
+        Self {
+            ranks: vec![0; REGISTERS],
+            elements: vec![0; REGISTERS],
+        }
+    }
+
+    fn add(&mut self, element: u64) {
+        let (register, rank) = place(element);
+        if rank > self.ranks[register] {
+            self.ranks[register] = rank;
+            self.elements[register] = element;
+        }
+    }
+
+    fn elements(&self) -> impl Iterator<Item = u64> {
+        let both = self.ranks.iter().zip(&self.elements);
+        both.filter(|(rank, _)| **rank > 0).map(|(_, element)| *element)
     }
 }
 
 /// The register that Redis puts an element's bytes in, and its rank there.
-fn place(element: u64) -> (usize, u32) {
+fn place(element: u64) -> (usize, u8) {
     let hash = murmur(element);
     let register = hash as usize % REGISTERS;
     let rank = (hash >> REGISTER_BITS | 1 << RANK_BITS).trailing_zeros() + 1;
-    (register, rank)
+    (register, rank as u8)
 }
 
 /// MurmurHash64A of eight bytes.
@@ -99,7 +130,7 @@ impl Hasher for Itself {
 mod tests {
     use super::*;
 
-    fn registers(elements: impl Iterator<Item = u64>) -> Vec<u32> {
+    fn registers(elements: impl Iterator<Item = u64>) -> Vec<u8> {
         let mut registers = vec![0; REGISTERS];
         for element in elements {
             let (register, rank) = place(element);
@@ -123,10 +154,9 @@ mod tests {
         let names: Vec<String> = (0..200_000).map(|user| format!("user-{user}")).collect();
         for name in &names {
             users.add(name.as_bytes());
-            assert!(users.0.len() < 2 * REGISTERS);
+            assert!(users.bytes() <= REGISTERS * 9);
         }
-        users.reduce();
-        assert!(users.0.len() <= REGISTERS);
+        assert!(!users.is_empty() && users.elements().count() <= REGISTERS);
         let all = names.iter().map(|name| xxh3_64(name.as_bytes()));
         assert_eq!(registers(users.elements()), registers(all));
     }
