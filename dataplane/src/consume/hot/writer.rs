@@ -111,12 +111,15 @@ impl Writer {
     }
 
     fn see(&mut self, outcome: &Result<(), RedisError>) {
-        if let Err(error) = outcome
-            && !is_refusal(error)
-        {
-            self.connection = None;
+        match outcome {
+            Ok(()) => self.dependency.found(),
+            Err(error) => {
+                if !is_refusal(error) {
+                    self.connection = None;
+                }
+                self.dependency.lost(error.to_string());
+            }
         }
-        self.dependency.report(outcome.as_ref().map(|()| ()));
     }
 }
 

@@ -403,6 +403,23 @@ fn without_redis_rows_are_stored_and_figures_come_when_it_is_back() {
         consumer.metric("penstock_consume_hot_figures_total", "outcome=\"dropped\""),
         0.0
     );
+    // What Redis refuses loses that batch's figures alone.
+    let newest = format!("{}:newest", figures.base);
+    let _: () = figures.redis().set(&newest, "of another kind").expect("set");
+    pipeline.produce_events(events, 1000, 1000);
+    pipeline.flush();
+    events += 1000;
+    consumer.wait_for("a refusal", PATIENCE, |c| {
+        c.metric("penstock_consume_hot_figures_total", "outcome=\"dropped\"") == 1.0
+    });
+    let _: () = figures.redis().del(&newest).expect("deleted");
+    let written = consumer.metric("penstock_consume_hot_figures_total", WRITTEN);
+    pipeline.produce_events(events, 1000, 1000);
+    pipeline.flush();
+    events += 1000;
+    consumer.wait_for("figures", PATIENCE, |c| {
+        up(c) == 1.0 && c.metric("penstock_consume_hot_figures_total", WRITTEN) == written + 1.0
+    });
     // A process that stops does not wait for a Redis that is away.
     proxy.set(Mode::Refuse);
     pipeline.produce_events(events, 1000, 100);
