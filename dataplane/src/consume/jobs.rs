@@ -40,10 +40,18 @@ pub(super) struct Answer {
     pub(super) partition: i32,
     pub(super) epoch: Epoch,
     pub(super) event: Event,
+    pub(super) found: Found,
+}
+
+/// What comes with an event.
+#[derive(Debug, Default)]
+pub(super) struct Found {
     /// With [`Held::Some`]: which rows of the block are missing.
     pub(super) missing: Option<Arc<Vec<bool>>>,
     /// With [`InsertOutcome::Refused`]: what ClickHouse said.
     pub(super) refusal: Option<String>,
+    /// With [`Event::Inserted`]: what may be told of the part once it is known to be stored.
+    pub(super) figures: Option<Figures>,
 }
 
 /// Who a job is done for.
@@ -82,18 +90,17 @@ pub(super) struct Rows {
 
 impl Jobs {
     fn answer(&self, tenure: Tenure, event: Event) {
-        self.send(tenure, event, None, None);
+        self.send(tenure, event, Found::default());
     }
 
-    fn send(&self, tenure: Tenure, event: Event, missing: Option<Arc<Vec<bool>>>, refusal: Option<String>) {
+    fn send(&self, tenure: Tenure, event: Event, found: Found) {
         let Tenure { partition, epoch } = tenure;
         // The driver is gone when the process ends; nobody needs the answer then.
         let _ = self.answers.send(Answer {
             partition,
             epoch,
             event,
-            missing,
-            refusal,
+            found,
         });
         self.waker.wake();
     }
@@ -288,13 +295,23 @@ impl Jobs {
                     "the table holds rows of this range"
                 );
             }
-            jobs.send(tenure, Event::Asked(Some(held)), Some(Arc::new(missing)), None);
+            let found = Found {
+                missing: Some(Arc::new(missing)),
+                ..Found::default()
+            };
+            jobs.send(tenure, Event::Asked(Some(held)), found);
         });
     }
 
-    /// Counts what is stored, for live views. Nobody waits for it.
-    pub(super) fn tell(&self, tenure: Tenure, content: Arc<Content>, told: Told) {
+    /// Tells live views of what is stored. It is counted while it is sent; what was found stored is counted now.
+    /// Nobody waits for it.
+    pub(super) fn tell(&self, tenure: Tenure, content: &Arc<Content>, told: Told, counted: Option<Figures>) {
         let Some(hot) = self.hot.clone() else { return };
+        if let Some(figures) = counted {
+            hot.send(figures);
+            return;
+        }
+        let content = Arc::clone(content);
         self.runtime.spawn(async move {
             hot.send(Figures::of(tenure.partition, &content.block, told, now_ms()));
         });
@@ -303,8 +320,25 @@ impl Jobs {
     pub(super) fn insert(&self, tenure: Tenure, rows: Rows) {
         let jobs = self.clone();
         self.runtime.spawn(async move {
-            let (outcome, refusal) = jobs.try_insert(tenure, rows).await;
-            jobs.send(tenure, Event::Inserted(outcome), None, refusal);
+            let content = Arc::clone(&rows.content);
+            let told = Told {
+                span: rows.intent.span,
+                part: rows.part,
+                refused: None,
+            };
+            // While ClickHouse has the rows, so that their memory is free for the next as soon as they are stored.
+            let counting = async {
+                let counted = |_| Figures::of(tenure.partition, &content.block, told, now_ms());
+                jobs.hot.as_ref().map(counted)
+            };
+            let ((outcome, refusal), figures) = futures::join!(jobs.try_insert(tenure, rows), counting);
+            drop(content);
+            let found = Found {
+                refusal,
+                figures,
+                ..Found::default()
+            };
+            jobs.send(tenure, Event::Inserted(outcome), found);
         });
     }
 

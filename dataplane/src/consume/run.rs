@@ -8,8 +8,8 @@ use rdkafka::message::Message;
 
 use super::clock::Moment;
 use super::group::GroupContext;
-use super::hot::Told;
-use super::jobs::{Answer, Jobs, Rows, Tenure};
+use super::hot::{Figures, Told};
+use super::jobs::{Answer, Found, Jobs, Rows, Tenure};
 use super::machine::Partition;
 use super::protocol::{Action, Limits, Record, Report};
 use super::record::Content;
@@ -28,6 +28,8 @@ pub(super) struct Run {
     flight_bytes: usize,
     missing: Arc<Vec<bool>>,
     refusal: String,
+    /// Of the part that was sent last.
+    figures: Option<Figures>,
     /// Where reading is to begin, until librdkafka has been told.
     seek: Option<i64>,
     /// Set once librdkafka reads from the place that the machine wants.
@@ -58,6 +60,7 @@ impl Run {
             flight_bytes: 0,
             missing: Arc::default(),
             refusal: String::new(),
+            figures: None,
             seek: None,
             reading: false,
             done: None,
@@ -129,11 +132,19 @@ impl Run {
     }
 
     pub(super) fn answer(&mut self, answer: Answer, now: Moment) {
-        if let Some(missing) = answer.missing {
+        let Found {
+            missing,
+            refusal,
+            figures,
+        } = answer.found;
+        if let Some(missing) = missing {
             self.missing = missing;
         }
-        if let Some(refusal) = answer.refusal {
+        if let Some(refusal) = refusal {
             self.refusal = refusal;
+        }
+        if figures.is_some() {
+            self.figures = figures;
         }
         self.machine.on(answer.event, now);
     }
@@ -211,11 +222,9 @@ impl Run {
                 Action::DropForming => self.forming = Content::default(),
                 Action::Seal => self.seal(),
                 Action::Stored { span, part, refused } => {
-                    jobs.tell(
-                        self.tenure,
-                        Arc::clone(&self.flight),
-                        Told { span, part, refused },
-                    );
+                    let told = Told { span, part, refused };
+                    let counted = self.figures.take().filter(|figures| figures.are_of(told));
+                    jobs.tell(self.tenure, &self.flight, told, counted);
                 }
                 Action::Landed => self.landed(),
                 Action::Commit {
@@ -262,6 +271,7 @@ impl Run {
     fn landed(&mut self) {
         self.flight = Arc::default();
         self.flight_bytes = 0;
+        self.figures = None;
         self.missing = Arc::default();
     }
 

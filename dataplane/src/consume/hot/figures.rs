@@ -21,7 +21,7 @@ const DAYS: usize = 3;
 const MOST_APPS: usize = 10_000;
 
 /// What a machine says is stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) span: Span,
     pub(crate) part: Part,
@@ -34,6 +34,7 @@ pub(crate) struct Told {
 pub(crate) struct Figures {
     /// Names the partition and the range: the field of the counts.
     pub(super) field: String,
+    told: Told,
     window: Window,
     apps: Vec<AppFigures>,
     places: AHashMap<u128, usize>,
@@ -87,6 +88,7 @@ impl Figures {
         let Told { span, part, refused } = told;
         let mut figures = Self {
             field: field(partition, span, part),
+            told,
             window: Window::around(now_ms),
             apps: Vec::new(),
             places: AHashMap::new(),
@@ -100,6 +102,11 @@ impl Figures {
             stored.for_each(|(fact, _)| figures.add(&fact));
         }
         figures
+    }
+
+    /// Whether these were counted for the same rows.
+    pub(crate) fn are_of(&self, told: Told) -> bool {
+        self.told == told
     }
 
     fn add(&mut self, fact: &Fact<'_>) {

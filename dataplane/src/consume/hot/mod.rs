@@ -1,7 +1,7 @@
 //! Live figures: what was stored, counted per App and written to Redis, as `docs/hot-figures.md` says.
 //!
 //! ```text
-//! machine ──Stored──► job: Figures::of(block) ──► queue (bounded in bytes) ──► Writer ──pipelined──► Redis
+//! INSERT under way: Figures::of(block) ──Stored──► queue (bounded in bytes) ──► Writer ──pipelined──► Redis
 //! ```
 //!
 //! Invariants: figures follow the rows and never hold them: nobody waits for the queue or for Redis, and what has no
