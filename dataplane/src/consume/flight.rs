@@ -130,7 +130,7 @@ impl Flight {
 
     /// The table has answered.
     pub(super) fn heard(&mut self, held: Held) {
-        // A promised span was sent as a whole, so that it is there as a whole.
+        // A promised span was sent as a whole: where only some of it is there, that came under other spans.
         self.stored_before |= match held {
             Held::None => false,
             Held::All => self.unpromised,
@@ -142,8 +142,8 @@ impl Flight {
     /// What figures may tell of the part that is done. Nothing of a batch of which rows were stored under another
     /// range: they were told then, and would count twice.
     pub(super) fn stored(&self) -> Option<Action> {
-        let told = self.rows == 0 || self.stored_before || self.step == Step::Completing;
-        (!told).then_some(Action::Stored {
+        let again = self.step == Step::Completing;
+        (self.rows > 0 && !self.stored_before && !again).then_some(Action::Stored {
             span: self.span,
             part: self.part,
             refused: match self.step {

@@ -75,12 +75,6 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
     let kafka = process.dependencies.add("kafka", Needed::ToStart);
     let table = process.dependencies.add("clickhouse", Needed::ToStart);
     let clickhouse = ClickHouse::new(&config.clickhouse)?;
-    let Some(partitions) = wait_for_topic(&config, &kafka, &process).await? else {
-        return Ok(());
-    };
-    if !wait_for_table(&clickhouse, partitions, &table, &process).await {
-        return Ok(());
-    }
     let (hot, telling) = match &config.redis {
         Some(redis) => {
             let dependency = process.dependencies.add("redis", Needed::Never);
@@ -89,6 +83,12 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
         }
         None => (None, None),
     };
+    let Some(partitions) = wait_for_topic(&config, &kafka, &process).await? else {
+        return Ok(());
+    };
+    if !wait_for_table(&clickhouse, partitions, &table, &process).await {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Handle::current();
     let (done, finished) = tokio::sync::oneshot::channel();
     let begun = process.shutdown.clone();
