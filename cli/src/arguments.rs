@@ -1,0 +1,31 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::cluster::Where;
+use crate::status::Status;
+
+/// Penstock: pipelines, their events and their dead letters.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "penstock", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Where,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Whether pipelines are Ready, and why not
+    #[command(
+        after_help = "Examples:\n  penstock status -A\n  penstock status events -n growth\n  penstock status -n growth -o json | jq '.[].ready'"
+    )]
+    Status(Status),
+    /// The completion script of a shell
+    #[command(
+        after_help = "Examples:\n  penstock completion bash > /etc/bash_completion.d/penstock\n  source <(penstock completion zsh)\n  penstock completion fish > ~/.config/fish/completions/penstock.fish"
+    )]
+    Completion { shell: Shell },
+}

@@ -1,0 +1,6 @@
+//! `kubectl penstock`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    penstock_cli::run("kubectl penstock")
+}

@@ -1,0 +1,205 @@
+//! What the API server knows: pipelines, Apps, and where a pipeline's topics are.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client};
+use penstock_crds::{App, IngestionPipeline};
+use penstock_dataplane_config::ConsumeConfig;
+use penstock_dataplane_config::load::{Environment, load};
+
+use crate::exit::{Failure, Result};
+
+/// An object, or why this version cannot read it.
+pub type Guard<K> = DeserializeGuard<K>;
+
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Which cluster, and where in it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Where {
+    /// Namespace; default: that of the context
+    #[arg(short, long, global = true, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig; default: the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig; default: $KUBECONFIG, else ~/.kube/config, else the pod's own account
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// A client of one cluster.
+pub struct Cluster {
+    client: Client,
+    url: String,
+    /// What commands are about unless they are told.
+    pub namespace: String,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({})", self.url)
+    }
+}
+
+impl Cluster {
+    pub async fn connect(place: &Where) -> Result<Self> {
+        let mut config = configuration(place).await?;
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(ANSWER);
+        let url = config.cluster_url.to_string();
+        let namespace = place
+            .namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(|error| {
+            Failure::Failed(format!("the kubeconfig cannot be used: {}", innermost(&error)))
+        })?;
+        Ok(Self {
+            client,
+            url,
+            namespace,
+        })
+    }
+
+    /// The pipelines of the namespace, or of all.
+    pub async fn pipelines(&self, all: bool) -> Result<Vec<Guard<IngestionPipeline>>> {
+        let api: Api<Guard<IngestionPipeline>> = match all {
+            true => Api::all(self.client.clone()),
+            false => Api::namespaced(self.client.clone(), &self.namespace),
+        };
+        let list = api.list(&Default::default()).await;
+        let list = list.map_err(|error| self.failure("list the pipelines", &error))?;
+        Ok(list.items)
+    }
+
+    pub async fn pipeline(&self, name: &str) -> Result<Guard<IngestionPipeline>> {
+        let api: Api<Guard<IngestionPipeline>> = Api::namespaced(self.client.clone(), &self.namespace);
+        api.get(name).await.map_err(|error| match is_absent(&error) {
+            true => self.no_pipeline(name),
+            false => self.failure(&format!("read the pipeline {name}"), &error),
+        })
+    }
+
+    /// The Apps of the namespace.
+    pub async fn apps(&self) -> Result<Vec<Guard<App>>> {
+        let api: Api<Guard<App>> = Api::namespaced(self.client.clone(), &self.namespace);
+        let list = api.list(&Default::default()).await;
+        let list = list.map_err(|error| self.failure("list the Apps", &error))?;
+        Ok(list.items)
+    }
+
+    /// The settings that the pipeline's consumers run with: they say where its topics are.
+    pub async fn consumer(&self, pipeline: &str) -> Result<ConsumeConfig> {
+        let name = format!("{pipeline}-consume");
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = match api.get(&name).await {
+            Ok(found) => found,
+            Err(error) if is_absent(&error) => {
+                // Is there no such pipeline, or has the operator not come to it?
+                self.pipeline(pipeline).await?;
+                return Err(Failure::NotFound(format!(
+                    "the pipeline {pipeline} has no topic yet; `penstock status {pipeline} -n {}` says what it waits for",
+                    self.namespace
+                )));
+            }
+            Err(error) => return Err(self.failure(&format!("read the ConfigMap {name}"), &error)),
+        };
+        let text = found.data.as_ref().and_then(|data| data.get("config.yaml"));
+        let unreadable = |why: &str| {
+            Failure::Failed(format!(
+                "the ConfigMap {name} cannot be read by this version of penstock: {why}; use the version of the operator, or say --kafka and --topic"
+            ))
+        };
+        let text = text.ok_or_else(|| unreadable("it has no config.yaml"))?;
+        match load::<ConsumeConfig>(text, &Environment::new()) {
+            Ok(loaded) => Ok(loaded.config),
+            Err(error) => Err(unreadable(&error.to_string())),
+        }
+    }
+
+    fn no_pipeline(&self, name: &str) -> Failure {
+        Failure::NotFound(format!(
+            "no pipeline {name} in the namespace {}; `penstock status -A` lists all there are",
+            self.namespace
+        ))
+    }
+
+    /// A sentence about a request that failed.
+    fn failure(&self, what: &str, error: &kube::Error) -> Failure {
+        match error {
+            kube::Error::Api(status) => match status.code {
+                401 => Failure::Failed(format!(
+                    "the API server at {} does not accept these credentials: log in again, or choose another --context",
+                    self.url
+                )),
+                403 => Failure::Failed(format!(
+                    "you may not {what}: {}; the role `view` of the namespace is enough",
+                    status.message
+                )),
+                404 => Failure::NotFound(format!(
+                    "cannot {what}: the cluster at {} does not know the kind; is Penstock installed there?",
+                    self.url
+                )),
+                _ => Failure::Failed(format!("cannot {what}: {}", status.message)),
+            },
+            kube::Error::Auth(error) => Failure::Failed(format!(
+                "cannot log in to the API server at {}: {}",
+                self.url,
+                innermost(error)
+            )),
+            kube::Error::SerdeError(error) => {
+                Failure::Failed(format!("cannot {what}: the answer cannot be read: {error}"))
+            }
+            other => Failure::Unreachable(format!(
+                "cannot {what}: the API server at {} cannot be reached: {}",
+                self.url,
+                innermost(other)
+            )),
+        }
+    }
+}
+
+/// An object that does not exist, of a kind that does.
+fn is_absent(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404
+        && status.details.as_ref().is_some_and(|details| !details.name.is_empty()))
+}
+
+/// The cause of all causes, which is what a person needs.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+async fn configuration(place: &Where) -> Result<Config> {
+    let options = KubeConfigOptions {
+        context: place.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let unusable = |why: String| Failure::Failed(format!("the kubeconfig cannot be used: {why}"));
+    if let Some(file) = &place.kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(file).map_err(|error| unusable(error.to_string()))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        return config.map_err(|error| unusable(error.to_string()));
+    }
+    if place.context.is_some() {
+        let config = Config::from_kubeconfig(&options).await;
+        return config.map_err(|error| unusable(error.to_string()));
+    }
+    Config::infer().await.map_err(|error| match std::env::var_os("KUBECONFIG") {
+        Some(_) => unusable(innermost(&error)),
+        None => Failure::Failed(
+            "no cluster is known: set KUBECONFIG, or say --kubeconfig FILE; commands that read topics also work without one, with --kafka and --topic".into(),
+        ),
+    })
+}

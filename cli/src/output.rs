@@ -1,0 +1,93 @@
+//! Where results go: to standard output, as a table for people or as JSON or YAML for programs.
+//!
+//! Only results go there. What is said about them, as "no dead letters" or how far a long read has come, goes to
+//! standard error, so that a pipe gets nothing else.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::exit::{Failure, Result};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+/// Prints a value as `format` says; `table` is what a person gets.
+pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::Failed(format!("the result cannot be written: {error}"));
+    let text = match format {
+        Format::Table => table(value),
+        Format::Json => serde_json::to_string_pretty(value).map_err(|error| failed(&error))? + "\n",
+        Format::Yaml => serde_yaml::to_string(value).map_err(|error| failed(&error))?,
+    };
+    write(text.as_bytes())
+}
+
+/// Writes bytes as they are.
+pub fn write(bytes: &[u8]) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Says something to the person, beside the result.
+pub fn note(text: &str) {
+    // Nobody listens: then nobody misses it.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// How far a long read has come: one line on standard error, written over again and again, and removed at the end. Silent
+/// where standard error is no terminal.
+#[derive(Debug)]
+pub struct Progress {
+    what: &'static str,
+    shown: Option<Instant>,
+    begun: Instant,
+    terminal: bool,
+}
+
+/// What takes less time shows nothing.
+const PATIENCE: Duration = Duration::from_millis(700);
+const EVERY: Duration = Duration::from_millis(200);
+
+impl Progress {
+    pub fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            shown: None,
+            begun: Instant::now(),
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// So much is done of so much.
+    pub fn at(&mut self, done: u64, of: u64) {
+        let due = match self.shown {
+            None => self.begun.elapsed() >= PATIENCE,
+            Some(shown) => shown.elapsed() >= EVERY,
+        };
+        if self.terminal && due {
+            self.shown = Some(Instant::now());
+            let _ = write!(io::stderr(), "\r\x1b[K{} {done} of {of}", self.what);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
