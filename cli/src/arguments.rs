@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cluster::Where;
+use crate::dlq::Dlq;
 use crate::status::Status;
+use crate::tail::Tail;
 
 /// Penstock: pipelines, their events and their dead letters.
 #[derive(Clone, Debug, Parser)]
@@ -23,6 +25,14 @@ pub enum Command {
         after_help = "Examples:\n  penstock status -A\n  penstock status events -n growth\n  penstock status -n growth -o json | jq '.[].ready'"
     )]
     Status(Status),
+    /// The events of a pipeline as they come, one a line
+    #[command(
+        after_help = "Examples:\n  penstock tail events -n growth\n  penstock tail events --app shop --event purchase --since 10m\n  penstock tail events -o json | jq .event_data"
+    )]
+    Tail(Tail),
+    /// Dead letters: events that could not be stored
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// The completion script of a shell
     #[command(
         after_help = "Examples:\n  penstock completion bash > /etc/bash_completion.d/penstock\n  source <(penstock completion zsh)\n  penstock completion fish > ~/.config/fish/completions/penstock.fish"

@@ -11,9 +11,13 @@
 
 pub mod arguments;
 pub mod cluster;
+pub mod dlq;
 pub mod exit;
+pub mod kafka;
 pub mod output;
+pub mod place;
 pub mod status;
+pub mod tail;
 pub mod text;
 
 use std::process::ExitCode;
@@ -46,6 +50,8 @@ fn command(name: &str, arguments: Arguments) -> Result<End> {
     let place = &arguments.place;
     match &arguments.command {
         Command::Status(status) => runtime.block_on(status::run(place, status)),
+        Command::Tail(tail) => runtime.block_on(tail::run(place, tail)),
+        Command::Dlq(dlq) => runtime.block_on(dlq::run(place, dlq)),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

@@ -51,10 +51,11 @@ pub fn note(text: &str) {
 /// where standard error is no terminal.
 #[derive(Debug)]
 pub struct Progress {
-    what: &'static str,
-    shown: Option<Instant>,
-    begun: Instant,
+    done: u64,
+    of: u64,
     terminal: bool,
+    shown: bool,
+    due: Instant,
 }
 
 /// What takes less time shows nothing.
@@ -62,31 +63,36 @@ const PATIENCE: Duration = Duration::from_millis(700);
 const EVERY: Duration = Duration::from_millis(200);
 
 impl Progress {
-    pub fn new(what: &'static str) -> Self {
+    /// Of a read of so many records.
+    pub fn new(of: u64) -> Self {
         Self {
-            what,
-            shown: None,
-            begun: Instant::now(),
+            done: 0,
+            of,
             terminal: io::stderr().is_terminal(),
+            shown: false,
+            due: Instant::now() + PATIENCE,
         }
     }
 
-    /// So much is done of so much.
-    pub fn at(&mut self, done: u64, of: u64) {
-        let due = match self.shown {
-            None => self.begun.elapsed() >= PATIENCE,
-            Some(shown) => shown.elapsed() >= EVERY,
-        };
-        if self.terminal && due {
-            self.shown = Some(Instant::now());
-            let _ = write!(io::stderr(), "\r\x1b[K{} {done} of {of}", self.what);
+    /// One more was read.
+    pub fn record(&mut self) {
+        self.done += 1;
+        let now = Instant::now();
+        if self.terminal && now >= self.due {
+            (self.shown, self.due) = (true, now + EVERY);
+            let _ = write!(
+                io::stderr(),
+                "\r\x1b[KReading: {} of {} records",
+                self.done,
+                self.of
+            );
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown.is_some() {
+        if self.shown {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }

@@ -19,11 +19,12 @@ use crate::versions;
 
 /// What containerd runs first in every pod.
 pub(crate) const PAUSE_IMAGE: &str = "penstock.local/pause:1";
-/// The repository of the image that holds both programs of Penstock.
+/// The repository of the image that holds the programs of Penstock.
 pub const PENSTOCK_REPOSITORY: &str = "penstock.local/penstock";
 
-/// The two programs in the image, of the packages of the same names.
-pub(crate) const PENSTOCK_PROGRAMS: [&str; 2] = ["penstock-operator", "penstock-dataplane"];
+/// The programs in the image, and the packages that they are of.
+pub(crate) const PENSTOCK_PROGRAMS: [&str; 3] = ["penstock-operator", "penstock-dataplane", "penstock"];
+pub(crate) const PENSTOCK_PACKAGES: [&str; 3] = ["penstock-operator", "penstock-dataplane", "penstock-cli"];
 
 /// The user that the images run as; pods may name another.
 const USER: &str = "65532";
@@ -77,7 +78,7 @@ pub(crate) fn coredns_reference() -> String {
 pub(crate) fn penstock(instance: &Instance, built: &Path) -> Result<Image> {
     let containerfile = instance.repository().join("Containerfile");
     let programs = PENSTOCK_PROGRAMS.map(|name| built.join(name));
-    let digest = digest(&[&programs[0], &programs[1], &containerfile])?;
+    let digest = digest(&[&programs[0], &programs[1], &programs[2], &containerfile])?;
     let reference = format!("{PENSTOCK_REPOSITORY}:{digest}");
     cached(instance, "penstock", &reference, &digest, |root| {
         penstock_root(&programs, root)?;

@@ -6,7 +6,7 @@ use crate::clickhouse::Credentials;
 use crate::error::{Context, Error, Result};
 use crate::fetch;
 use crate::file;
-use crate::image::{self, Image, PENSTOCK_PROGRAMS, PENSTOCK_REPOSITORY};
+use crate::image::{self, Image, PENSTOCK_PACKAGES, PENSTOCK_PROGRAMS, PENSTOCK_REPOSITORY};
 use crate::instance::Instance;
 use crate::progress::{Outcome, Progress};
 use crate::run::run;
@@ -53,9 +53,9 @@ pub fn export(instance: &Instance, reference: &str, out: &Path) -> Result<()> {
     })
 }
 
-/// Builds both programs and gives back the folder they are in.
+/// Builds the programs and gives back the folder they are in.
 pub(crate) fn build(instance: &Instance, progress: &Progress) -> Result<PathBuf> {
-    let folder = fetch::cargo(instance, progress, "penstock", &PENSTOCK_PROGRAMS)?;
+    let folder = fetch::cargo(instance, progress, "penstock", &PENSTOCK_PACKAGES)?;
     for program in PENSTOCK_PROGRAMS {
         if !folder.join(program).exists() {
             return Err(Error::new(format!(

@@ -1,6 +1,0 @@
-//! `kubectl penstock`.
-#![forbid(unsafe_code)]
-
-fn main() -> std::process::ExitCode {
-    penstock_cli::run("kubectl penstock")
-}

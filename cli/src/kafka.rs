@@ -1,0 +1,264 @@
+//! Reading a topic without a group, and saying what is wrong when that cannot be done.
+//!
+//! Only what is committed is read: records of a replay that was cut short are never seen.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::exit::{Failure, Result};
+use crate::output::note;
+
+/// How long an answer may take.
+pub const ANSWER: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(100);
+/// Without a word from Kafka for so long, reading is given up.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What librdkafka reported last, which says more than its answers do.
+#[derive(Clone, Debug, Default)]
+pub struct Reports(Arc<Mutex<Option<String>>>);
+
+impl Reports {
+    fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A sentence about an address that does not answer.
+    pub fn unreachable(&self, bootstrap: &str, error: &dyn std::fmt::Display) -> Failure {
+        let why = self.last().unwrap_or_else(|| error.to_string());
+        Failure::Unreachable(format!(
+            "Kafka at {bootstrap} cannot be reached from here: {why}. Run this where its addresses resolve, as in a pod of the cluster, or give one that does with --kafka HOST:PORT"
+        ))
+    }
+}
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // "All brokers are down" is said after why each of them is.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    /// A record that is not delivered fails its transaction.
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// What every client has in common.
+pub fn client(bootstrap: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", bootstrap)
+        .set("client.id", "penstock-cli")
+        .set("allow.auto.create.topics", "false")
+        .set("socket.timeout.ms", "10000")
+        .set("reconnect.backoff.max.ms", "2000");
+    client
+}
+
+/// Offsets of a partition: the first that is there, and the one that comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub partition: i32,
+    pub low: i64,
+    pub high: i64,
+}
+
+/// A topic, open for reading.
+pub struct Topic {
+    name: String,
+    bootstrap: String,
+    consumer: BaseConsumer<Reports>,
+    pub bounds: Vec<Bounds>,
+}
+
+impl std::fmt::Debug for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Topic({})", self.name)
+    }
+}
+
+impl Topic {
+    /// Learns the topic's partitions and what they hold now.
+    pub fn open(bootstrap: &str, name: &str) -> Result<Self> {
+        let consumer: BaseConsumer<Reports> = client(bootstrap)
+            // Asked for by librdkafka, and joined by nobody.
+            .set("group.id", "penstock-cli")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "100")
+            .create_with_context(Reports::default())
+            .map_err(|error| Failure::Usage(format!("{bootstrap} is no address of Kafka: {error}")))?;
+        let mut topic = Self {
+            name: name.to_owned(),
+            bootstrap: bootstrap.to_owned(),
+            consumer,
+            bounds: Vec::new(),
+        };
+        let metadata = topic.consumer.fetch_metadata(Some(name), ANSWER);
+        let metadata = metadata.map_err(|error| topic.failure(&error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        let partitions = match found {
+            Some(found) if found.error().is_none() && !found.partitions().is_empty() => found.partitions(),
+            _ => {
+                return Err(Failure::NotFound(format!(
+                    "there is no topic {name} in Kafka at {bootstrap}"
+                )));
+            }
+        };
+        for partition in partitions.iter().map(|partition| partition.id()) {
+            let (low, high) = topic
+                .consumer
+                .fetch_watermarks(name, partition, ANSWER)
+                .map_err(|error| topic.failure(&error))?;
+            topic.bounds.push(Bounds { partition, low, high });
+        }
+        topic.bounds.sort_by_key(|bounds| bounds.partition);
+        Ok(topic)
+    }
+
+    /// All that it holds.
+    pub fn beginning(&self) -> Vec<(i32, i64)> {
+        self.bounds
+            .iter()
+            .map(|bounds| (bounds.partition, bounds.low))
+            .collect()
+    }
+
+    /// What comes from now on.
+    pub fn end(&self) -> Vec<(i32, i64)> {
+        self.bounds
+            .iter()
+            .map(|bounds| (bounds.partition, bounds.high))
+            .collect()
+    }
+
+    /// What was written in the last `ago`.
+    pub fn since(&self, ago: Duration) -> Result<Vec<(i32, i64)>> {
+        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        let time = jiff::Timestamp::now().as_millisecond().saturating_sub(ago).max(0);
+        let mut asked = TopicPartitionList::new();
+        for bounds in &self.bounds {
+            asked
+                .add_partition_offset(&self.name, bounds.partition, Offset::Offset(time))
+                .map_err(|error| self.failure(&error))?;
+        }
+        let found = self.consumer.offsets_for_times(asked, ANSWER);
+        let found = found.map_err(|error| self.failure(&error))?;
+        let from = |bounds: &Bounds| match found
+            .find_partition(&self.name, bounds.partition)
+            .map(|e| e.offset())
+        {
+            Some(Offset::Offset(offset)) => (bounds.partition, offset),
+            _ => (bounds.partition, bounds.high),
+        };
+        Ok(self.bounds.iter().map(from).collect())
+    }
+
+    /// How many offsets there are from there to the end.
+    pub fn length(&self, from: &[(i32, i64)]) -> u64 {
+        let length = |&(partition, offset): &(i32, i64)| {
+            let bounds = self.bounds.iter().find(|bounds| bounds.partition == partition);
+            bounds.map_or(0, |bounds| u64::try_from(bounds.high - offset).unwrap_or(0))
+        };
+        from.iter().map(length).sum()
+    }
+
+    /// Gives every record from there on to `each`, until it has enough; with `follow` also those to come.
+    pub fn read(
+        &self,
+        from: &[(i32, i64)],
+        follow: bool,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut left: BTreeSet<i32> = BTreeSet::new();
+        let mut list = TopicPartitionList::new();
+        for &(partition, offset) in from {
+            left.insert(partition);
+            list.add_partition_offset(&self.name, partition, Offset::Offset(offset))
+                .map_err(|error| self.failure(&error))?;
+        }
+        self.consumer
+            .assign(&list)
+            .map_err(|error| self.failure(&error))?;
+        let mut heard = Instant::now();
+        let mut complained = false;
+        while follow || !left.is_empty() {
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    (heard, complained) = (Instant::now(), false);
+                    if each(&message)?.is_break() {
+                        break;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    (heard, complained) = (Instant::now(), false);
+                    left.remove(&partition);
+                }
+                Some(Err(error)) if is_final(&error) => return Err(self.failure(&error)),
+                Some(Err(error)) if follow && !complained => {
+                    complained = true;
+                    note(&format!("Kafka does not answer, waiting for it: {error}"));
+                }
+                Some(Err(_)) | None => {}
+            }
+            if !follow && heard.elapsed() > SILENCE {
+                let reports = self.consumer.context();
+                return Err(reports.unreachable(&self.bootstrap, &"it does not answer"));
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: &KafkaError) -> Failure {
+        failure(&self.bootstrap, self.consumer.context(), error)
+    }
+}
+
+/// Whether waiting cannot help.
+fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+        )
+    )
+}
+
+/// A sentence about a request that failed.
+pub fn failure(bootstrap: &str, reports: &Reports, error: &KafkaError) -> Failure {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(
+            Code::BrokerTransportFailure
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::AllBrokersDown
+            | Code::Resolve,
+        ) => reports.unreachable(bootstrap, error),
+        Some(code) => Failure::Failed(format!("Kafka at {bootstrap} refused: {code}")),
+        None => Failure::Failed(format!("Kafka at {bootstrap}: {error}")),
+    }
+}
