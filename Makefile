@@ -45,6 +45,11 @@ images: ## OUT=FILE: write the container image as an OCI archive
 	@test -n "$(OUT)" || { echo "say where: make images OUT=penstock.tar" >&2; exit 2; }
 	@$(KIT) images --out "$(OUT)"
 
+.PHONY: cli
+cli: ## Build the command line and put it, and its kubectl plugin, into ~/.cargo/bin (TO=/usr/local)
+	@cargo install --locked --path cli $(if $(TO),--root "$(TO)")
+	@ln -sf penstock "$(or $(TO),$${CARGO_INSTALL_ROOT:-$${CARGO_HOME:-$$HOME/.cargo}})/bin/kubectl-penstock"
+
 .PHONY: fmt
 fmt: ## Format the code
 	@cargo fmt --all

@@ -1,5 +1,6 @@
 //! What the API server knows: pipelines, Apps, and where a pipeline's topics are.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -197,7 +198,8 @@ async fn configuration(place: &Where) -> Result<Config> {
         return config.map_err(|error| unusable(error.to_string()));
     }
     Config::infer().await.map_err(|error| match std::env::var_os("KUBECONFIG") {
-        Some(_) => unusable(innermost(&error)),
+        // Which file, says the error that led to this one.
+        Some(_) => unusable(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
         None => Failure::Failed(
             "no cluster is known: set KUBECONFIG, or say --kubeconfig FILE; commands that read topics also work without one, with --kafka and --topic".into(),
         ),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -17,14 +17,15 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::exit::{Failure, Result};
 use crate::output::note;
+use crate::text::harmless;
 
 /// How long an answer may take.
-pub const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// Without a word from Kafka for so long, reading is given up.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// What librdkafka reported last, which says more than its answers do.
+/// Why librdkafka could not connect last, which says more than its answers do.
 #[derive(Clone, Debug, Default)]
 pub struct Reports(Arc<Mutex<Option<String>>>);
 
@@ -43,12 +44,15 @@ impl Reports {
 }
 
 impl ClientContext for Reports {
-    fn error(&self, error: KafkaError, reason: &str) {
-        // "All brokers are down" is said after why each of them is.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    /// Why a connection fails is only said here: `[thrd:…]: host:port/bootstrap: Failed to resolve …`.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            let why = message.split_once("]: ").map_or(message, |(_, why)| why);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(harmless(why));
         }
     }
+
+    fn error(&self, _: KafkaError, _: &str) {}
 }
 
 impl ConsumerContext for Reports {}

@@ -16,6 +16,7 @@ pub mod exit;
 pub mod kafka;
 pub mod output;
 pub mod place;
+pub mod reference;
 pub mod status;
 pub mod tail;
 pub mod text;

@@ -39,7 +39,7 @@ pub struct Tail {
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// How to print events; json: each line as it is in the topic
+    /// How to print events, in JSON as the lines that they are in the topic
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Lines,
     #[command(flatten)]

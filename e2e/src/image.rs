@@ -78,7 +78,9 @@ pub(crate) fn coredns_reference() -> String {
 pub(crate) fn penstock(instance: &Instance, built: &Path) -> Result<Image> {
     let containerfile = instance.repository().join("Containerfile");
     let programs = PENSTOCK_PROGRAMS.map(|name| built.join(name));
-    let digest = digest(&[&programs[0], &programs[1], &programs[2], &containerfile])?;
+    let mut parts: Vec<&Path> = programs.iter().map(PathBuf::as_path).collect();
+    parts.push(&containerfile);
+    let digest = digest(&parts)?;
     let reference = format!("{PENSTOCK_REPOSITORY}:{digest}");
     cached(instance, "penstock", &reference, &digest, |root| {
         penstock_root(&programs, root)?;

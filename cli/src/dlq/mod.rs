@@ -51,7 +51,7 @@ pub struct Of {
     pub pipeline: String,
     #[command(flatten)]
     pub given: Given,
-    /// The topic of dead letters; default: the pipeline's, or <topic>.dlq
+    /// The topic of dead letters; default: the pipeline's, or TOPIC.dlq
     #[arg(long, value_name = "NAME", env = "PENSTOCK_KAFKA__DEAD_LETTER_TOPIC")]
     pub dead_letter_topic: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! `penstock dlq show`: one letter, whole.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use clap::Args;
@@ -36,7 +37,7 @@ struct View {
     position: String,
     #[serde(rename = "writtenAt")]
     written_at: i64,
-    headers: Vec<(String, String)>,
+    headers: BTreeMap<String, String>,
     /// The bytes, as text.
     value: String,
     #[serde(skip)]
@@ -111,8 +112,7 @@ fn detail(view: &View) -> String {
 
 /// JSON, a member a line. Numbers stay as they were written.
 fn pretty(bytes: &[u8]) -> Option<String> {
-    let members: std::collections::BTreeMap<String, &serde_json::value::RawValue> =
-        serde_json::from_slice(bytes).ok()?;
+    let members: BTreeMap<String, &serde_json::value::RawValue> = serde_json::from_slice(bytes).ok()?;
     let mut text = String::from("{\n");
     let count = members.len();
     for (index, (name, value)) in members.into_iter().enumerate() {
@@ -143,7 +143,7 @@ mod tests {
         let view = View {
             position: "0/1".into(),
             written_at: 0,
-            headers: vec![("penstock-reason".into(), "Malformed".into())],
+            headers: [("penstock-reason".into(), "Malformed".into())].into(),
             value: "not\u{1b} ours".into(),
             bytes: b"not\x1b ours".to_vec(),
         };

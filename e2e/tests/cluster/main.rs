@@ -7,6 +7,7 @@
 mod chaos;
 mod chart;
 mod claims;
+mod cli;
 mod consume;
 mod crds;
 mod docs;

@@ -10,3 +10,4 @@ mod outages;
 mod pipeline;
 mod proxy;
 mod records;
+mod replay;

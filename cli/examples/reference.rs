@@ -1,0 +1,5 @@
+//! Prints `docs/cli.md`.
+
+fn main() {
+    print!("{}", penstock_cli::reference::page());
+}
