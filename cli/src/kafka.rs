@@ -68,6 +68,8 @@ impl ProducerContext for Reports {
 pub fn client(bootstrap: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
+        // What is logged goes to `Reports`, and nowhere else.
+        .set_log_level(RDKafkaLogLevel::Info)
         .set("bootstrap.servers", bootstrap)
         .set("client.id", "penstock-cli")
         .set("allow.auto.create.topics", "false")
@@ -233,6 +235,13 @@ impl Topic {
     }
 
     fn failure(&self, error: &KafkaError) -> Failure {
+        // What was logged meanwhile waits to be taken.
+        for _ in 0..20 {
+            if self.consumer.context().last().is_some() {
+                break;
+            }
+            let _ = self.consumer.poll(Duration::from_millis(10));
+        }
         failure(&self.bootstrap, self.consumer.context(), error)
     }
 }
