@@ -10,6 +10,8 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use libdeflater::Decompressor;
+use memchr::memmem;
 use zstd::stream::read::Decoder as Zstd;
 
 use super::answer::{Code, Refusal};
@@ -18,6 +20,10 @@ use super::answer::{Code, Refusal};
 pub(crate) const ACCEPTED: &str = "gzip, deflate, zstd, br";
 /// Bytes that are decoded at once.
 const STEP: usize = 64 * 1024;
+/// How a member of gzip begins: its two bytes, and the one method that there is.
+const GZIP_MEMBER: &[u8] = &[0x1f, 0x8b, 8];
+/// A body that says to be more than so many times larger than what came is read step by step. Events shrink to a fifth.
+const USUAL_RATIO: usize = 64;
 /// 8 MB.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -71,6 +77,16 @@ pub(crate) fn decode(
     limit: usize,
     mut room: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<u8>>, Refusal> {
+    if encoding == Encoding::Gzip
+        && let Some(size) = told_size(compressed).filter(|size| *size <= limit)
+    {
+        if !room(size) {
+            return Ok(None);
+        }
+        if let Some(whole) = at_once(compressed, size) {
+            return Ok(Some(whole));
+        }
+    }
     let invalid = |_: io::Error| Refusal::from(Code::InvalidEncoding);
     let mut decoder: Box<dyn Read + '_> = match encoding {
         Encoding::Plain => Box::new(compressed),
@@ -98,6 +114,22 @@ pub(crate) fn decode(
         }
         out.extend_from_slice(&buffer[..read]);
     }
+}
+
+/// What gzip of a single member says that it holds: the size modulo 2^32 are its last bytes. `None` where that is not to be
+/// believed, or where a second member may follow, whose beginning is then somewhere in the bytes.
+fn told_size(compressed: &[u8]) -> Option<usize> {
+    let size = u32::from_le_bytes(*compressed.last_chunk()?) as usize;
+    let is_usual = size > 0 && size <= compressed.len().saturating_mul(USUAL_RATIO);
+    let rest = compressed.strip_prefix(GZIP_MEMBER)?;
+    (is_usual && memmem::find(rest, GZIP_MEMBER).is_none()).then_some(size)
+}
+
+/// Gzip of that size in one step, which takes half the time of many. `None` for anything else, which the other way judges.
+fn at_once(compressed: &[u8], size: usize) -> Option<Vec<u8>> {
+    let mut out = vec![0u8; size];
+    let written = Decompressor::new().gzip_decompress(compressed, &mut out).ok()?;
+    (written == size).then_some(out)
 }
 
 /// `deflate`: zlib, as the standard has it, or the bare stream that some clients send instead. Unlike flate2's own

@@ -193,6 +193,30 @@ fn encodings_are_told_apart() {
     assert_eq!(Encoding::Zstd.or_evident(&gzip(b"{}")), Encoding::Zstd);
 }
 
+/// What is decoded at once is what is decoded step by step, and what is no single member goes the other way.
+#[test]
+fn gzip_at_once_is_gzip_step_by_step() {
+    let members = [gzip(TEXT), gzip(TEXT)].concat();
+    assert_eq!(told_size(&gzip(TEXT)), Some(TEXT.len()));
+    assert_eq!(told_size(&members), None, "the same twice would look whole");
+    assert_eq!(decoded(Encoding::Gzip, &members, 1000), Ok([TEXT, TEXT].concat()));
+
+    let small = gzip(b"{}");
+    for wrong in [1_u32, 3, 500] {
+        let mut lying = small.clone();
+        let end = lying.len() - 4;
+        lying[end..].copy_from_slice(&wrong.to_le_bytes());
+        assert_eq!(
+            decoded(Encoding::Gzip, &lying, 1000),
+            Err(Code::InvalidEncoding),
+            "{wrong}"
+        );
+    }
+    let bomb = gzip(&vec![b' '; 50_000_000]);
+    assert_eq!(told_size(&bomb), None, "it is read step by step");
+    assert_eq!(decoded(Encoding::Gzip, &bomb, 1_000_000), Err(Code::BodyTooLarge));
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_stumble(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
