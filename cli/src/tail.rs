@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
 use penstock_dataplane_config::Duration;
+use penstock_dataplane_config::record::LINE_VERSION;
 use rdkafka::message::Message as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -131,9 +132,6 @@ struct Version {
     v: u64,
 }
 
-/// The version of the line that this program reads.
-const VERSION: u64 = 1;
-
 struct Printer<W: Write> {
     app: Option<String>,
     event: Option<String>,
@@ -165,7 +163,7 @@ impl<W: Write> Printer<W> {
                 break;
             }
             match serde_json::from_slice(line) {
-                Ok(Version { v: VERSION }) => {}
+                Ok(Version { v: LINE_VERSION }) => {}
                 Ok(Version { v }) => {
                     return Err(Failure::Failed(format!(
                         "the record at {partition}/{offset} was written by a newer Penstock (version {v}); use a newer penstock"

@@ -8,6 +8,7 @@
 //! forgotten.rs  a Kafka client that knows no broker any more
 //! redis_connection.rs  opening a connection to Redis
 //! stops.rs      where JSON strings may stop, found by vectors
+//! utc.rs        days and minutes, their names and their ends
 //! ```
 #![forbid(unsafe_code)]
 
@@ -19,3 +20,4 @@ pub mod ingest;
 pub mod process;
 mod redis_connection;
 mod stops;
+mod utc;

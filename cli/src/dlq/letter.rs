@@ -1,16 +1,12 @@
 //! What a record of the dead-letter topic says, by the contract of `docs/record.md`: a letter, a receipt for letters
 //! that were replayed, or something that is neither.
 
+use penstock_dataplane_config::record;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::offsets::{Offsets, Position};
-
-/// The header of a receipt: offsets of its own partition, as [`Offsets`] prints them.
-pub const RECEIPT: &str = "penstock-replayed";
-/// The header of a record that was a letter: where that letter is.
-pub const REPLAY: &str = "penstock-replay";
 
 /// A letter, without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,7 +40,7 @@ pub enum Why {
 impl Why {
     pub const fn sentence(self) -> &'static str {
         match self {
-            Self::TooOld => "the event is older than two years, and would be refused again",
+            Self::TooOld => "the event is older than its App keeps events, and would be refused again",
             Self::NotALine => {
                 "it is what a client sent, and ingest would refuse it again: print it with `penstock dlq show --raw`, mend it and send it to the endpoint"
             }
@@ -100,12 +96,12 @@ impl Entry {
         };
         for (key, value) in headers {
             match key.as_str() {
-                "penstock-reason" => letter.reason = value,
-                "penstock-step" => letter.step = value,
-                "penstock-detail" => letter.detail = value,
-                "penstock-app" => letter.app = Some(value),
-                "penstock-origin" => letter.origin = Some(value),
-                RECEIPT => return value.parse().map_or(Self::Foreign, Self::Receipt),
+                record::REASON => letter.reason = value,
+                record::STEP => letter.step = value,
+                record::DETAIL => letter.detail = value,
+                record::APP => letter.app = Some(value),
+                record::ORIGIN => letter.origin = Some(value),
+                record::REPLAYED => return value.parse().map_or(Self::Foreign, Self::Receipt),
                 _ => {}
             }
         }
@@ -193,11 +189,11 @@ mod tests {
             ("1/7", 3, None)
         );
         assert_eq!(
-            entry(&[(RECEIPT, "1..3,9")]),
+            entry(&[(record::REPLAYED, "1..3,9")]),
             Entry::Receipt("1..3,9".parse().unwrap())
         );
         assert_eq!(entry(&[]), Entry::Foreign);
-        assert_eq!(entry(&[(RECEIPT, "x")]), Entry::Foreign);
+        assert_eq!(entry(&[(record::REPLAYED, "x")]), Entry::Foreign);
     }
 
     #[test]
@@ -220,7 +216,7 @@ mod tests {
             (
                 "ingest",
                 "TooOld",
-                "timestamp: older than 2 years",
+                "timestamp: older than 730 days",
                 Err(Why::TooOld),
             ),
             ("ingest", "Malformed", "event: is required", Err(Why::NotALine)),

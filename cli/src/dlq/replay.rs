@@ -19,13 +19,14 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use clap::Args;
+use penstock_dataplane_config::record;
 use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use serde::Serialize;
 
-use super::letter::{Entry, RECEIPT, REPLAY, Why};
+use super::letter::{Entry, Why};
 use super::offsets::{Named, Position, Positions};
 use super::plan::{Known, Plan};
 use super::{Of, reasons};
@@ -254,7 +255,7 @@ impl<'p> Replayer<'p> {
         value.push(b'\n');
         let name = format!("{}/{position}", self.place.dead_letter_topic);
         let partition = self.partitions[self.turn % self.partitions.len()];
-        self.produce(&self.place.topic, partition, &value, REPLAY, &name)?;
+        self.produce(&self.place.topic, partition, &value, record::REPLAY, &name)?;
         self.letters += 1;
         self.bytes += line.len();
         self.receipts.add_one(position);
@@ -269,7 +270,13 @@ impl<'p> Replayer<'p> {
         }
         for (partition, offsets) in self.receipts.partitions() {
             let offsets = offsets.to_string();
-            self.produce(&self.place.dead_letter_topic, partition, &[], RECEIPT, &offsets)?;
+            self.produce(
+                &self.place.dead_letter_topic,
+                partition,
+                &[],
+                record::REPLAYED,
+                &offsets,
+            )?;
         }
         let mut attempts = 0;
         while let Err(error) = self.producer.commit_transaction(ANSWER) {

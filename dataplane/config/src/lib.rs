@@ -1,4 +1,4 @@
-//! What the operator hands to the data plane.
+//! What the operator hands to the data plane, and what programs that share a topic or a table must call by one name.
 //!
 //! Two files, because they change at different speeds:
 //!
@@ -13,6 +13,7 @@
 
 pub mod apps;
 pub mod load;
+pub mod record;
 mod replaced;
 pub mod roles;
 pub mod table;

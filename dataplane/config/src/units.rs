@@ -18,8 +18,17 @@ impl Duration {
         Self(std::time::Duration::from_millis(milliseconds))
     }
 
+    pub const fn from_days(days: u64) -> Self {
+        Self::from_secs(days * 86_400)
+    }
+
     pub const fn get(self) -> std::time::Duration {
         self.0
+    }
+
+    /// Whole days; what is left is dropped.
+    pub const fn days(self) -> u64 {
+        self.0.as_secs() / 86_400
     }
 }
 

@@ -329,9 +329,9 @@ impl Validate for AppsFile {
                 "is the id of an App before it",
             );
             if let Some(retention) = app.retention {
-                let days = retention.get().as_secs() / 86_400;
+                let days = retention.days();
                 rules.require(
-                    Duration::from_secs(days * 86_400) == retention && (1..=9999).contains(&days),
+                    Duration::from_days(days) == retention && (1..=9999).contains(&days),
                     &format!("{at}.retention"),
                     "must be whole days, 1d to 9999d",
                 );

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use penstock_dataplane_config::ConsumeConfig;
+use penstock_dataplane_config::{ConsumeConfig, record};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
@@ -143,15 +143,15 @@ impl DeadLetters {
             value: Some(value),
         };
         let headers = OwnedHeaders::new()
-            .insert(header("penstock-reason", letter.reason.name()))
-            .insert(header("penstock-step", "consume"))
-            .insert(header("penstock-detail", &detail))
-            .insert(header("penstock-origin", &origin));
+            .insert(header(record::REASON, letter.reason.name()))
+            .insert(header(record::STEP, "consume"))
+            .insert(header(record::DETAIL, &detail))
+            .insert(header(record::ORIGIN, &origin));
         let app = parse(&letter.value)
             .ok()
             .map(|line| Uuid::from_u128(line.app_id).to_string());
         let headers = match &app {
-            Some(app) => headers.insert(header("penstock-app", app)),
+            Some(app) => headers.insert(header(record::APP, app)),
             None => headers,
         };
         let record = FutureRecord::<(), [u8]>::to(&self.config.kafka.dead_letter_topic)

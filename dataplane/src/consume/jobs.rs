@@ -28,8 +28,8 @@ use super::protocol::{CommitOutcome, Committed, Event, Held, InsertOutcome, Look
 use super::record::Content;
 use super::target;
 use super::wake::Waker;
-use crate::ingest::time::now_ms;
 use crate::process::Dependency;
+use crate::utc::now_ms;
 
 /// How long the group or a log may take to answer.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);

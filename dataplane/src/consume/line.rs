@@ -4,10 +4,9 @@
 //! a line that is spelled otherwise is read member by member. The version comes before everything else: a line of
 //! another version was written by a newer Penstock and must not be judged by this one's rules.
 
-use super::scan::{nested_end, string_end, uuid};
+use penstock_dataplane_config::record::LINE_VERSION;
 
-/// The version of the line that this reader knows.
-pub const VERSION: u64 = 1;
+use super::scan::{nested_end, string_end, uuid};
 
 /// Times outside are not representable as `DateTime64(3)`: from 1900 up to 2299.
 const TIMES: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_791_999_999;
@@ -257,7 +256,7 @@ impl<'a> Cursor<'a> {
         self.require(b':', "no `:` after the key")?;
         self.space();
         match self.digits() {
-            Some(version) if version == VERSION as i64 => {}
+            Some(version) if version == LINE_VERSION as i64 => {}
             Some(version) if version > 0 => return Err(LineError::UnknownVersion(version as u64)),
             _ => return self.wrong("`v` is no version"),
         }

@@ -15,6 +15,7 @@ use super::column::{Column, Place, push_varint};
 use super::line::{Line, Text};
 use super::position::Position;
 use super::scan::unescape;
+use crate::utc::DAY_MS;
 
 // The columns by their place in `table::EVENT_COLUMNS`; a test compares the names.
 const EVENT_ID: usize = 0;
@@ -272,13 +273,13 @@ pub(super) enum Piece {
     Values(usize, usize),
 }
 
-/// The day, counted from 1970, whose beginning ends a row's life: it has then been kept for its retention, and not a day
-/// longer.
+/// The day, counted from 1970, whose beginning ends a row's life: it has then been kept for all of its retention, and less
+/// than a day longer.
 fn expires_on(line: &Line<'_>) -> u16 {
     let Some(days) = line.retention_days else {
         return NEVER_EXPIRES;
     };
-    let day = line.timestamp.div_euclid(86_400_000) + 1 + i64::from(days);
+    let day = line.timestamp.div_euclid(DAY_MS) + 1 + i64::from(days);
     u16::try_from(day.max(0)).map_or(NEVER_EXPIRES, |day| day.min(NEVER_EXPIRES))
 }
 

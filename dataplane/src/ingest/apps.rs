@@ -169,7 +169,7 @@ impl Apps {
 
 /// Whole days; validated to be at least one.
 fn retention(span: Option<Duration>) -> Retention {
-    span.and_then(|span| u32::try_from(span.get().as_secs() / 86_400).ok())
+    span.and_then(|span| u32::try_from(span.days()).ok())
         .map_or_else(Retention::default, Retention::days)
 }
 

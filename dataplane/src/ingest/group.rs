@@ -37,8 +37,8 @@ use super::outage::Outage;
 use super::partition::Spread;
 use super::spool::{Floors, Keep, Record, State as Spooled, Topic};
 use super::statistics::ProducerSeries;
-use super::time;
 use crate::forgotten::Forgotten;
+use crate::utc::now_ms;
 
 /// Records on their way at once: the next group is produced while the broker writes the one before.
 const IN_FLIGHT: usize = 2;
@@ -156,7 +156,7 @@ impl Groups {
             let number = state.next_number();
             let name = self.name(number);
             let kept = self.settings.outage.spool().map(|_| Record {
-                created: time::now_ms(),
+                created: now_ms(),
                 topic: Topic::DeadLetters,
                 name: name.clone(),
                 headers: letter_headers(app, letter)
@@ -496,7 +496,7 @@ impl Settings {
 
 fn record_of(name: String, value: Vec<u8>) -> Record {
     Record {
-        created: time::now_ms(),
+        created: now_ms(),
         topic: Topic::Events,
         name,
         headers: Vec::new(),

@@ -42,8 +42,9 @@ use super::request_log::{Entry, RequestLog};
 use super::route::{self, Form, Route};
 use super::segment::{self, Segment};
 use super::tls::Tls;
-use super::{head as request_head, key, time};
+use super::{head as request_head, key};
 use crate::process::Shutdown;
+use crate::utc::now_ms;
 
 /// Answers a shard's requests.
 #[derive(Debug)]
@@ -263,7 +264,7 @@ impl Handler {
 
     /// Who may write with a key, from where the request comes.
     fn writer(&self, key: &str, headers: &HeaderMap, seen: &mut Seen) -> Result<Writer, Refusal> {
-        let writer = self.parts.apps.load().writer(key, time::now_ms())?;
+        let writer = self.parts.apps.load().writer(key, now_ms())?;
         seen.app = Some(Arc::clone(&writer.app));
         writer.app.origins.check(headers)?;
         Ok(writer)
@@ -300,7 +301,7 @@ impl Handler {
     ) -> Result<Accepted, Refusal> {
         let headers = &head.headers;
         let app = &*writer.app;
-        let received_at = time::now_ms();
+        let received_at = now_ms();
         let ip = self.parts.proxies.client(peer, headers).to_string();
         let sender = Sender {
             ip: &ip,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use penstock_dataplane_config::{KafkaTarget, PipelineRef, record};
 use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -28,8 +28,6 @@ use super::spool::{Id, Record, Topic};
 use super::statistics::{EVERY_MS, ProducerSeries};
 use crate::forgotten::Forgotten;
 
-/// The header that names a group.
-pub(crate) const GROUP: &str = "penstock-group";
 /// What `penstock-step` of a dead letter says here.
 const STEP: &str = "ingest";
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -174,10 +172,10 @@ impl ProducerContext for Callbacks {
 /// The headers of a dead letter, beside the one that names it.
 pub(crate) fn letter_headers<'l>(app: &'l str, letter: &'l Letter) -> [(&'static str, &'l str); 4] {
     [
-        ("penstock-reason", letter.reason),
-        ("penstock-step", STEP),
-        ("penstock-detail", &letter.detail),
-        ("penstock-app", app),
+        (record::REASON, letter.reason),
+        (record::STEP, STEP),
+        (record::DETAIL, &letter.detail),
+        (record::APP, app),
     ]
 }
 
@@ -274,7 +272,7 @@ impl Producer {
         value: &[u8],
     ) -> Result<(), KafkaError> {
         let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
-            key: GROUP,
+            key: record::GROUP,
             value: Some(name),
         });
         let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.topic, number)
@@ -293,7 +291,7 @@ impl Producer {
         letter: &Letter,
     ) -> Result<(), KafkaError> {
         let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header {
-            key: GROUP,
+            key: record::GROUP,
             value: Some(name),
         });
         for (key, value) in letter_headers(app, letter) {
@@ -311,7 +309,7 @@ impl Producer {
     /// Hands over what the spool has kept. An error means that it was not produced.
     pub(crate) fn spooled(&self, number: usize, partition: i32, record: &Record) -> Result<(), KafkaError> {
         let mut headers = OwnedHeaders::new_with_capacity(1 + record.headers.len()).insert(Header {
-            key: GROUP,
+            key: record::GROUP,
             value: Some(&record.name),
         });
         for (key, value) in &record.headers {

@@ -3,6 +3,7 @@
 //! Lines are written into a buffer of the shard while the body is scanned, and only copied into a group once the
 //! whole request is known to be good; what was written before a fault is thrown away.
 
+use penstock_dataplane_config::record::LINE_VERSION;
 use uuid::Uuid;
 
 use super::client::{Sender, Shared, Spoken, push_end};
@@ -13,9 +14,6 @@ use super::retention::Retention;
 use super::shape::Shape;
 use super::text::{push_json_string, push_number};
 use super::time::{self, Judged, Stable};
-
-/// The version of the line.
-const VERSION: &str = "1";
 
 /// What all events of a request share.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ pub(crate) struct Stamp<'r> {
 
 /// How a line of this App begins.
 pub(crate) fn head_of(app: &Uuid) -> Vec<u8> {
-    format!("{{\"v\":{VERSION},\"app_id\":\"{app}\",\"event_id\":\"").into_bytes()
+    format!("{{\"v\":{LINE_VERSION},\"app_id\":\"{app}\",\"event_id\":\"").into_bytes()
 }
 
 /// Where a line ends, and which event of the request it is.

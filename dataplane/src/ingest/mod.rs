@@ -53,7 +53,7 @@ mod shard;
 mod spool;
 mod statistics;
 mod text;
-pub(crate) mod time;
+mod time;
 mod tls;
 
 use std::net::SocketAddr;

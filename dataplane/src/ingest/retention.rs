@@ -2,8 +2,8 @@
 //! writes into the table follows from the line alone.
 
 use super::text::push_number;
+use crate::utc::DAY_MS;
 
-const DAY_MS: i64 = 86_400_000;
 /// Older events of an App without a retention are a client's mistake more often than its past.
 const TOO_OLD_DAYS: u32 = 730;
 

@@ -1,10 +1,10 @@
 //! When an event happened: reading the client's time, and the rules that make it a stored one.
 
 use super::retention::Retention;
+use crate::utc::midnight;
 
 /// More than this ahead of us is not believed.
 const TOO_FAR_AHEAD_MS: i64 = 5 * 60 * 1000;
-const DAY_MS: i64 = 86_400_000;
 /// The last moment that the table's DateTime64 can hold: the end of the year 2299.
 const LAST_MS: i64 = 10_413_791_999_999;
 /// A number below this is seconds; as milliseconds it would lie before 1973-03-03.
@@ -37,7 +37,7 @@ pub(crate) fn judge(received_at: i64, client: Option<i64>, stable: Stable, reten
     let Some(client) = client else {
         let client_timestamp = match stable {
             Stable::At(at) => at.clamp(0, LAST_MS),
-            Stable::Day => received_at - received_at.rem_euclid(DAY_MS),
+            Stable::Day => midnight(received_at),
             Stable::None => received_at,
         };
         return Judged::Stored(Times {
@@ -174,31 +174,6 @@ pub(crate) fn of_uuid(id: &uuid::Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then(|| (id.as_u128() >> 80) as i64)
 }
 
-/// The UTC day as `YYYYMMDD`.
-pub(crate) fn day_name(ms: i64) -> String {
-    let (year, month, day) = civil(ms.div_euclid(DAY_MS));
-    format!("{year:04}{month:02}{day:02}")
-}
-
-/// The UTC minute as `YYYYMMDDHHMM`.
-pub(crate) fn minute_name(ms: i64) -> String {
-    let minutes = ms.rem_euclid(DAY_MS) / 60_000;
-    format!("{}{:02}{:02}", day_name(ms), minutes / 60, minutes % 60)
-}
-
-/// Milliseconds until the UTC day ends.
-pub(crate) fn until_midnight(ms: i64) -> i64 {
-    DAY_MS - ms.rem_euclid(DAY_MS)
-}
-
-/// Milliseconds since 1970, now.
-pub(crate) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(LAST_MS)
-}
-
 fn digits(bytes: &[u8]) -> Option<i64> {
     bytes.iter().try_fold(0, |number, byte| {
         byte.is_ascii_digit()
@@ -229,18 +204,6 @@ fn days_before(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -248,6 +211,7 @@ mod tests {
     use time::format_description::well_known::Rfc3339;
 
     use super::*;
+    use crate::utc::DAY_MS;
 
     const NOW: i64 = 1_763_730_000_123;
     const OLDEST_MS: i64 = 730 * DAY_MS;
@@ -352,11 +316,6 @@ mod tests {
             let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap();
             let at = at.to_offset(time::UtcOffset::from_whole_seconds(offset * 60).unwrap());
             prop_assert_eq!(from_text(&at.format(&Rfc3339).unwrap()), Some(ms));
-            let utc = at.to_offset(time::UtcOffset::UTC);
-            let day = format!("{:04}{:02}{:02}", utc.year(), u8::from(utc.month()), utc.day());
-            let minute = format!("{day}{:02}{:02}", utc.hour(), utc.minute());
-            prop_assert_eq!(day_name(ms), day);
-            prop_assert_eq!(minute_name(ms), minute);
         }
 
         #[test]

@@ -1,6 +1,23 @@
 //! What the commands have in common: how they end, and arguments that are checked before anything is measured.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Args;
+
+/// Arguments of both benchmarks of storing.
+#[derive(Debug, Args)]
+pub struct Storing {
+    /// Runs of each; the figures are their medians.
+    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
+    pub runs: usize,
+    /// Seconds of each steady load.
+    #[arg(long, env = "SECONDS_EACH", default_value_t = 20)]
+    pub seconds: u64,
+    /// Where the page is; only one part of it is written.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
 
 /// How a command ends.
 pub fn exit(outcome: penstock_e2e::Result<()>) -> ExitCode {

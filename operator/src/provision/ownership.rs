@@ -49,6 +49,14 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// Of what Penstock makes for this owner.
+    pub fn created_for(owner: &Owner) -> Self {
+        Self {
+            owner: owner.clone(),
+            created: true,
+        }
+    }
+
     /// The mark as the comment of a ClickHouse database or table.
     pub fn comment(&self) -> String {
         format!("penstock owner={} created={}", self.owner, self.created)

@@ -8,9 +8,8 @@ use ahash::AHashMap;
 use super::super::native::{Block, Fact};
 use super::super::position::{Part, Position, Span};
 use super::users::Users;
+use crate::utc::{DAY_MS, MINUTE_MS, midnight};
 
-pub(super) const MINUTE_MS: i64 = 60_000;
-pub(super) const DAY_MS: i64 = 86_400_000;
 /// Minutes before the current one that are counted, and minutes after it, for clocks differ.
 const BACK: i64 = 60;
 const AHEAD: i64 = 10;
@@ -63,10 +62,9 @@ struct Window {
 impl Window {
     fn around(now_ms: i64) -> Self {
         let minute = now_ms - now_ms.rem_euclid(MINUTE_MS);
-        let day = now_ms - now_ms.rem_euclid(DAY_MS);
         Self {
             first_minute_ms: minute - BACK * MINUTE_MS,
-            first_day_ms: day - DAY_MS,
+            first_day_ms: midnight(now_ms) - DAY_MS,
             end_ms: minute + (AHEAD + 1) * MINUTE_MS,
         }
     }

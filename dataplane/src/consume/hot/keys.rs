@@ -10,8 +10,8 @@ use penstock_dataplane_config::PipelineRef;
 use redis::{Cmd, cmd};
 use uuid::Uuid;
 
-use super::figures::{AppFigures, DAY_MS, Figures, MINUTE_MS};
-use crate::ingest::time::{day_name, minute_name};
+use super::figures::{AppFigures, Figures};
+use crate::utc::{DAY_MS, MINUTE_MS, day_name, minute_name};
 
 const COUNTS_LIVE_MS: i64 = 180 * MINUTE_MS;
 const USERS_LIVE_MS: i64 = 3 * DAY_MS;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use penstock_dataplane_config::Quota as Limits;
 
-use super::time::until_midnight;
+use crate::utc::until_midnight;
 
 /// A burst is at least this, or no full batch could ever pass.
 const SMALLEST_BURST: u64 = 1000;

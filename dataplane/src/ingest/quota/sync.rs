@@ -24,10 +24,10 @@ use uuid::Uuid;
 use super::super::apps::{App, Apps};
 use super::super::last::Last;
 use super::super::metrics::IngestMetrics;
-use super::super::time::{day_name, now_ms};
 use super::{Quota, burst};
 use crate::process::Dependency;
 use crate::redis_connection;
+use crate::utc::{day_name, now_ms};
 
 const LEASE_EVERY: Duration = Duration::from_millis(100);
 const USAGE_EVERY: Duration = Duration::from_secs(1);

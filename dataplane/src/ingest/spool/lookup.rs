@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, AHashSet};
+use penstock_dataplane_config::record;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::frame::Place;
-use crate::ingest::kafka::GROUP;
 
 const ANSWER: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
@@ -49,7 +49,7 @@ pub(crate) fn find(
             Some(Ok(message)) => {
                 moved = Instant::now();
                 let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-                for header in headers.filter(|header| header.key == GROUP) {
+                for header in headers.filter(|header| header.key == record::GROUP) {
                     let name = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
                     if missing.remove(&name) {
                         found.insert(name);

@@ -14,7 +14,7 @@ use super::metrics::SpoolMetrics;
 use super::segment::State;
 use super::store::{Depth, Id, SpoolError, Store};
 use crate::ingest::kafka::{Kept, Outcomes, PutAside};
-use crate::ingest::time;
+use crate::utc::now_ms;
 
 /// Bytes that may wait for the writer. Shards keep their own number of groups here small, so only dead letters, or a
 /// disk that stands still, get near it.
@@ -175,7 +175,7 @@ impl Spool {
         let age = if oldest == 0 {
             0
         } else {
-            (time::now_ms() / 1000 - oldest).max(0)
+            (now_ms() / 1000 - oldest).max(0)
         };
         self.0.metrics.oldest.set(age);
     }

@@ -2,13 +2,12 @@
 //! part of docs/benchmarks-store.md.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use penstock_e2e::Result;
-use penstock_e2e_bench::command::{exit, runs, thousands};
+use penstock_e2e_bench::command::{Storing, exit, thousands};
 use penstock_e2e_bench::setting::{RawFile, Setting, Stacks};
 use penstock_e2e_bench::store::catch_up::{Merges, Sample, catch_up};
 use penstock_e2e_bench::store::fresh::{Fresh, fresh};
@@ -24,21 +23,14 @@ use penstock_e2e_bench::store::{goals, whole::whole};
 #[derive(Debug, Parser)]
 #[command(name = "bench-consume", version)]
 struct Arguments {
-    /// Runs of each consumer over the backlog; the figures are their medians.
-    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
-    runs: usize,
+    #[command(flatten)]
+    storing: Storing,
     /// Events of the backlog, thousands of them.
     #[arg(long, env = "ROWS", default_value_t = 2_000_000, value_parser = thousands)]
     rows: u64,
     /// Events of the one long catch-up.
     #[arg(long, env = "LONG_ROWS", default_value_t = 10_000_000, value_parser = thousands)]
     long_rows: u64,
-    /// Seconds of each steady load.
-    #[arg(long, env = "SECONDS_EACH", default_value_t = 20)]
-    seconds: u64,
-    /// Where the page is; only one part of it is written.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +43,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Setting { bench, store, .. } = &setting;
     let mut raw = RawFile::create("bench-consume");
     let (penstock, replaced) = (&stacks.penstock, &stacks.replaced);
-    let time = Duration::from_secs(arguments.seconds);
+    let time = Duration::from_secs(arguments.storing.seconds);
 
     eprintln!("== filling the topics");
     let lines_topic = Source::fill(bench, &penstock.server, arguments.rows)?;
@@ -84,8 +76,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         Merges::Afterwards,
     )?);
     let mut samples = Vec::new();
-    for run in 1..=arguments.runs {
-        eprintln!("== run {run} of {}", arguments.runs);
+    for run in 1..=arguments.storing.runs {
+        eprintln!("== run {run} of {}", arguments.storing.runs);
         for (sink, source) in &sinks {
             let sample = catch_up(bench, store, sink, source, Merges::Afterwards)?;
             show(&sample);
@@ -119,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         beginning: Beginning {
             machine: &setting.machine()?,
             load_before: setting.load_before,
-            runs: arguments.runs,
+            runs: arguments.storing.runs,
             goals: goals::consumer(&lines[0], &long, &quiet[0], &half[0]),
         },
         rows: arguments.rows,
@@ -131,7 +123,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         has_engine,
     };
     report::write(
-        &setting.page(arguments.out.as_deref()),
+        &setting.page(arguments.storing.out.as_deref()),
         Consume::TITLE,
         &part.part(),
     )?;

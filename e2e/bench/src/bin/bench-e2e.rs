@@ -2,13 +2,12 @@
 //! part of docs/benchmarks-store.md.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use penstock_e2e::{Error, Result};
-use penstock_e2e_bench::command::{exit, runs, thousands};
+use penstock_e2e_bench::command::{Storing, exit, thousands};
 use penstock_e2e_bench::corpus::Encoding;
 use penstock_e2e_bench::plan::{Drive, Workload};
 use penstock_e2e_bench::setting::{RawFile, Setting, Stacks};
@@ -21,21 +20,14 @@ use penstock_e2e_bench::store::{goals, whole::whole};
 #[derive(Debug, Parser)]
 #[command(name = "bench-e2e", version)]
 struct Arguments {
-    /// Runs of each stack; the figures are their medians.
-    #[arg(long, env = "RUNS", default_value_t = 5, value_parser = runs)]
-    runs: usize,
+    #[command(flatten)]
+    storing: Storing,
     /// Events of each run, thousands of them.
     #[arg(long, env = "ROWS", default_value_t = 1_000_000, value_parser = thousands)]
     rows: u64,
-    /// Seconds of each steady load.
-    #[arg(long, env = "SECONDS_EACH", default_value_t = 20)]
-    seconds: u64,
     /// Events a second of the steady load, in requests of 100.
     #[arg(long, env = "RATE", default_value_t = 10_000)]
     rate: u32,
-    /// Where the page is; only one part of it is written.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -54,8 +46,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         whole(bench, store, stack, arguments.rows / 5000 * 1000)?;
     }
     let mut costs = Vec::new();
-    for run in 1..=arguments.runs {
-        eprintln!("== run {run} of {}", arguments.runs);
+    for run in 1..=arguments.storing.runs {
+        eprintln!("== run {run} of {}", arguments.storing.runs);
         for stack in both {
             let cost = whole(bench, store, stack, arguments.rows)?;
             eprintln!(
@@ -73,7 +65,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     eprintln!("== a steady load");
-    let time = Duration::from_secs(arguments.seconds);
+    let time = Duration::from_secs(arguments.storing.seconds);
     let hundred = Workload::new(100, Encoding::Plain, Drive::Full);
     let moderate = both
         .iter()
@@ -90,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         beginning: Beginning {
             machine: &setting.machine()?,
             load_before: setting.load_before,
-            runs: arguments.runs,
+            runs: arguments.storing.runs,
             goals: goals::whole(&lines[0].1, &lines[1].1),
         },
         rows: arguments.rows,
@@ -98,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         moderate: &moderate,
     };
     report::write(
-        &setting.page(arguments.out.as_deref()),
+        &setting.page(arguments.storing.out.as_deref()),
         EndToEnd::TITLE,
         &part.part(),
     )

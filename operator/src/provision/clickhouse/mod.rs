@@ -171,10 +171,7 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
 
 /// The database and the event table.
 async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
-    let created = Mark {
-        owner: claim.owner.clone(),
-        created: true,
-    };
+    let created = Mark::created_for(&claim.owner);
     match observe::database(server, &spec.database).await? {
         Some(database) => refuse_cluster(spec, &database)?,
         None => {

@@ -102,8 +102,7 @@ pub(super) fn create_table(spec: &TableSpec, rollup: &Rollup, comment: &str) -> 
 
 /// How long counts are kept.
 fn ttl(rollup: &Rollup) -> Option<String> {
-    let days = rollup.retention?.get().as_secs() / 86_400;
-    Some(format!("time + toIntervalDay({days})"))
+    Some(format!("time + toIntervalDay({})", rollup.retention?.days()))
 }
 
 /// The question that fills it, of the event table.
@@ -115,19 +114,12 @@ fn select(spec: &TableSpec, rollup: &Rollup) -> String {
     };
     let mut sql = format!("SELECT app_id, {time} AS time");
     for name in &rollup.by {
+        let is_nullable = |own: &ExtraColumn| own.nullable && own.name == *name;
         let name = quote_identifier(name);
-        let own = spec
-            .columns
-            .iter()
-            .any(|column| column.nullable && quote_identifier(&column.name) == name);
-        match own {
-            true => {
-                let _ = write!(sql, ", assumeNotNull({name}) AS {name}");
-            }
-            false => {
-                let _ = write!(sql, ", {name}");
-            }
-        }
+        let _ = match spec.columns.iter().any(is_nullable) {
+            true => write!(sql, ", assumeNotNull({name}) AS {name}"),
+            false => write!(sql, ", {name}"),
+        };
     }
     let (state, only) = match rollup.count {
         Counted::Events => ("uniqCombined64State(event_id)", ""),
@@ -160,11 +152,7 @@ pub(super) fn create_view(spec: &TableSpec, rollup: &Rollup, comment: &str) -> S
 /// A rollup as it is once it has been made: its table and its view.
 #[cfg(any(test, feature = "test-support"))]
 pub(in crate::provision) fn made(spec: &TableSpec, rollup: &Rollup, claim: &Claim) -> [Beside; 2] {
-    let comment = Mark {
-        owner: claim.owner.clone(),
-        created: true,
-    }
-    .comment();
+    let comment = Mark::created_for(&claim.owner).comment();
     let ttl = ttl(rollup).map_or_else(String::new, |ttl| format!(" TTL {ttl}"));
     let table = Beside {
         name: table_name(spec, rollup),
@@ -194,7 +182,7 @@ pub(in crate::provision) struct Beside {
 }
 
 impl Beside {
-    fn is_view(&self) -> bool {
+    pub(in crate::provision) fn is_view(&self) -> bool {
         self.engine == "MaterializedView"
     }
 }
@@ -205,11 +193,7 @@ pub(in crate::provision) fn changes(
     beside: &[Beside],
     claim: &Claim,
 ) -> Result<Vec<Step>, ProvisionError> {
-    let comment = Mark {
-        owner: claim.owner.clone(),
-        created: true,
-    }
-    .comment();
+    let comment = Mark::created_for(&claim.owner).comment();
     let find = |name: &str| beside.iter().find(|there| there.name == name);
     let mut steps = Vec::new();
     for rollup in &spec.rollups {
@@ -355,7 +339,7 @@ mod tests {
             count: Counted::Users,
             every: Every::Day,
             by: vec!["country".into()],
-            retention: Some(Duration::from_secs(400 * 86_400)),
+            retention: Some(Duration::from_days(400)),
         };
         assert_eq!(
             create_table(&spec(), &rollup, "mark"),

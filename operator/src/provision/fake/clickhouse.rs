@@ -123,11 +123,9 @@ impl State {
         if steps.is_empty() {
             return Ok(outcome);
         }
-        self.rollups.retain(|(database, table), there| {
-            *database != spec.database
-                || !table.starts_with(&spec.table)
-                || there.engine != "MaterializedView"
-        });
+        for there in self.beside(spec).iter().filter(|there| there.is_view()) {
+            self.rollups.remove(&(spec.database.clone(), there.name.clone()));
+        }
         for asked in &spec.rollups {
             for there in rollup::made(spec, asked, claim) {
                 let key = (spec.database.clone(), there.name.clone());
@@ -150,10 +148,7 @@ impl State {
     }
 
     fn ensure_events(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
-        let created = Mark {
-            owner: claim.owner.clone(),
-            created: true,
-        };
+        let created = Mark::created_for(&claim.owner);
         self.databases
             .entry(spec.database.clone())
             .or_insert_with(|| created.comment());
