@@ -1,6 +1,7 @@
 //! What the operator makes stays as it shall be: drift is mended, others' additions stay, and a pipeline at rest is left
 //! in peace.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use penstock_e2e::Result;
@@ -198,45 +199,38 @@ fn applying_the_same_again_changes_nothing() -> Result<()> {
     diff.map(drop)
 }
 
-/// Everything that the operator writes to, with the version it is at.
-fn versions(trial: &Trial<'_>) -> Result<Vec<(String, String)>> {
+/// Everything that the operator writes to, and the pods: `kind/name` and the resourceVersion it is at.
+type Versions = BTreeMap<String, String>;
+
+fn versions(trial: &Trial<'_>) -> Result<Versions> {
     let kinds = "apps.penstock.dev,ingestionpipelines,deployments,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,pods,events.events.k8s.io";
     let list: Value = serde_json::from_str(&trial.kubectl(&["get", kinds, "-o", "json"])?)
         .expect("kubectl answers in JSON");
-    let mut versions: Vec<(String, String)> = list["items"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default()
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    Ok(items
         .iter()
         .map(|object| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let name = format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]));
             (name, text(&object["metadata"]["resourceVersion"]))
         })
-        .collect();
-    versions.sort();
-    Ok(versions)
+        .collect())
+}
+
+/// What has another version now, or has come or gone.
+fn written<'a>(before: &'a Versions, now: &'a Versions) -> Vec<&'a str> {
+    let differ = |(name, version): &(&'a String, &String)| {
+        before.get(*name) != Some(*version) || now.get(*name) != Some(*version)
+    };
+    let both = before.iter().chain(now).filter(differ);
+    let names: BTreeSet<&str> = both.map(|(name, _)| name.as_str()).collect();
+    names.into_iter().collect()
 }
 
 #[test]
 fn a_pipeline_at_rest_is_not_written_to() -> Result<()> {
     let kit = Turn::beside_others()?;
     let trial = Trial::start(&kit, "rest", SPEC)?;
-    // Until the last status of the rollout is written and kubelet has said all it has to say.
-    let mut before = versions(&trial)?;
-    within(60, "the rollout has settled", || {
-        std::thread::sleep(Duration::from_secs(5));
-        Ok(versions(&trial)? == versions(&trial)?)
-    })?;
-    for _ in 0..6 {
-        std::thread::sleep(Duration::from_secs(5));
-        before = versions(&trial)?;
-        std::thread::sleep(Duration::from_secs(5));
-        if versions(&trial)? == before {
-            break;
-        }
-    }
-    assert!(before.len() > OBJECTS.len(), "{before:?}");
     let leases = || {
         kit.kubectl_output(&[
             "-n",
@@ -248,15 +242,37 @@ fn a_pipeline_at_rest_is_not_written_to() -> Result<()> {
             "jsonpath={.metadata.resourceVersion}",
         ])
     };
-    let lease = leases()?;
-    std::thread::sleep(Duration::from_secs(60));
-    assert_eq!(versions(&trial)?, before, "something was written within 60 s");
-    assert_ne!(
-        leases()?,
-        lease,
-        "the Lease was not renewed: no operator runs, so this proves nothing"
-    );
-    Ok(())
+    for _ in 0..4 {
+        // Until the last status of the rollout is written and kubelet has said all it has to say.
+        let mut before = versions(&trial)?;
+        within(90, "the pipeline has settled", || {
+            std::thread::sleep(Duration::from_secs(10));
+            let now = versions(&trial)?;
+            let still = now == before;
+            before = now;
+            Ok(still)
+        })?;
+        assert!(before.len() > OBJECTS.len(), "{before:?}");
+        let lease = leases()?;
+        std::thread::sleep(Duration::from_secs(60));
+        let now = versions(&trial)?;
+        let written = written(&before, &now);
+        if written.is_empty() {
+            assert_ne!(
+                leases()?,
+                lease,
+                "the Lease was not renewed: no operator runs, so this proves nothing"
+            );
+            return Ok(());
+        }
+        // A probe that was late, on a machine that is busy with other tests, is told in the status, as it shall be.
+        assert!(
+            written.iter().any(|name| name.starts_with("Pod/")),
+            "written within 60 s: {written:?}"
+        );
+        println!("a pod changed, and with it {written:?}");
+    }
+    panic!("the pods never stayed as they were for 60 s");
 }
 
 #[test]
