@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use penstock_dataplane_config::RedisTarget;
 
 use crate::metrics::Metrics;
-use crate::provision::{ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
+use penstock_provision::{ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
 
 /// How often each address is asked.
 const EVERY: Duration = Duration::from_secs(4);

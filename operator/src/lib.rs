@@ -3,8 +3,9 @@
 //! ```text
 //! main ──> run: settings -> definitions installed? -> leadership -> controllers (one set for each scope)
 //!                                                                   ├── app        keys, Secrets
-//!                                                                   └── pipeline   objects, and through provision/
-//!                                                                                  topics, tables, quota entries
+//!                                                                   └── pipeline   objects, and through provision/,
+//!                                                                                  a crate of its own: topics, tables,
+//!                                                                                  quota entries
 //! ```
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,6 @@ pub mod health;
 pub mod identity;
 pub mod lease;
 pub mod metrics;
-pub mod provision;
 pub mod run;
 pub mod settings;
 pub mod tenancy;

@@ -27,8 +27,8 @@ use crate::events::Events;
 use crate::health::{Monitor, Services};
 use crate::lease::Elector;
 use crate::metrics::Metrics;
-use crate::provision::{ClickHouseAdmin, KafkaAdmin, RedisQuotas, clickhouse::Installation};
 use crate::settings::Settings;
+use penstock_provision::{ClickHouseAdmin, KafkaAdmin, RedisQuotas, clickhouse::Installation};
 
 /// How long what was begun may take to finish.
 const DRAIN: Duration = Duration::from_secs(20);

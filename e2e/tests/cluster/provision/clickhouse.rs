@@ -2,8 +2,8 @@
 
 use penstock_dataplane_config::table::{EventTable, quote_identifier, quote_literal};
 use penstock_e2e::Instance;
-use penstock_operator::provision::TableSpec;
-use penstock_operator::provision::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
+use penstock_provision::TableSpec;
+use penstock_provision::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
 
 pub(crate) struct ClickHouse<'a>(pub(crate) &'a Instance);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use penstock_e2e::Result;
 use penstock_e2e::trial::SpareKafka;
-use penstock_operator::provision::contract::{Fields, KafkaSide, Side};
+use penstock_provision::contract::{Fields, KafkaSide, Side};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
 };

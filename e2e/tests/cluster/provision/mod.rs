@@ -10,9 +10,9 @@ use penstock_dataplane_config::table::quote_identifier;
 use penstock_dataplane_config::{Duration as Span, RedisTarget};
 use penstock_e2e::trial::SpareKafka;
 use penstock_e2e::{Instance, Result};
-use penstock_operator::provision::clickhouse::Installation;
-use penstock_operator::provision::contract::{self, Fields, RedisSide, Side};
-use penstock_operator::provision::{
+use penstock_provision::clickhouse::Installation;
+use penstock_provision::contract::{self, Fields, RedisSide, Side};
+use penstock_provision::{
     Claim, Class, ClickHouseAdmin, KafkaAdmin, Owner, ProvisionError, RedisQuotas, TableAdmin, TopicAdmin,
     TopicSpec,
 };

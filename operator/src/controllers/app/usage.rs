@@ -23,7 +23,7 @@ use crate::controllers::cache::{Caches, Guard};
 use crate::controllers::context::{Shared, about};
 use crate::controllers::pipeline::target;
 use crate::controllers::subject::Subject;
-use crate::provision::{ProvisionError, Usage};
+use penstock_provision::{ProvisionError, Usage};
 
 const EVERY: Duration = Duration::from_secs(60);
 /// Apps that are asked about side by side.

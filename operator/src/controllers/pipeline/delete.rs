@@ -21,7 +21,7 @@ use crate::controllers::cache::Caches;
 use crate::controllers::context::Shared;
 use crate::controllers::labels;
 use crate::controllers::subject::{Subject, annotated};
-use crate::provision::{Deletion, ProvisionError};
+use penstock_provision::{Deletion, ProvisionError};
 
 /// How far a deletion is.
 #[derive(Debug)]

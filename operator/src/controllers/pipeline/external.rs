@@ -16,7 +16,7 @@ use crate::api::Writer;
 use crate::conditions::Statement;
 use crate::controllers::context::Shared;
 use crate::health::{Backend, Health, name};
-use crate::provision::{Claim, Class, Outcome, ProvisionError, QuotaEntry, Service, TopicState};
+use penstock_provision::{Claim, Class, Outcome, ProvisionError, QuotaEntry, Service, TopicState};
 
 /// How long something found right counts as right.
 const FRESH: Duration = Duration::from_secs(60);

@@ -204,7 +204,7 @@ pub(crate) fn failing(status: &IngestionPipelineStatus) -> Option<(Reason, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provision::{Owner, ProvisionError, Service};
+    use penstock_provision::{Owner, ProvisionError, Service};
 
     fn pipeline() -> IngestionPipeline {
         serde_yaml::from_str(

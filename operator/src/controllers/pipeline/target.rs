@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::{Duration, RedisTarget};
 
 use crate::controllers::subject::Subject;
-use crate::provision::{APPLY_SCHEMA, Owner, TableSpec, TopicSpec};
 use crate::settings::Settings;
+use penstock_provision::{Owner, TableSpec, TopicSpec};
 
 /// Longest name of a topic.
 const MAX_TOPIC: usize = 249;
@@ -43,20 +42,6 @@ pub(super) fn invalid(reason: Reason, message: impl Into<String>) -> Invalid {
         reason,
         message: message.into(),
     }
-}
-
-fn identifier(field: &str, name: &str) -> Result<String, Invalid> {
-    let mut bytes = name.bytes();
-    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && name.len() <= 63;
-    if valid {
-        return Ok(name.to_owned());
-    }
-    Err(invalid(
-        Reason::InvalidSpec,
-        format!("{field}: the default `{name}` is no identifier; give a name"),
-    ))
 }
 
 impl Target {
@@ -103,15 +88,7 @@ impl Target {
             .topic
             .clone()
             .unwrap_or_else(|| format!("{topic}.dlq"));
-        let underscored = |text: &str| text.replace('-', "_");
-        let database = match &spec.clickhouse.database {
-            Some(database) => database.clone(),
-            None => identifier("clickhouse.database", &underscored(namespace))?,
-        };
-        let table = match &spec.clickhouse.table {
-            Some(table) => table.clone(),
-            None => identifier("clickhouse.table", &underscored(name))?,
-        };
+        let table = TableSpec::of(pipeline).map_err(|why| invalid(Reason::InvalidSpec, why))?;
         if dead_letters.len() > MAX_TOPIC {
             return Err(invalid(
                 Reason::InvalidSpec,
@@ -140,11 +117,12 @@ impl Target {
                 ));
             }
         }
-        if installation_clickhouse && !settings.databases.allow(namespace, &database) {
+        if installation_clickhouse && !settings.databases.allow(namespace, &table.database) {
             return Err(invalid(
                 Reason::NameNotAllowed,
                 format!(
-                    "clickhouse.database: namespace {namespace} may not use the database {database}; allowed: {}",
+                    "clickhouse.database: namespace {namespace} may not use the database {}; allowed: {}",
+                    table.database,
                     settings.databases.describe()
                 ),
             ));
@@ -168,14 +146,7 @@ impl Target {
                 ..topic_spec(dead_letters, spec.kafka.dead_letter.retention, 1)
             },
             group: format!("penstock.{namespace}.{name}"),
-            table: TableSpec {
-                database,
-                table,
-                partitions,
-                columns: spec.clickhouse.columns.clone(),
-                rollups: spec.clickhouse.rollups.clone(),
-                approved: pipeline.annotations().get(APPLY_SCHEMA).cloned(),
-            },
+            table,
             redis: redis(pipeline, cluster, settings),
             bootstrap,
             clickhouse_url,

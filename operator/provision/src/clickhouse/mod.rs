@@ -6,6 +6,7 @@
 
 pub(super) mod extra;
 mod failure;
+pub mod inspect;
 pub(super) mod observe;
 pub(super) mod plan;
 pub(super) mod rollup;
@@ -55,12 +56,70 @@ impl fmt::Debug for ClickHouseAdmin {
 }
 
 /// One server, for one job.
-struct Server {
+#[derive(Clone)]
+pub struct Server {
     client: Client,
     url: String,
 }
 
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.url)
+    }
+}
+
 impl Server {
+    /// As a person reaches it; without a user, the server's default one. `program` is what its log says who asked.
+    pub fn new(url: &str, user: Option<&str>, password: Option<&str>, program: (&str, &str)) -> Self {
+        let mut client = Client::default()
+            .with_product_info(program.0, program.1)
+            .with_url(url);
+        if let Some(user) = user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = password {
+            client = client.with_password(password);
+        }
+        Self {
+            client,
+            url: url.to_owned(),
+        }
+    }
+
+    /// Runs one statement, which may take so long.
+    pub async fn run(&self, statement: &str, limit: Duration) -> Result<(), ProvisionError> {
+        self.within(limit, self.client.query_raw(statement).execute())
+            .await
+    }
+
+    /// What one question is answered, which is small.
+    pub async fn ask<R>(&self, question: &str) -> Result<Vec<R>, ProvisionError>
+    where
+        R: clickhouse::RowOwned + clickhouse::RowRead,
+    {
+        self.within(ANSWER, self.client.query_raw(question).fetch_all::<R>())
+            .await
+    }
+
+    /// Gives the answer to one question to `each`, piece by piece, as ClickHouse formats it.
+    pub async fn stream<E: From<ProvisionError>>(
+        &self,
+        question: &str,
+        format: &str,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let failed = |error| E::from(failure::of(&self.url, &error));
+        let mut cursor = self
+            .client
+            .query_raw(question)
+            .fetch_bytes(format)
+            .map_err(failed)?;
+        while let Some(piece) = cursor.next().await.map_err(failed)? {
+            each(&piece)?;
+        }
+        Ok(())
+    }
+
     async fn within<T>(
         &self,
         limit: Duration,

@@ -9,7 +9,7 @@ use super::super::TopicSpec;
 
 /// A topic as the brokers describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::provision) struct ObservedTopic {
+pub(crate) struct ObservedTopic {
     pub partitions: u32,
     /// The smallest number of copies of any partition.
     pub replication: u32,
@@ -22,7 +22,7 @@ pub(in crate::provision) struct ObservedTopic {
 }
 
 impl ObservedTopic {
-    pub(in crate::provision) fn min_insync_replicas(&self) -> u32 {
+    pub(crate) fn min_insync_replicas(&self) -> u32 {
         self.effective
             .get("min.insync.replicas")
             .and_then(|value| value.parse().ok())
@@ -31,12 +31,12 @@ impl ObservedTopic {
 }
 
 /// Copies of each partition where the spec does not say.
-pub(in crate::provision) const fn default_replication(brokers: u32) -> u32 {
+pub(crate) const fn default_replication(brokers: u32) -> u32 {
     if brokers < 3 { brokers } else { 3 }
 }
 
 /// How many copies must have a record before it is acknowledged: one broker may be away.
-pub(in crate::provision) const fn min_insync_replicas(replication: u32) -> u32 {
+pub(crate) const fn min_insync_replicas(replication: u32) -> u32 {
     if replication > 1 { replication - 1 } else { 1 }
 }
 
@@ -44,7 +44,7 @@ pub(in crate::provision) const fn min_insync_replicas(replication: u32) -> u32 {
 const UNCLEAN: &str = "unclean.leader.election.enable";
 
 /// Every setting that the spec asks for, at a given replication.
-pub(in crate::provision) fn desired_config(spec: &TopicSpec, replication: u32) -> BTreeMap<String, String> {
+pub(crate) fn desired_config(spec: &TopicSpec, replication: u32) -> BTreeMap<String, String> {
     let mut config = spec.config.clone();
     config.insert("cleanup.policy".into(), "delete".into());
     config.insert("retention.ms".into(), spec.retention.as_millis().to_string());
@@ -58,7 +58,7 @@ pub(in crate::provision) fn desired_config(spec: &TopicSpec, replication: u32) -
 
 /// What must change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::provision) struct Changes {
+pub(crate) struct Changes {
     /// The new number of partitions.
     pub grow_to: Option<u32>,
     /// All settings that the topic shall have, the foreign ones included; `None` when they are right already.
@@ -70,7 +70,7 @@ pub(in crate::provision) struct Changes {
 
 /// Compares. `ours`: the names of the settings that Penstock gave the topic before. The error is a sentence for a
 /// person.
-pub(in crate::provision) fn changes(
+pub(crate) fn changes(
     spec: &TopicSpec,
     observed: &ObservedTopic,
     ours: &BTreeSet<String>,
@@ -114,10 +114,7 @@ pub(in crate::provision) fn changes(
 }
 
 /// Refuses to adopt what would lose records by becoming ours.
-pub(in crate::provision) fn refuse_adoption(
-    spec: &TopicSpec,
-    observed: &ObservedTopic,
-) -> Result<(), String> {
+pub(crate) fn refuse_adoption(spec: &TopicSpec, observed: &ObservedTopic) -> Result<(), String> {
     let name = &spec.name;
     let effective = |key: &str| observed.effective.get(key).map_or("", |value| value.trim());
     if effective("cleanup.policy").contains("compact") {
@@ -140,7 +137,7 @@ pub(in crate::provision) fn refuse_adoption(
 }
 
 /// Refuses what could never be granted, before anything is made.
-pub(in crate::provision) fn refuse_impossible(spec: &TopicSpec) -> Result<(), String> {
+pub(crate) fn refuse_impossible(spec: &TopicSpec) -> Result<(), String> {
     match spec.config.get(UNCLEAN) {
         Some(value) if value.trim() != "false" => Err(format!(
             "config: {UNCLEAN} is always false: an unclean election throws acknowledged events away"
@@ -151,7 +148,7 @@ pub(in crate::provision) fn refuse_impossible(spec: &TopicSpec) -> Result<(), St
 
 /// The broker stores what it is given, but may write it its own way (`1.50` as `1.5`, `a, b` as `a,b`): that is no
 /// drift.
-pub(in crate::provision) fn same_value(a: &str, b: &str) -> bool {
+pub(crate) fn same_value(a: &str, b: &str) -> bool {
     let plain = |text: &str| text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
     let (a, b) = (plain(a), plain(b));
     a == b

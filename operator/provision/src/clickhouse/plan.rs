@@ -14,10 +14,12 @@ use penstock_dataplane_config::table::{
     EVENT_COLUMNS, EventTable, column_definition, dedup_window, quote_identifier,
 };
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::{APPLY_SCHEMA, TableSpec};
 use super::extra;
+use super::inspect::ColumnState;
 
 /// How long a Replicated table must remember a block: longer than any outage after which a batch is sent again
 /// without asking.
@@ -25,7 +27,7 @@ const REPLICATED_SECONDS: u64 = 24 * 3600;
 
 /// A column as `system.columns` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) struct ObservedColumn {
+pub(crate) struct ObservedColumn {
     pub name: String,
     pub kind: String,
     /// Empty, `DEFAULT`, `MATERIALIZED`, `ALIAS` or `EPHEMERAL`.
@@ -33,9 +35,19 @@ pub(in crate::provision) struct ObservedColumn {
     pub default_expression: String,
 }
 
+impl ObservedColumn {
+    /// Its type, and how it is filled where not by INSERTs.
+    fn describe(&self) -> String {
+        match self.default_kind.as_str() {
+            "" => self.kind.clone(),
+            kind => format!("{} {kind} {}", self.kind, self.default_expression),
+        }
+    }
+}
+
 /// A table as `system.tables` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) struct ObservedTable {
+pub(crate) struct ObservedTable {
     pub engine: String,
     pub engine_full: String,
     pub partition_key: String,
@@ -48,7 +60,7 @@ pub(in crate::provision) struct ObservedTable {
 
 /// Why a table cannot be used as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) enum Refusal {
+pub(crate) enum Refusal {
     Sharded(String),
     Schema(String),
     /// What would rewrite stored rows, and is done once a person says so.
@@ -58,7 +70,7 @@ pub(in crate::provision) enum Refusal {
 
 /// Statements that rewrite stored rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) struct Rewrite {
+pub(crate) struct Rewrite {
     name: String,
     /// What is wrong, each with the statement that mends it.
     wrong: Vec<(String, String)>,
@@ -66,7 +78,7 @@ pub(in crate::provision) struct Rewrite {
 
 impl Rewrite {
     /// Names these statements and no others.
-    pub(in crate::provision) fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for (_, statement) in &self.wrong {
             hash.update(statement.as_bytes());
@@ -76,7 +88,15 @@ impl Rewrite {
         digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    pub(in crate::provision) fn steps(&self) -> Vec<Step> {
+    /// What would be run.
+    pub(crate) fn statements(&self) -> Vec<String> {
+        self.wrong
+            .iter()
+            .map(|(_, statement)| statement.clone())
+            .collect()
+    }
+
+    pub(crate) fn steps(&self) -> Vec<Step> {
         let step = |(is, statement): &(String, String)| Step {
             // The server goes on with it by itself; it is not waited for.
             statement: format!("{statement} SETTINGS alter_sync = 0"),
@@ -105,18 +125,14 @@ impl std::fmt::Display for Rewrite {
 }
 
 /// A statement that changes the table online, and what it does, in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) struct Step {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
     pub statement: String,
     pub does: String,
 }
 
 /// Compares. `ours`: Penstock made the table, so its settings are ours to change.
-pub(in crate::provision) fn changes(
-    spec: &TableSpec,
-    table: &ObservedTable,
-    ours: bool,
-) -> Result<Vec<Step>, Refusal> {
+pub(crate) fn changes(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Result<Vec<Step>, Refusal> {
     let name = format!(
         "{}.{}",
         quote_identifier(&spec.database),
@@ -207,36 +223,77 @@ fn asked(spec: &TableSpec) -> impl Iterator<Item = Asked> {
     every.chain(own)
 }
 
+/// How a column that is there compares with what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Fit {
+    AsAsked,
+    Missing,
+    Different,
+    /// Nobody asked for it; it is left alone.
+    Extra,
+}
+
+fn fit(asked: &Asked, there: Option<&ObservedColumn>) -> Fit {
+    let Some(there) = there else { return Fit::Missing };
+    let same_kind = plain(&there.kind) == plain(&asked.kind);
+    let same_expression = match &asked.materialized {
+        // An ordinary column without a default that we do not fill is fine: ClickHouse fills it with its zero.
+        None => matches!(there.default_kind.as_str(), "" | "DEFAULT"),
+        Some(expression) => {
+            there.default_kind == "MATERIALIZED" && plain(&there.default_expression) == plain(expression)
+        }
+    };
+    match same_kind && same_expression {
+        true => Fit::AsAsked,
+        false => Fit::Different,
+    }
+}
+
+/// Every column that is asked for or is there: first those that are asked for, in their order.
+pub(crate) fn fits(spec: &TableSpec, there: &[ObservedColumn]) -> Vec<ColumnState> {
+    let every: Vec<Asked> = asked(spec).collect();
+    let extra = there
+        .iter()
+        .filter(|column| every.iter().all(|asked| asked.name != column.name));
+    let extra = extra.map(|column| ColumnState {
+        name: column.name.clone(),
+        fit: Fit::Extra,
+        is: Some(column.describe()),
+        asked: None,
+    });
+    let states = every.iter().map(|asked| {
+        let found = there.iter().find(|column| column.name == asked.name);
+        let mut describes = asked.kind.clone();
+        if let Some(expression) = &asked.materialized {
+            let _ = write!(describes, " MATERIALIZED {expression}");
+        }
+        ColumnState {
+            name: asked.name.clone(),
+            fit: fit(asked, found),
+            is: found.map(ObservedColumn::describe),
+            asked: Some(describes),
+        }
+    });
+    states.chain(extra).collect()
+}
+
 fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     let mut wrong = Vec::new();
     for asked in asked(spec) {
-        let Some(there) = table.columns.iter().find(|column| column.name == asked.name) else {
-            steps.push(Step {
+        let there = table.columns.iter().find(|column| column.name == asked.name);
+        match (fit(&asked, there), there) {
+            (Fit::Different, Some(there)) => wrong.push((
+                format!("column {} is {}", asked.name, there.describe()),
+                format!("ALTER TABLE {name} MODIFY COLUMN {}", asked.definition),
+            )),
+            (Fit::Missing, _) => steps.push(Step {
                 statement: format!("ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {}", asked.definition),
                 does: format!("column {} added", asked.name),
-            });
-            continue;
-        };
-        let same_kind = plain(&there.kind) == plain(&asked.kind);
-        let same_expression = match &asked.materialized {
-            None => matches!(there.default_kind.as_str(), "" | "DEFAULT"),
-            Some(expression) => {
-                there.default_kind == "MATERIALIZED" && plain(&there.default_expression) == plain(expression)
-            }
-        };
-        if !(same_kind && same_expression) {
-            let mut is = there.kind.clone();
-            if !there.default_kind.is_empty() {
-                let _ = write!(is, " {} {}", there.default_kind, there.default_expression);
-            }
-            wrong.push((
-                format!("column {} is {is}", asked.name),
-                format!("ALTER TABLE {name} MODIFY COLUMN {}", asked.definition),
-            ));
+            }),
+            _ => {}
         }
     }
-    // An ordinary column without a default that we do not fill is fine: ClickHouse fills it with its zero.
     if wrong.is_empty() {
         return Ok(steps);
     }
@@ -301,7 +358,7 @@ fn ttl(name: &str, table: &ObservedTable, ours: bool) -> Option<Step> {
 
 /// How many blocks the definition says that the table remembers.
 #[cfg(any(test, feature = "test-support"))]
-pub(in crate::provision) fn window_of(engine_full: &str) -> Option<u64> {
+pub(crate) fn window_of(engine_full: &str) -> Option<u64> {
     setting_in(engine_full, "non_replicated_deduplication_window")
 }
 

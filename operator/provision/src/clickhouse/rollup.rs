@@ -16,13 +16,14 @@ use super::super::TableSpec;
 use super::super::error::ProvisionError;
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::extra;
+use super::inspect::RollupState;
 use super::plan::Step;
 
 /// What the name of a view ends with.
 const VIEW: &str = "_view";
 
 /// The name of a rollup's table.
-fn table_name(spec: &TableSpec, rollup: &Rollup) -> String {
+pub(super) fn table_name(spec: &TableSpec, rollup: &Rollup) -> String {
     format!("{}_{}", spec.table, rollup.name)
 }
 
@@ -107,6 +108,35 @@ fn ttl(rollup: &Rollup) -> Option<String> {
 
 /// The question that fills it, of the event table.
 fn select(spec: &TableSpec, rollup: &Rollup) -> String {
+    select_where(spec, rollup, None)
+}
+
+/// Fills it for rows that were received in a month, `YYYYMM`: one partition of the event table.
+pub(super) fn fill(spec: &TableSpec, rollup: &Rollup, month: u32) -> String {
+    let received = format!("toYYYYMM(received_at) = {month}");
+    format!(
+        "INSERT INTO {} {}",
+        full(spec, &table_name(spec, rollup)),
+        select_where(spec, rollup, Some(&received))
+    )
+}
+
+/// Which of the rollups that are asked for are there.
+pub(super) fn states(spec: &TableSpec, beside: &[Beside]) -> Vec<RollupState> {
+    let find = |name: &str| beside.iter().find(|there| there.name == name);
+    let state = |rollup: &Rollup| {
+        let table = table_name(spec, rollup);
+        RollupState {
+            name: rollup.name.clone(),
+            there: find(&table).is_some(),
+            filled: find(&view_name(spec, rollup)).is_some_and(Beside::is_view),
+            table,
+        }
+    };
+    spec.rollups.iter().map(state).collect()
+}
+
+fn select_where(spec: &TableSpec, rollup: &Rollup, only: Option<&str>) -> String {
     let time = match rollup.every {
         Every::Minute => "toStartOfMinute(toDateTime(event_timestamp, 'UTC'))",
         Every::Hour => "toStartOfHour(toDateTime(event_timestamp, 'UTC'))",
@@ -121,10 +151,15 @@ fn select(spec: &TableSpec, rollup: &Rollup) -> String {
             false => write!(sql, ", {name}"),
         };
     }
-    let (state, only) = match rollup.count {
-        Counted::Events => ("uniqCombined64State(event_id)", ""),
+    let (state, counted) = match rollup.count {
+        Counted::Events => ("uniqCombined64State(event_id)", None),
         // Who has no id would be one user together.
-        Counted::Users => ("uniqCombined64State(14)(user_hash)", " WHERE user_id != ''"),
+        Counted::Users => ("uniqCombined64State(14)(user_hash)", Some("user_id != ''")),
+    };
+    let conditions: Vec<&str> = counted.into_iter().chain(only).collect();
+    let only = match conditions.is_empty() {
+        true => String::new(),
+        false => format!(" WHERE {}", conditions.join(" AND ")),
     };
     let keys = ["app_id".to_owned(), "time".to_owned()]
         .into_iter()
@@ -151,7 +186,7 @@ pub(super) fn create_view(spec: &TableSpec, rollup: &Rollup, comment: &str) -> S
 
 /// A rollup as it is once it has been made: its table and its view.
 #[cfg(any(test, feature = "test-support"))]
-pub(in crate::provision) fn made(spec: &TableSpec, rollup: &Rollup, claim: &Claim) -> [Beside; 2] {
+pub(crate) fn made(spec: &TableSpec, rollup: &Rollup, claim: &Claim) -> [Beside; 2] {
     let comment = Mark::created_for(&claim.owner).comment();
     let ttl = ttl(rollup).map_or_else(String::new, |ttl| format!(" TTL {ttl}"));
     let table = Beside {
@@ -172,7 +207,7 @@ pub(in crate::provision) fn made(spec: &TableSpec, rollup: &Rollup, claim: &Clai
 
 /// A table beside the event table, whose name begins with the event table's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::provision) struct Beside {
+pub(crate) struct Beside {
     pub name: String,
     pub engine: String,
     pub engine_full: String,
@@ -182,13 +217,13 @@ pub(in crate::provision) struct Beside {
 }
 
 impl Beside {
-    pub(in crate::provision) fn is_view(&self) -> bool {
+    pub(crate) fn is_view(&self) -> bool {
         self.engine == "MaterializedView"
     }
 }
 
 /// What to do so that every rollup is there and is filled, and no other is filled any more.
-pub(in crate::provision) fn changes(
+pub(crate) fn changes(
     spec: &TableSpec,
     beside: &[Beside],
     claim: &Claim,
@@ -293,7 +328,7 @@ fn retention(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Option<Step> 
 }
 
 /// What `owner` made beside the event table, views before the tables that they fill.
-pub(in crate::provision) fn owned(spec: &TableSpec, beside: &[Beside], owner: &Owner) -> Vec<String> {
+pub(crate) fn owned(spec: &TableSpec, beside: &[Beside], owner: &Owner) -> Vec<String> {
     let ours = |there: &&Beside| {
         let mark = Mark::from_comment(&there.comment);
         // The event table of another pipeline may be called so; its mark is another's.

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use penstock_crds::IngestionPipeline;
 use penstock_crds::pipeline::{ExtraColumn, Rollup};
 use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
@@ -127,7 +128,47 @@ pub struct TableSpec {
     pub approved: Option<String>,
 }
 
+fn identifier(field: &str, name: &str) -> Result<String, String> {
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && name.len() <= 63;
+    match valid {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "{field}: the default `{name}` is no identifier; give a name"
+        )),
+    }
+}
+
 impl TableSpec {
+    /// As the resource says; a table without a name is called like the pipeline, and its database like the namespace.
+    /// `Err` names the field whose default is no identifier.
+    pub fn of(pipeline: &IngestionPipeline) -> Result<Self, String> {
+        let spec = &pipeline.spec;
+        let name = |field: &str, given: &Option<String>, of: &Option<String>| match given {
+            Some(name) => Ok(name.clone()),
+            None => identifier(field, &of.as_deref().unwrap_or_default().replace('-', "_")),
+        };
+        let annotations = pipeline.metadata.annotations.as_ref();
+        Ok(Self {
+            database: name(
+                "clickhouse.database",
+                &spec.clickhouse.database,
+                &pipeline.metadata.namespace,
+            )?,
+            table: name(
+                "clickhouse.table",
+                &spec.clickhouse.table,
+                &pipeline.metadata.name,
+            )?,
+            partitions: u32::try_from(spec.kafka.partitions).unwrap_or(1),
+            columns: spec.clickhouse.columns.clone(),
+            rollups: spec.clickhouse.rollups.clone(),
+            approved: annotations.and_then(|all| all.get(APPLY_SCHEMA)).cloned(),
+        })
+    }
+
     /// An event table without anything of the team's own.
     pub fn new(database: &str, table: &str, partitions: u32) -> Self {
         Self {

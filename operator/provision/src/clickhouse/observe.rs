@@ -37,12 +37,12 @@ impl Table {
 }
 
 /// The mark in a comment.
-pub(in crate::provision) fn mark_of(comment: &str) -> Option<Mark> {
+pub(crate) fn mark_of(comment: &str) -> Option<Mark> {
     Mark::from_comment(comment.split(SEPARATOR).next().unwrap_or(""))
 }
 
 /// The comment of a table that becomes ours and was not made by us.
-pub(in crate::provision) fn with_mark(mark: &Mark, comment: &str) -> String {
+pub(crate) fn with_mark(mark: &Mark, comment: &str) -> String {
     match without_mark(comment) {
         "" => mark.comment(),
         own => format!("{}{SEPARATOR}{own}", mark.comment()),
@@ -50,7 +50,7 @@ pub(in crate::provision) fn with_mark(mark: &Mark, comment: &str) -> String {
 }
 
 /// The table's own comment.
-pub(in crate::provision) fn without_mark(comment: &str) -> &str {
+pub(crate) fn without_mark(comment: &str) -> &str {
     let (first, rest) = comment.split_once(SEPARATOR).unwrap_or((comment, ""));
     if Mark::from_comment(first).is_some() {
         rest

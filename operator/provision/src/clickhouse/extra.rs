@@ -6,7 +6,7 @@ use penstock_crds::pipeline::{ExtraColumn, ExtraKind};
 use penstock_dataplane_config::table::quote_literal;
 
 /// The column's type, as `system.columns` writes it.
-pub(in crate::provision) fn kind(column: &ExtraColumn) -> String {
+pub(crate) fn kind(column: &ExtraColumn) -> String {
     let plain = match column.kind {
         ExtraKind::String | ExtraKind::Symbol => "String",
         ExtraKind::Int64 => "Int64",
@@ -26,7 +26,7 @@ pub(in crate::provision) fn kind(column: &ExtraColumn) -> String {
 }
 
 /// The expression that fills it.
-pub(in crate::provision) fn expression(column: &ExtraColumn) -> String {
+pub(crate) fn expression(column: &ExtraColumn) -> String {
     let mut names = column.from.split('.');
     let json = names.next().unwrap_or("properties");
     let path = names.map(quote_literal).collect::<Vec<_>>().join(", ");

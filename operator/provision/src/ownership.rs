@@ -28,6 +28,13 @@ impl Owner {
         &self.0
     }
 
+    /// Whether it is a pipeline of this namespace and name, in whatever cluster.
+    pub fn is_of(&self, namespace: &str, name: &str) -> bool {
+        self.0
+            .split_once('/')
+            .is_some_and(|(_, rest)| rest.split_once('/') == Some((namespace, name)))
+    }
+
     /// The namespace and name of the pipeline, where it belongs to this cluster.
     pub fn within(&self, cluster: &str) -> Option<(&str, &str)> {
         self.0.strip_prefix(cluster)?.strip_prefix('/')?.split_once('/')

@@ -1,0 +1,319 @@
+//! A pipeline's tables as they are, and what the operator would do to them. Looks, and changes nothing.
+
+use clickhouse::Row;
+use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifier, quote_literal};
+use serde::{Deserialize, Serialize};
+
+use super::super::TableSpec;
+use super::super::error::ProvisionError;
+use super::super::ownership::{self, Claim, Mark, Owner};
+use super::observe::{self, Table};
+use super::plan::{self, Refusal};
+pub use super::plan::{Fit, Step};
+use super::rollup::{self, Beside};
+use super::{Server, full_name, refused};
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspection {
+    /// `database.table`.
+    pub table: String,
+    /// Absent: there is no table yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
+    pub columns: Vec<ColumnState>,
+    pub rollups: Vec<RollupState>,
+    pub plan: Plan,
+    pub mutations: Vec<Mutation>,
+}
+
+/// The event table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    pub engine: String,
+    /// Whose it is, `cluster/namespace/pipeline`, by its comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Penstock made it; else it was there before.
+    pub made: bool,
+    pub rows: u64,
+    /// On disk.
+    pub bytes: u64,
+    pub parts: u64,
+    /// When rows go, as the definition says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+}
+
+/// A column that is asked for, or is there, or both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ColumnState {
+    pub name: String,
+    pub fit: Fit,
+    /// Its type, and its expression where ClickHouse computes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+}
+
+/// A rollup that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RollupState {
+    pub name: String,
+    pub table: String,
+    pub there: bool,
+    /// Its view counts what arrives.
+    pub filled: bool,
+}
+
+/// What the operator would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// By itself, online.
+    pub steps: Vec<Step>,
+    /// What keeps it from going on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    /// What is wrong and what to do, as the pipeline's condition says it.
+    pub message: String,
+    /// What it would do once a person agrees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
+}
+
+/// A change that rewrites what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agreement {
+    /// The value of the annotation [`super::super::APPLY_SCHEMA`].
+    pub fingerprint: String,
+    pub statements: Vec<String>,
+}
+
+/// A change of stored rows that ClickHouse has not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Row)]
+#[serde(rename_all(serialize = "camelCase"))]
+pub struct Mutation {
+    pub table: String,
+    pub id: String,
+    pub command: String,
+    pub parts_to_do: i64,
+    /// Why it failed last, or empty.
+    pub failure: String,
+    /// Seconds since 1970.
+    pub since: u32,
+}
+
+impl Inspection {
+    /// Whether all is as asked, and nothing is under way.
+    pub fn is_settled(&self) -> bool {
+        self.plan.steps.is_empty() && self.plan.blocked.is_none() && self.mutations.is_empty()
+    }
+}
+
+#[derive(Row, Deserialize)]
+struct Parts {
+    rows: u64,
+    bytes: u64,
+    parts: u64,
+}
+
+/// Looks at the tables of the pipeline `namespace`/`name`.
+pub async fn inspect(
+    server: &Server,
+    spec: &TableSpec,
+    pipeline: (&str, &str),
+    adopt: bool,
+) -> Result<Inspection, ProvisionError> {
+    let table = observe::table(server, spec).await?;
+    let beside = observe::beside(server, spec).await?;
+    let mark = table.as_ref().and_then(Table::mark);
+    let owner = mark.as_ref().map(|mark| mark.owner.clone());
+    // Which cluster this is, only the operator knows; a mark for this namespace and name is taken for this pipeline's.
+    let own = owner.clone().filter(|owner| owner.is_of(pipeline.0, pipeline.1));
+    let claim = Claim::new(
+        own.unwrap_or_else(|| Owner::new("this-cluster", pipeline.0, pipeline.1)),
+        adopt,
+    );
+    let stored = match &table {
+        None => None,
+        Some(table) => {
+            let parts = parts(server, spec).await?;
+            Some(Stored {
+                engine: table.observed.engine.clone(),
+                owner,
+                made: mark.as_ref().is_some_and(|mark| mark.created),
+                rows: parts.rows,
+                bytes: parts.bytes,
+                parts: parts.parts,
+                ttl: ttl(&table.observed.engine_full),
+            })
+        }
+    };
+    Ok(Inspection {
+        table: format!("{}.{}", spec.database, spec.table),
+        stored,
+        columns: plan::fits(spec, table.as_ref().map_or(&[], |table| &table.observed.columns)),
+        rollups: rollup::states(spec, &beside),
+        plan: make_plan(spec, table.as_ref(), &beside, &claim),
+        mutations: mutations(server, spec).await?,
+    })
+}
+
+fn make_plan(spec: &TableSpec, table: Option<&Table>, beside: &[Beside], claim: &Claim) -> Plan {
+    let blocked = |error: ProvisionError| Blocked {
+        message: error.to_string(),
+        agreement: None,
+    };
+    let mark = table.and_then(Table::mark);
+    if let Err(why) = ownership::decide(table.is_some(), mark.as_ref(), claim) {
+        let thing = format!("table {}.{}", spec.database, spec.table);
+        return Plan {
+            steps: Vec::new(),
+            blocked: Some(blocked(ProvisionError::refused(thing, why))),
+        };
+    }
+    let mut plan = Plan::default();
+    match table {
+        None => plan.steps.push(Step {
+            statement: EventTable {
+                database: &spec.database,
+                table: &spec.table,
+                comment: &Mark::created_for(&claim.owner).comment(),
+                dedup_window: dedup_window(spec.partitions),
+            }
+            .create_statement(),
+            does: "event table made".into(),
+        }),
+        Some(table) => {
+            let ours = mark.is_some_and(|mark| mark.created);
+            match plan::changes(spec, &table.observed, ours) {
+                Ok(steps) => plan.steps = steps,
+                Err(refusal) => {
+                    let agreement = match &refusal {
+                        Refusal::Rewrite(rewrite) => Some(Agreement {
+                            fingerprint: rewrite.fingerprint(),
+                            statements: rewrite.statements(),
+                        }),
+                        _ => None,
+                    };
+                    match refused(spec, refusal) {
+                        Ok(steps) => plan.steps = steps,
+                        Err(error) => {
+                            plan.blocked = Some(Blocked {
+                                agreement,
+                                ..blocked(error)
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    match rollup::changes(spec, beside, claim) {
+        Ok(steps) => plan.steps.extend(steps),
+        Err(error) => plan.blocked = plan.blocked.or(Some(blocked(error))),
+    }
+    plan
+}
+
+async fn parts(server: &Server, spec: &TableSpec) -> Result<Parts, ProvisionError> {
+    let found = server
+        .ask(&format!(
+            "SELECT sum(rows) AS rows, sum(bytes_on_disk) AS bytes, count() AS parts FROM system.parts \
+             WHERE active AND database = {} AND table = {}",
+            quote_literal(&spec.database),
+            quote_literal(&spec.table)
+        ))
+        .await?;
+    Ok(found.into_iter().next().unwrap_or(Parts {
+        rows: 0,
+        bytes: 0,
+        parts: 0,
+    }))
+}
+
+/// Of the event table and its rollups.
+pub async fn mutations(server: &Server, spec: &TableSpec) -> Result<Vec<Mutation>, ProvisionError> {
+    let rollups = spec.rollups.iter().map(|one| rollup::table_name(spec, one));
+    let tables: Vec<String> = std::iter::once(spec.table.clone())
+        .chain(rollups)
+        .map(|table| quote_literal(&table))
+        .collect();
+    server
+        .ask(&format!(
+            "SELECT table, mutation_id AS id, command, parts_to_do, latest_fail_reason AS failure, \
+             toUnixTimestamp(create_time) AS since FROM system.mutations \
+             WHERE NOT is_done AND database = {} AND table IN ({}) ORDER BY create_time, mutation_id",
+            quote_literal(&spec.database),
+            tables.join(", ")
+        ))
+        .await
+}
+
+/// Ends a change that cannot be finished. What it has rewritten stays so.
+pub async fn kill(server: &Server, spec: &TableSpec, mutation: &Mutation) -> Result<(), ProvisionError> {
+    server
+        .execute(&format!(
+            "KILL MUTATION WHERE database = {} AND table = {} AND mutation_id = {} SYNC",
+            quote_literal(&spec.database),
+            quote_literal(&mutation.table),
+            quote_literal(&mutation.id)
+        ))
+        .await
+}
+
+/// The statement that writes a column of the team's own into rows that were stored before there was one; `None` where no
+/// such column is asked for.
+pub fn write_column(spec: &TableSpec, column: &str) -> Option<String> {
+    let asked = spec.columns.iter().any(|asked| asked.name == column);
+    asked.then(|| {
+        format!(
+            "ALTER TABLE {} MATERIALIZE COLUMN {}",
+            full_name(spec),
+            quote_identifier(column)
+        )
+    })
+}
+
+/// The statement that counts what was stored in a month, `YYYYMM`, before there was a rollup; `None` where no such rollup
+/// is asked for. What is counted already is not counted again.
+pub fn fill_rollup(spec: &TableSpec, name: &str, month: u32) -> Option<String> {
+    let rollup = spec.rollups.iter().find(|rollup| rollup.name == name)?;
+    Some(rollup::fill(spec, rollup, month))
+}
+
+/// The months, `YYYYMM`, in which stored rows were received.
+pub async fn months(server: &Server, spec: &TableSpec) -> Result<Vec<u32>, ProvisionError> {
+    #[derive(Row, Deserialize)]
+    struct Month {
+        month: u32,
+    }
+    let months: Vec<Month> = server
+        .ask(&format!(
+            "SELECT DISTINCT toUInt32OrZero(partition) AS month FROM system.parts \
+             WHERE active AND database = {} AND table = {} ORDER BY month",
+            quote_literal(&spec.database),
+            quote_literal(&spec.table)
+        ))
+        .await?;
+    Ok(months.into_iter().map(|row| row.month).collect())
+}
+
+/// What stands behind TTL in a table's definition.
+fn ttl(engine_full: &str) -> Option<String> {
+    let (_, rest) = engine_full.split_once(" TTL ")?;
+    let end = rest.find(" SETTINGS ").unwrap_or(rest.len());
+    Some(rest[..end].to_owned())
+}
