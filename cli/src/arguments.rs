@@ -5,8 +5,10 @@ use clap_complete::Shell;
 
 use crate::cluster::Where;
 use crate::dlq::Dlq;
+use crate::schema::Schema;
 use crate::status::Status;
 use crate::tail::Tail;
+use crate::user::User;
 
 /// Penstock: pipelines, their events and their dead letters.
 #[derive(Clone, Debug, Parser)]
@@ -33,6 +35,12 @@ pub enum Command {
     /// Dead letters: events that could not be stored
     #[command(subcommand)]
     Dlq(Dlq),
+    /// A pipeline's tables: as they are, as they shall be, and what to do about it
+    #[command(subcommand)]
+    Schema(Schema),
+    /// What is stored of one user: print it, or erase it
+    #[command(subcommand)]
+    User(User),
     /// The completion script of a shell
     #[command(
         after_help = "Examples:\n  penstock completion bash > /etc/bash_completion.d/penstock\n  source <(penstock completion zsh)\n  penstock completion fish > ~/.config/fish/completions/penstock.fish"

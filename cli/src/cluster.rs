@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
@@ -88,12 +89,53 @@ impl Cluster {
         })
     }
 
+    /// The same, where this version can read it.
+    pub async fn readable_pipeline(&self, name: &str) -> Result<IngestionPipeline> {
+        self.pipeline(name).await?.0.map_err(|invalid| {
+            Failure::Failed(format!(
+                "this version of penstock cannot read the pipeline {name}: {}",
+                invalid.error
+            ))
+        })
+    }
+
+    /// Sets an annotation of a pipeline.
+    pub async fn annotate_pipeline(
+        &self,
+        pipeline: &IngestionPipeline,
+        key: &str,
+        value: &str,
+    ) -> Result<()> {
+        let name = pipeline.metadata.name.as_deref().unwrap_or_default();
+        let api: Api<Guard<IngestionPipeline>> = Api::namespaced(self.client.clone(), &self.namespace);
+        let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": {key: value}}}));
+        let parameters = PatchParams {
+            field_manager: Some("penstock-cli".into()),
+            ..PatchParams::default()
+        };
+        let patched = api.patch_metadata(name, &parameters, &patch).await;
+        patched
+            .map(drop)
+            .map_err(|error| self.failure(&format!("annotate the pipeline {name}"), &error))
+    }
+
     /// The Apps of the namespace.
     pub async fn apps(&self) -> Result<Vec<Guard<App>>> {
         let api: Api<Guard<App>> = Api::namespaced(self.client.clone(), &self.namespace);
         let list = api.list(&Default::default()).await;
         let list = list.map_err(|error| self.failure("list the Apps", &error))?;
         Ok(list.items)
+    }
+
+    /// The UUID that an App's events bear.
+    pub async fn app_id(&self, name: &str) -> Result<String> {
+        let api: Api<Guard<App>> = Api::namespaced(self.client.clone(), &self.namespace);
+        let app = api.get(name).await.map_err(|error| match is_absent(&error) {
+            true => Failure::NotFound(format!("no App {name} in the namespace {}", self.namespace)),
+            false => self.failure(&format!("read the App {name}"), &error),
+        })?;
+        let id = app.0.ok().and_then(|app| app.status?.app_id);
+        id.ok_or_else(|| Failure::Failed(format!("the App {name} has no id yet; does the operator run?")))
     }
 
     /// The settings that the pipeline's consumers run with: they say where its topics are.
@@ -141,8 +183,13 @@ impl Cluster {
                     self.url
                 )),
                 403 => Failure::Failed(format!(
-                    "you may not {what}: {}; the role `view` of the namespace is enough",
-                    status.message
+                    "you may not {what}: {}; the role `{}` of the namespace is enough",
+                    status.message,
+                    if what.starts_with("annotate") {
+                        "edit"
+                    } else {
+                        "view"
+                    }
                 )),
                 404 => Failure::NotFound(format!(
                     "cannot {what}: the cluster at {} does not know the kind; is Penstock installed there?",

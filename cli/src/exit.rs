@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// Why a command failed. Every message is a sentence that says what to do, where something can be done.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Kubernetes or Kafka refused, or something broke.
+    /// Kubernetes, Kafka or ClickHouse refused, or something broke.
     #[error("{0}")]
     Failed(String),
     /// What was asked for cannot be done as it was written.
@@ -14,7 +14,7 @@ pub enum Failure {
     Usage(String),
     #[error("{0}")]
     NotFound(String),
-    /// The API server or Kafka.
+    /// The API server, Kafka or ClickHouse.
     #[error("{0}")]
     Unreachable(String),
     /// Who read the output has seen enough.
@@ -32,6 +32,8 @@ pub enum End {
     NotReady,
     /// A letter that was named cannot be replayed.
     NotReplayable,
+    /// The tables are not as the resource says, or something is under way.
+    NotAsAsked,
 }
 
 impl From<End> for ExitCode {
@@ -40,6 +42,7 @@ impl From<End> for ExitCode {
             End::Done => 0,
             End::NotReady => 5,
             End::NotReplayable => 6,
+            End::NotAsAsked => 7,
         })
     }
 }
@@ -57,22 +60,29 @@ impl Failure {
 }
 
 /// The codes and their meanings, for the reference.
-pub const CODES: [(u8, &str); 7] = [
+pub const CODES: [(u8, &str); 8] = [
     (0, "it did what it was told"),
     (
         1,
-        "it failed: Kubernetes or Kafka refused something, or a record cannot be read by this version",
+        "it failed: Kubernetes, Kafka or ClickHouse refused something, or a record cannot be read by this version",
     ),
     (2, "it was called wrongly"),
     (
         3,
         "what was named does not exist: the pipeline, its topic, the letter",
     ),
-    (4, "the API server or Kafka cannot be reached from here"),
+    (
+        4,
+        "the API server, Kafka or ClickHouse cannot be reached from here",
+    ),
     (5, "`status`: something that was shown is not Ready"),
     (
         6,
         "`dlq replay`: a letter that was named cannot be replayed; the others were",
+    ),
+    (
+        7,
+        "`schema status` and `plan`: the tables are not as asked, or a change is under way",
     ),
 ];
 

@@ -11,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -243,6 +243,66 @@ impl Topic {
             let _ = self.consumer.poll(Duration::from_millis(10));
         }
         failure(&self.bootstrap, self.consumer.context(), error)
+    }
+}
+
+/// How far a group has committed a topic, seen without joining it.
+pub struct Committed {
+    topic: Topic,
+    consumer: BaseConsumer<Reports>,
+}
+
+impl std::fmt::Debug for Committed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Committed({})", self.topic.name)
+    }
+}
+
+impl Committed {
+    /// Learns what the topic holds now.
+    pub fn open(bootstrap: &str, group: &str, topic: &str) -> Result<Self> {
+        let topic = Topic::open(bootstrap, topic)?;
+        let consumer: BaseConsumer<Reports> = client(bootstrap)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .create_with_context(Reports::default())
+            .map_err(|error| failure(bootstrap, topic.consumer.context(), &error))?;
+        Ok(Self { topic, consumer })
+    }
+
+    /// Records that the topic held then and the group has not committed; `None` where there are none. A mark that a
+    /// transaction has left at the end is no record, and nobody commits it.
+    pub fn behind(&self) -> Result<Option<i64>> {
+        let mut asked = TopicPartitionList::new();
+        for bounds in &self.topic.bounds {
+            asked.add_partition(&self.topic.name, bounds.partition);
+        }
+        let committed = self
+            .consumer
+            .committed_offsets(asked, ANSWER)
+            .map_err(|error| failure(&self.topic.bootstrap, self.consumer.context(), &error))?;
+        let mut behind = 0;
+        for bounds in &self.topic.bounds {
+            let found = committed.find_partition(&self.topic.name, bounds.partition);
+            let next = match found.map(|element| element.offset()) {
+                Some(Offset::Offset(offset)) => offset.max(bounds.low),
+                _ => bounds.low,
+            };
+            let left = bounds.high - next;
+            if left > 1 || (left == 1 && self.is_record(bounds.partition, next)?) {
+                behind += left;
+            }
+        }
+        Ok((behind > 0).then_some(behind))
+    }
+
+    fn is_record(&self, partition: i32, offset: i64) -> Result<bool> {
+        let mut found = false;
+        self.topic.read(&[(partition, offset)], false, |message| {
+            found = message.offset() == offset;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
     }
 }
 

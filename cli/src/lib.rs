@@ -3,9 +3,10 @@
 //! ```text
 //! status                 ── API server
 //! tail, dlq              ── API server: where is the topic? ── Kafka: what is in it?
+//! schema, user           ── API server: which tables?       ── ClickHouse: what is in them?
 //! ```
 //!
-//! Invariants: nothing is written but by `dlq replay`; standard output carries results only; whatever fails says what to
+//! Invariants: nothing is written but by `dlq replay`, `schema apply`, `schema repair` and `user erase`; standard output carries results only; whatever fails says what to
 //! do about it and ends with a code of [`exit::CODES`].
 #![forbid(unsafe_code)]
 
@@ -17,9 +18,12 @@ pub mod kafka;
 pub mod output;
 pub mod place;
 pub mod reference;
+pub mod schema;
 pub mod status;
+pub mod stored;
 pub mod tail;
 pub mod text;
+pub mod user;
 
 use std::process::ExitCode;
 
@@ -53,6 +57,8 @@ fn command(name: &str, arguments: Arguments) -> Result<End> {
         Command::Status(status) => runtime.block_on(status::run(place, status)),
         Command::Tail(tail) => runtime.block_on(tail::run(place, tail)),
         Command::Dlq(dlq) => runtime.block_on(dlq::run(place, dlq)),
+        Command::Schema(schema) => runtime.block_on(schema::run(place, schema)),
+        Command::User(user) => runtime.block_on(user::run(place, user)),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

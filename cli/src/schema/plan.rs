@@ -1,0 +1,110 @@
+//! `penstock schema plan`.
+
+use std::fmt::Write as _;
+
+use penstock_provision::clickhouse::inspect::Plan;
+
+use crate::exit::{End, Result};
+use crate::output::{Format, print};
+use crate::stored::Stored;
+use crate::text::harmless;
+
+pub async fn run(stored: &Stored, format: Format) -> Result<End> {
+    let plan = stored.inspect().await?.plan;
+    print(format, &plan, |plan| text(plan, stored.name()))?;
+    Ok(match plan.steps.is_empty() && plan.blocked.is_none() {
+        true => End::Done,
+        false => End::NotAsAsked,
+    })
+}
+
+pub fn text(plan: &Plan, pipeline: &str) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for step in &plan.steps {
+        let _ = writeln!(
+            text,
+            "-- by itself: {}\n{};\n",
+            harmless(&step.does),
+            statement(&step.statement)
+        );
+    }
+    if let Some(blocked) = &plan.blocked {
+        match &blocked.agreement {
+            None => {
+                let _ = writeln!(
+                    text,
+                    "The operator waits for a person: {}",
+                    harmless(&blocked.message)
+                );
+            }
+            Some(agreement) => {
+                let _ = writeln!(text, "-- not before you agree, for it rewrites what is stored:");
+                for one in &agreement.statements {
+                    let _ = writeln!(text, "{};", statement(one));
+                }
+                let _ = writeln!(
+                    text,
+                    "\nTo agree: penstock schema apply {pipeline} --agree {}",
+                    agreement.fingerprint
+                );
+            }
+        }
+    }
+    if text.is_empty() {
+        text.push_str("Nothing to do: the tables are as asked.\n");
+    }
+    text
+}
+
+/// With its lines, and no other control character.
+fn statement(sql: &str) -> String {
+    sql.lines().map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_provision::clickhouse::inspect::{Agreement, Blocked, Step};
+
+    use super::*;
+
+    #[test]
+    fn a_plan_says_who_does_what() {
+        assert_eq!(
+            text(&Plan::default(), "events"),
+            "Nothing to do: the tables are as asked.\n"
+        );
+        let steps = vec![Step {
+            statement: "ALTER TABLE `g`.`events` ADD COLUMN `amount` Float64".into(),
+            does: "column amount added".into(),
+        }];
+        let agreement = Agreement {
+            fingerprint: "3f9a".into(),
+            statements: vec!["ALTER TABLE `g`.`events` MODIFY COLUMN `ip` String".into()],
+        };
+        let plan = Plan {
+            steps,
+            blocked: Some(Blocked {
+                message: "differs".into(),
+                agreement: Some(agreement),
+            }),
+        };
+        assert_eq!(
+            text(&plan, "events"),
+            "-- by itself: column amount added\nALTER TABLE `g`.`events` ADD COLUMN `amount` Float64;\n\n\
+             -- not before you agree, for it rewrites what is stored:\nALTER TABLE `g`.`events` MODIFY COLUMN `ip` String;\n\n\
+             To agree: penstock schema apply events --agree 3f9a\n"
+        );
+        let plan = Plan {
+            steps: Vec::new(),
+            blocked: Some(Blocked {
+                message: "table g.events belongs to c/ads/events".into(),
+                agreement: None,
+            }),
+        };
+        assert_eq!(
+            text(&plan, "events"),
+            "The operator waits for a person: table g.events belongs to c/ads/events\n"
+        );
+    }
+}

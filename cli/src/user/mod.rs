@@ -1,0 +1,131 @@
+//! `penstock user`: what is stored of one user, in the tables of all pipelines of a namespace or of some.
+
+pub mod erase;
+pub mod export;
+
+use clap::{Args, Subcommand};
+use penstock_dataplane_config::table::{quote_identifier, quote_literal};
+
+use crate::cluster::{Cluster, Where};
+use crate::exit::{End, Failure, Result};
+use crate::output::note;
+use crate::stored::{Reach, Stored};
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum User {
+    /// Every event of a user, one JSON object a line
+    #[command(
+        after_help = "Examples:\n  penstock user export u-42 -n growth > u-42.ndjson\n  penstock user export u-42 --app shop --pipeline events"
+    )]
+    Export(export::Export),
+    /// Delete every event of a user, and say so when none is left
+    #[command(
+        after_help = "Examples:\n  penstock user erase u-42 -n growth --dry-run\n  penstock user erase u-42 -n growth --yes -o json"
+    )]
+    Erase(erase::Erase),
+}
+
+/// Whose events, and where.
+#[derive(Clone, Debug, Args)]
+pub struct Of {
+    /// The `user_id` of the events
+    pub user: String,
+    /// Only events of this App
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// Only in the tables of these pipelines; default: of all in the namespace
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Vec<String>,
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Where the user's rows are.
+#[derive(Debug)]
+pub struct Place {
+    pub stored: Stored,
+    /// `` `database`.`table` ``.
+    pub table: String,
+    /// A condition that holds for the user's rows and for no others.
+    pub which: String,
+}
+
+impl Of {
+    /// The tables, each once: that two pipelines share none, the operator sees to.
+    async fn find(&self, cluster: &Cluster) -> Result<Vec<Place>> {
+        if self.user.is_empty() {
+            return Err(Failure::Usage(
+                "the user has no id: events without one cannot be told apart".into(),
+            ));
+        }
+        let app = match &self.app {
+            Some(name) => Some(cluster.app_id(name).await?),
+            None => None,
+        };
+        let mut found = Vec::new();
+        if self.pipeline.is_empty() {
+            for pipeline in cluster.pipelines(false).await? {
+                match pipeline.0 {
+                    Ok(pipeline) => found.push(Stored::of(cluster, pipeline, &self.reach).await?),
+                    Err(invalid) => {
+                        // What is left out of an answer about all must be said aloud.
+                        return Err(Failure::Failed(format!(
+                            "this version of penstock cannot read the pipeline {}: {}; name the others with --pipeline",
+                            invalid.metadata.name.unwrap_or_default(),
+                            invalid.error
+                        )));
+                    }
+                }
+            }
+        } else {
+            for name in &self.pipeline {
+                found.push(Stored::find(cluster, name, &self.reach).await?);
+            }
+        }
+        if found.is_empty() {
+            note(&format!("No pipelines in the namespace {}.", cluster.namespace));
+        }
+        let place = |stored: Stored| Place {
+            table: format!(
+                "{}.{}",
+                quote_identifier(&stored.spec.database),
+                quote_identifier(&stored.spec.table)
+            ),
+            which: which(&self.user, app.as_deref()),
+            stored,
+        };
+        Ok(found.into_iter().map(place).collect())
+    }
+}
+
+/// The hash stands in the sort key.
+fn which(user: &str, app: Option<&str>) -> String {
+    let user = quote_literal(user);
+    let mut text = format!("user_hash = cityHash64({user}) AND user_id = {user}");
+    if let Some(app) = app {
+        text.push_str(&format!(" AND app_id = {}", quote_literal(app)));
+    }
+    text
+}
+
+pub async fn run(place: &Where, command: &User) -> Result<End> {
+    let cluster = Cluster::connect(place).await?;
+    match command {
+        User::Export(export) => export::run(export.of.find(&cluster).await?).await,
+        User::Erase(erase) => erase::run(&cluster, erase.of.find(&cluster).await?, erase).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_named_exactly_whatever_the_id() {
+        assert_eq!(
+            which("o'neil\\", Some("a-b")),
+            r"user_hash = cityHash64('o\'neil\\') AND user_id = 'o\'neil\\' AND app_id = 'a-b'"
+        );
+        assert_eq!(which("u", None), "user_hash = cityHash64('u') AND user_id = 'u'");
+    }
+}
