@@ -186,6 +186,7 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     let table = EventTable {
         database: &database,
         table: "events",
+        cluster: None,
         comment: "test",
         dedup_window: dedup_window(3),
     };
