@@ -1,7 +1,5 @@
 //! The event table as the consumer finds it: fit to be written to, and what it holds of a range.
 
-use std::fmt::Write as _;
-
 use penstock_dataplane_config::table::{inserted_columns, quote_literal};
 
 use super::clickhouse::ClickHouse;
@@ -85,7 +83,53 @@ fn setting_value(engine: &str, setting: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// What ClickHouse makes of the rows of a range, so that all that are there need not be sent: their number and a digest in
+/// which their order does not count. [`Sum`] makes the same of rows that are here.
+pub const SUM: &str = "count(), sum(intHash64(bitXor(\
+     intHash64(bitXor(toUInt64(reinterpret(event_id, 'UInt128')), reinterpret(src_offset, 'UInt64'))), \
+     bitXor(toUInt64(bitShiftRight(reinterpret(event_id, 'UInt128'), 64)), toUInt64(src_row)))))";
+
+/// See [`SUM`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub rows: u64,
+    pub digest: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, id: RowId) {
+        // A UUID's first half comes first in memory, so that a number made of it has it below.
+        let (first, second) = ((id.event_id >> 64) as u64, id.event_id as u64);
+        let half = int_hash(first ^ id.position.offset as u64);
+        self.rows += 1;
+        self.digest = self
+            .digest
+            .wrapping_add(int_hash(half ^ second ^ u64::from(id.position.row)));
+    }
+
+    /// Of an answer in RowBinary.
+    fn read(answer: &[u8]) -> Option<Self> {
+        let (rows, digest) = answer.split_first_chunk::<8>()?;
+        Some(Self {
+            rows: u64::from_le_bytes(*rows),
+            digest: u64::from_le_bytes(digest.try_into().ok()?),
+        })
+    }
+}
+
+/// `intHash64` of ClickHouse.
+fn int_hash(number: u64) -> u64 {
+    let mut x = number ^ 0x4CF2_D2BA_AE6D_A887;
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xC4CE_B9FE_1A85_EC53);
+    x ^ (x >> 33)
+}
+
 /// Which rows of a part the table lacks: one flag per row of the block, set for those in the part that are missing.
+///
+/// Mostly all are missing, before they are sent, or none is, afterwards. Only when it is neither are they told one by one.
 pub async fn missing(
     clickhouse: &ClickHouse,
     partition: i32,
@@ -96,18 +140,31 @@ pub async fn missing(
     let Some((first, last)) = block.received().filter(|_| asked.contains(&true)) else {
         return Ok(asked);
     };
-    let mut query = format!(
-        "SELECT src_offset, src_row, event_id FROM {} WHERE src_partition = {partition} AND src_offset BETWEEN {} AND {}",
-        clickhouse.table(),
-        part.from.offset,
-        part.to.offset
-    );
-    // Prunes the table's partitions; the rows in question were all received within these bounds.
-    let _ = write!(
-        query,
-        " AND received_at BETWEEN fromUnixTimestamp64Milli({first}, 'UTC') AND fromUnixTimestamp64Milli({last}, 'UTC') FORMAT RowBinary"
-    );
-    let answer = clickhouse.ask(query).await?;
+    let question = |what: &str| {
+        // The time of receipt prunes the table's partitions; the rows in question were all received within these bounds.
+        format!(
+            "SELECT {what} FROM {} WHERE src_partition = {partition} AND src_offset BETWEEN {} AND {} \
+             AND received_at BETWEEN fromUnixTimestamp64Milli({first}, 'UTC') AND fromUnixTimestamp64Milli({last}, 'UTC') \
+             FORMAT RowBinary",
+            clickhouse.table(),
+            part.from.offset,
+            part.to.offset
+        )
+    };
+    let answer = clickhouse.ask(question(SUM)).await?;
+    let held =
+        Sum::read(&answer).ok_or_else(|| Failure::new(Class::Server, "the answer about a range is cut"))?;
+    if held.rows == 0 {
+        return Ok(asked);
+    }
+    let mut here = Sum::default();
+    for (id, _) in block.row_ids().zip(&asked).filter(|(_, asked)| **asked) {
+        here.add(id);
+    }
+    if here == held {
+        return Ok(vec![false; asked.len()]);
+    }
+    let answer = clickhouse.ask(question("src_offset, src_row, event_id")).await?;
     let (rows, rest) = answer.as_chunks::<ROW>();
     if !rest.is_empty() {
         return Err(Failure::new(Class::Server, "the answer about positions is cut"));
@@ -164,6 +221,38 @@ mod tests {
         }
         let replicated = "ReplicatedReplacingMergeTree('/x', '{replica}') SETTINGS non_replicated_deduplication_window = 9, replicated_deduplication_window = 1200";
         assert!(judge_window(replicated, 2).is_ok() && judge_window(replicated, 3).is_err());
+    }
+
+    #[test]
+    fn the_order_of_rows_does_not_count_and_everything_else_does() {
+        let id = |offset, row, event_id| RowId {
+            position: Position::new(offset, row),
+            event_id,
+        };
+        let sum = |ids: &[RowId]| {
+            let mut sum = Sum::default();
+            ids.iter().for_each(|&id| sum.add(id));
+            sum
+        };
+        let ids = [id(1, 0, 7 << 64 | 9), id(1, 1, 7), id(2, 0, 9 << 64)];
+        assert_eq!(sum(&ids), sum(&[ids[2], ids[0], ids[1]]));
+        for other in [
+            id(3, 0, 9 << 64),
+            id(2, 1, 9 << 64),
+            id(2, 0, 9),
+            id(2, 0, 8 << 64),
+        ] {
+            assert_ne!(sum(&ids), sum(&[ids[0], ids[1], other]), "{other:?}");
+        }
+        // An event that changed places with another is at another position.
+        let swapped = [id(1, 0, 7), id(1, 1, 7 << 64 | 9), ids[2]];
+        assert_ne!(sum(&ids), sum(&swapped));
+        assert_eq!(
+            Sum::read(&[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]),
+            Some(Sum { rows: 1, digest: 2 })
+        );
+        assert_eq!(Sum::read(&[0; 15]), None);
+        assert_eq!(Sum::read(&[0; 17]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! ClickHouse is away, slow, killed, or its answers are lost.
+//! ClickHouse is away, slow, killed, full, overloaded or another than before, or its answers are lost.
 
 use std::time::Duration;
 
@@ -176,4 +176,83 @@ fn a_table_that_is_not_fit_is_waited_for() {
     ));
     pipeline.expect_rows(1000, PATIENCE);
     assert_eq!(consumer.readyz().0, 200);
+}
+
+/// How an outage begins or ends.
+enum Turns<'a> {
+    Proxy(Mode),
+    /// A statement about the table, whose name stands for `{}`.
+    Table(&'a str),
+}
+
+#[test]
+fn whatever_the_server_refuses_is_named_waited_for_and_stored_then() {
+    use Turns::{Proxy as On, Table};
+    let pipeline = Pipeline::new("refusals", 1);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "batch: {maxAge: 200ms}\n");
+    pipeline.produce_events(0, 1000, 100);
+    pipeline.flush();
+    pipeline.expect_rows(1000, PATIENCE);
+    let turn = |turns: &Turns<'_>| match turns {
+        On(mode) => proxy.set(*mode),
+        Table(statement) => {
+            pipeline.sql(&statement.replace("{}", &pipeline.table()));
+        }
+    };
+    let outages = [
+        ("overloaded", On(Mode::NoMemory), On(Mode::Pass)),
+        ("read_only", On(Mode::ReadOnly), On(Mode::Pass)),
+        (
+            "overloaded",
+            Table("ALTER TABLE {} MODIFY SETTING parts_to_throw_insert = 1"),
+            Table("ALTER TABLE {} RESET SETTING parts_to_throw_insert"),
+        ),
+        (
+            "disk_full",
+            Table(
+                "ALTER TABLE {} MODIFY SETTING min_free_disk_bytes_to_perform_insert = 1000000000000000000",
+            ),
+            Table("ALTER TABLE {} RESET SETTING min_free_disk_bytes_to_perform_insert"),
+        ),
+        (
+            "schema",
+            Table("ALTER TABLE {} RENAME COLUMN library TO library_away"),
+            Table("ALTER TABLE {} RENAME COLUMN library_away TO library"),
+        ),
+        (
+            "schema",
+            Table("RENAME TABLE {} TO {}_away"),
+            Table("RENAME TABLE {}_away TO {}"),
+        ),
+    ];
+    for (round, (class, begin, end)) in (1..).zip(&outages) {
+        let before = consumer.metric("penstock_consume_insert_retries_total", class);
+        turn(begin);
+        pipeline.produce_events(round * 1000, 1000, 100);
+        pipeline.flush();
+        consumer.wait_for(
+            &format!("refusal {round}, `{class}`, to be counted"),
+            PATIENCE,
+            |c| c.metric("penstock_consume_insert_retries_total", class) >= before + 1.0,
+        );
+        let (_, said) = consumer.readyz();
+        assert!(said.contains(class), "{class}: {said}");
+        assert_eq!(
+            consumer.metric("penstock_dependency_up", "clickhouse"),
+            0.0,
+            "{class}"
+        );
+        turn(end);
+        pipeline.expect_rows((round + 1) * 1000, PATIENCE);
+        consumer.wait_for("the server to be back", PATIENCE, |c| {
+            c.metric("penstock_dependency_up", "clickhouse") == 1.0
+        });
+    }
+    assert_eq!(
+        consumer.metric("penstock_consume_rebalanced_partitions_total", "revoked"),
+        0.0,
+        "the group is kept"
+    );
+    assert_eq!(pipeline.letter_count(), 0, "no event was to blame");
 }

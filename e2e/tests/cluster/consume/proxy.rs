@@ -1,4 +1,4 @@
-//! A TCP proxy before ClickHouse that refuses, stalls, and cuts what passes.
+//! A TCP proxy before ClickHouse that refuses, stalls, cuts what passes, and has INSERTs run under settings of its own.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,25 @@ pub(crate) enum Mode {
     CutRequests,
     /// Answers are held back.
     Stall,
+    /// INSERTs may use no memory.
+    NoMemory,
+    /// INSERTs may not write.
+    ReadOnly,
 }
+
+impl Mode {
+    /// What the server is told with each INSERT.
+    fn setting(self) -> Option<&'static str> {
+        match self {
+            Self::NoMemory => Some("max_memory_usage=1&"),
+            Self::ReadOnly => Some("readonly=1&"),
+            _ => None,
+        }
+    }
+}
+
+/// How a request's line begins, up to its parameters.
+const LINE: &[u8] = b"POST /?";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
@@ -102,7 +120,18 @@ impl Proxy {
                 break;
             }
             asked.store(true, Ordering::SeqCst);
-            if to.write_all(&buffer[..count]).is_err() {
+            let read = &buffer[..count];
+            let line = read.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            let insert = line.starts_with(LINE) && line.windows(6).any(|word| word == b"INSERT");
+            let setting = [Mode::NoMemory, Mode::ReadOnly]
+                .into_iter()
+                .find(|&mode| insert && self.is(mode))
+                .and_then(Mode::setting);
+            let sent = match setting {
+                Some(setting) => to.write_all(&[LINE, setting.as_bytes(), &read[LINE.len()..]].concat()),
+                None => to.write_all(read),
+            };
+            if sent.is_err() {
                 break;
             }
         }

@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use penstock_dataplane::consume::native::RowId;
+use penstock_dataplane::consume::position::Position;
+use penstock_dataplane::consume::target::{SUM, Sum};
 
 use super::consumer::Consumer;
 use super::events;
@@ -63,6 +66,18 @@ fn rows_keep_what_was_sent() {
             .collect()
     };
     assert_eq!(plain(&row), plain(&expected));
+
+    // What ClickHouse says of a range in two numbers is what the consumer makes of the same rows.
+    let mut sum = Sum::default();
+    sum.add(RowId {
+        position: Position::new(9_876_543_210_123, 77),
+        event_id: u128::from_str_radix(&id.replace('-', ""), 16).expect("a UUID"),
+    });
+    let said = pipeline.sql(&format!(
+        "SELECT {SUM} FROM (SELECT event_id, toInt64(9876543210123) AS src_offset, toUInt32(77) AS src_row FROM {}) FORMAT TSV",
+        pipeline.table()
+    ));
+    assert_eq!(said.trim(), format!("{}\t{}", sum.rows, sum.digest));
 }
 
 #[test]
