@@ -18,8 +18,10 @@ pub(crate) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 pub(crate) const TOPIC: &str = r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$";
 /// A database or table of ClickHouse that needs no quoting.
 pub(crate) const IDENTIFIER: &str = r"^[a-zA-Z_][a-zA-Z0-9_]*$";
-/// A value in a column of JSON: `properties.cart.total`.
-pub(crate) const JSON_PATH: &str = r"^(properties|attribution|context)(\.[A-Za-z0-9_$-]+){1,8}$";
+/// A cluster of ClickHouse, by the name that its servers have for it.
+pub(crate) const CLUSTER: &str = r"^[a-zA-Z_][a-zA-Z0-9_-]*$";
+/// A column of JSON, or a value in it: `properties.cart.total`.
+pub(crate) const JSON_PATH: &str = r"^(properties|attribution|context)(\.[A-Za-z0-9_$-]+){0,8}$";
 /// A rollup: the end of a table's name.
 pub(crate) const ROLLUP: &str = r"^[a-z][a-z0-9_]*$";
 /// An origin of web pages: a scheme, a host in lower case, maybe a port, and nothing behind.

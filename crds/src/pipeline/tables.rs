@@ -17,7 +17,10 @@ use crate::schema;
     validation = Rule::new("has(self.table) == has(oldSelf.table) && (!has(self.table) || self.table == oldSelf.table)")
         .message("table cannot change: the rows stay where they are")
         .field_path(".table"),
-    validation = Rule::new("!has(self.rollups) || self.rollups.all(r, !has(r.by) || r.by.all(b, b in ['event_name', 'platform', 'os_version', 'app_version', 'library', 'source'] || (has(self.columns) && self.columns.exists(c, c.name == b))))")
+    validation = Rule::new("has(self.cluster) == has(oldSelf.cluster) && (!has(self.cluster) || self.cluster == oldSelf.cluster)")
+        .message("cluster cannot change: the rows stay where they are")
+        .field_path(".cluster"),
+    validation = Rule::new("!has(self.rollups) || self.rollups.all(r, !has(r.by) || r.by.all(b, b in ['event_name', 'platform', 'os_version', 'app_version', 'library', 'source'] || (has(self.columns) && self.columns.exists(c, c.name == b && c.type != 'Json'))))")
         .message("by names event_name, platform, os_version, app_version, library, source, or a column of columns")
         .field_path(".rollups")
 )]
@@ -36,6 +39,12 @@ pub struct ClickHouse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
     pub table: Option<String>,
+    /// The servers that are to hold the tables, each all rows, by the name that ClickHouse has for them (`system.clusters`):
+    /// tables are then made `ON CLUSTER`, with Replicated engines. It must have one shard; `url` may be that of any of its
+    /// servers, or of what is in front of them. Cannot change. Absent: the server at `url` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::CLUSTER))]
+    pub cluster: Option<String>,
     /// Columns of your own, which ClickHouse fills from the JSON of each event. A new one is there for rows that are stored
     /// already, too. One that is taken off this list stays in the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -55,8 +64,16 @@ pub struct ClickHouse {
 }
 
 /// A column of a team's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.type == 'Json' || self.from.contains('.')")
+        .message("from names a value, for example properties.amount; a whole column of JSON is for the type Json")
+        .field_path(".from"),
+    validation = Rule::new("self.type != 'Json' || !has(self.nullable) || !self.nullable")
+        .message("a column of the type Json is not nullable: of an event without the value it is {}")
+        .field_path(".nullable")
+)]
 pub struct ExtraColumn {
     /// Its name.
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
@@ -65,7 +82,7 @@ pub struct ExtraColumn {
     #[serde(rename = "type")]
     pub kind: ExtraKind,
     /// Where the value is: a column of JSON, `properties`, `attribution` or `context`, and the names on the way, for
-    /// example `properties.cart.total`.
+    /// example `properties.cart.total`; for the type `Json` also the column itself.
     #[schemars(length(max = 200), regex(pattern = schema::JSON_PATH))]
     pub from: String,
     /// True: of an event without the value it holds NULL.
@@ -85,6 +102,9 @@ pub enum ExtraKind {
     Bool,
     /// A time, RFC 3339 in the JSON.
     Timestamp,
+    /// An object, as ClickHouse's type JSON: each path in it is stored as a column of its own. What is no object, or has a
+    /// path twice, is `{}`.
+    Json,
 }
 
 /// A count that is kept while rows arrive.

@@ -136,11 +136,28 @@ pub fn dedup_window(partitions: u32) -> u32 {
     partitions.saturating_mul(10 * 60).max(10_000)
 }
 
+/// How long a Replicated table must remember a token: longer than any outage after which a batch is sent again without
+/// asking.
+pub const REPLICATED_WINDOW_SECONDS: u64 = 24 * 3600;
+
+/// The first arguments of a Replicated engine. `ON CLUSTER` gives a table the same UUID on every server, and a table that is
+/// made again another one, so that nothing of the one before is in its way.
+pub const REPLICA: &str = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'";
+
+/// What stands behind a name in a statement that every server of a cluster is to run.
+pub fn on_cluster(cluster: Option<&str>) -> String {
+    cluster.map_or_else(String::new, |name| {
+        format!(" ON CLUSTER {}", quote_identifier(name))
+    })
+}
+
 /// What differs between one event table and another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventTable<'a> {
     pub database: &'a str,
     pub table: &'a str,
+    /// The servers that hold it, each all of it, by the name that ClickHouse has for them; absent: one server.
+    pub cluster: Option<&'a str>,
     /// The mark of ownership.
     pub comment: &'a str,
     /// See [`dedup_window`].
@@ -163,9 +180,10 @@ impl EventTable<'_> {
     /// in the order of offsets, so the index on `src_offset` leaves a question about a range the few parts around it.
     pub fn create_statement(&self) -> String {
         let mut sql = format!(
-            "CREATE TABLE IF NOT EXISTS {}.{} (\n",
+            "CREATE TABLE IF NOT EXISTS {}.{}{} (\n",
             quote_identifier(self.database),
-            quote_identifier(self.table)
+            quote_identifier(self.table),
+            on_cluster(self.cluster)
         );
         for column in EVENT_COLUMNS {
             sql.push_str("    ");
@@ -174,15 +192,25 @@ impl EventTable<'_> {
         }
         sql.push_str("    INDEX event_timestamp_range event_timestamp TYPE minmax GRANULARITY 1,\n");
         sql.push_str("    INDEX src_offset_range src_offset TYPE minmax GRANULARITY 1\n)\n");
-        let _ = writeln!(sql, "ENGINE = ReplacingMergeTree({})", Self::VERSION);
+        let _ = match self.cluster {
+            None => writeln!(sql, "ENGINE = ReplacingMergeTree({})", Self::VERSION),
+            Some(_) => writeln!(
+                sql,
+                "ENGINE = ReplicatedReplacingMergeTree({REPLICA}, {})",
+                Self::VERSION
+            ),
+        };
         let _ = writeln!(sql, "PARTITION BY {}", Self::PARTITION_BY);
         let _ = writeln!(sql, "ORDER BY ({})", Self::ORDER_BY);
         let _ = writeln!(sql, "TTL {}", Self::TTL);
-        let _ = writeln!(
-            sql,
-            "SETTINGS non_replicated_deduplication_window = {}",
-            self.dedup_window
-        );
+        let window = self.dedup_window;
+        let _ = match self.cluster {
+            None => writeln!(sql, "SETTINGS non_replicated_deduplication_window = {window}"),
+            Some(_) => writeln!(
+                sql,
+                "SETTINGS replicated_deduplication_window = {window}, replicated_deduplication_window_seconds = {REPLICATED_WINDOW_SECONDS}"
+            ),
+        };
         let _ = write!(sql, "COMMENT {}", quote_literal(self.comment));
         sql
     }
@@ -235,6 +263,7 @@ mod tests {
         let sql = EventTable {
             database: "growth",
             table: "ev`ents",
+            cluster: None,
             comment: "penstock owner=c/growth/it's",
             dedup_window: dedup_window(3),
         }
@@ -255,6 +284,26 @@ mod tests {
             "{sql}"
         );
         assert!(sql.ends_with("COMMENT 'penstock owner=c/growth/it\\'s'"), "{sql}");
+    }
+
+    #[test]
+    fn every_server_of_a_cluster_makes_the_table_and_holds_all_of_it() {
+        let sql = EventTable {
+            database: "growth",
+            table: "events",
+            cluster: Some("main"),
+            comment: "",
+            dedup_window: 10_000,
+        }
+        .create_statement();
+        assert!(
+            sql.starts_with("CREATE TABLE IF NOT EXISTS `growth`.`events` ON CLUSTER `main` (\n"),
+            "{sql}"
+        );
+        let end = "\nENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', received_at)\n";
+        assert!(sql.contains(end), "{sql}");
+        let settings = "\nSETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400\n";
+        assert!(sql.contains(settings), "{sql}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
             "apiVersion: penstock.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: fixed, namespace: {namespace}, annotations: {{penstock.dev/paused: 'true'}}}}\nspec: {spec}\n"
         )
     };
-    let pipeline = "{apps: {selector: {}}, ingest: {spool: {volume: {size: 1Gi, storageClassName: a}}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t}}";
+    let pipeline = "{apps: {selector: {}}, ingest: {spool: {volume: {size: 1Gi, storageClassName: a}}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t, cluster: c}}";
     let app = "{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11}";
     for (kind, spec) in [("IngestionPipeline", pipeline), ("App", app)] {
         let (accepted, said) = kubectl(&kit, &["create", "-f", "-"], &stored(kind, spec));
@@ -84,6 +84,16 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
             "ingestionpipeline",
             r#"{"kafka":{"topic":null}}"#,
             "spec.kafka.topic",
+        ),
+        (
+            "ingestionpipeline",
+            r#"{"clickhouse":{"cluster":"e"}}"#,
+            "spec.clickhouse.cluster",
+        ),
+        (
+            "ingestionpipeline",
+            r#"{"clickhouse":{"cluster":null}}"#,
+            "spec.clickhouse.cluster",
         ),
         (
             "ingestionpipeline",

@@ -26,6 +26,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use penstock_crds::IngestionPipeline;
 use penstock_crds::pipeline::{ExtraColumn, Rollup};
+use penstock_dataplane_config::table::{on_cluster, quote_identifier};
 use penstock_dataplane_config::{Quota, RedisTarget};
 use uuid::Uuid;
 
@@ -117,6 +118,8 @@ pub const APPLY_SCHEMA: &str = "penstock.dev/apply-schema";
 pub struct TableSpec {
     pub database: String,
     pub table: String,
+    /// Made on every server of this cluster; absent: on one server.
+    pub cluster: Option<String>,
     /// Partitions of the topic: how many consumers may insert at once, which decides how many blocks the table must
     /// remember.
     pub partitions: u32,
@@ -162,6 +165,7 @@ impl TableSpec {
                 &spec.clickhouse.table,
                 &pipeline.metadata.name,
             )?,
+            cluster: spec.clickhouse.cluster.clone(),
             partitions: u32::try_from(spec.kafka.partitions).unwrap_or(1),
             columns: spec.clickhouse.columns.clone(),
             rollups: spec.clickhouse.rollups.clone(),
@@ -169,11 +173,27 @@ impl TableSpec {
         })
     }
 
+    /// `` `database`.`name` ``: of the event table, or of one beside it.
+    pub(crate) fn quoted(&self, name: &str) -> String {
+        format!("{}.{}", quote_identifier(&self.database), quote_identifier(name))
+    }
+
+    /// What stands behind a name in a statement that changes something.
+    pub(crate) fn on_cluster(&self) -> String {
+        on_cluster(self.cluster.as_deref())
+    }
+
+    /// How a statement begins that changes the event table, or its rows.
+    pub fn alter(&self) -> String {
+        format!("ALTER TABLE {}{}", self.quoted(&self.table), self.on_cluster())
+    }
+
     /// An event table without anything of the team's own.
     pub fn new(database: &str, table: &str, partitions: u32) -> Self {
         Self {
             database: database.into(),
             table: table.into(),
+            cluster: None,
             partitions,
             columns: Vec::new(),
             rollups: Vec::new(),

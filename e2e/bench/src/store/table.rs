@@ -178,6 +178,7 @@ impl Store {
         let statement = EventTable {
             database: &table.database,
             table: "events",
+            cluster: None,
             comment: "bench",
             dedup_window: dedup_window(self.partitions),
         }

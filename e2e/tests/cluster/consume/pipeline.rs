@@ -170,6 +170,7 @@ impl Pipeline {
         let statement = EventTable {
             database: &self.database,
             table: "events",
+            cluster: None,
             comment: "test",
             dedup_window: dedup_window(self.partitions as u32),
         }

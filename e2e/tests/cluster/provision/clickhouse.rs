@@ -43,6 +43,7 @@ impl ClickHouseSide for ClickHouse<'_> {
             let statement = EventTable {
                 database: &spec.database,
                 table: &spec.table,
+                cluster: None,
                 comment: OWN_COMMENT,
                 dedup_window: if change == Change::Window { 10 } else { 10_000 },
             }

@@ -14,6 +14,7 @@ pub(crate) fn kind(column: &ExtraColumn) -> String {
         ExtraKind::Float64 => "Float64",
         ExtraKind::Bool => "Bool",
         ExtraKind::Timestamp => "DateTime64(3, 'UTC')",
+        ExtraKind::Json => "JSON",
     };
     let kind = match column.nullable {
         true => format!("Nullable({plain})"),
@@ -35,6 +36,8 @@ pub(crate) fn expression(column: &ExtraColumn) -> String {
             let or = if nullable { "OrNull" } else { "OrZero" };
             format!("parseDateTime64BestEffort{or}(JSONExtractString({json}, {path}), 3, 'UTC')")
         }
+        // A value that is no object, or names a path twice, is {}: a CAST would refuse the row.
+        (ExtraKind::Json, _) if path.is_empty() => format!("JSONExtract({json}, 'JSON')"),
         _ => {
             let plain = kind(column);
             let plain = plain
@@ -73,6 +76,16 @@ mod tests {
                 column(ExtraKind::Timestamp, "context.sent", false),
                 "DateTime64(3, 'UTC')",
                 "parseDateTime64BestEffortOrZero(JSONExtractString(context, 'sent'), 3, 'UTC')",
+            ),
+            (
+                column(ExtraKind::Json, "properties", false),
+                "JSON",
+                "JSONExtract(properties, 'JSON')",
+            ),
+            (
+                column(ExtraKind::Json, "context.device", false),
+                "JSON",
+                "JSONExtract(context, 'device', 'JSON')",
             ),
             (
                 column(ExtraKind::Timestamp, "context.sent", true),

@@ -1,7 +1,7 @@
 //! A pipeline's tables as they are, and what the operator would do to them. Looks, and changes nothing.
 
 use clickhouse::Row;
-use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifier, quote_literal};
+use penstock_dataplane_config::table::{quote_identifier, quote_literal};
 use serde::{Deserialize, Serialize};
 
 use super::super::TableSpec;
@@ -11,7 +11,7 @@ use super::observe::{self, Table};
 use super::plan::{self, Refusal};
 pub use super::plan::{Fit, Step};
 use super::rollup::{self, Beside};
-use super::{Server, full_name, refused};
+use super::{Server, create_event_table, refused};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -187,13 +187,7 @@ fn make_plan(spec: &TableSpec, table: Option<&Table>, beside: &[Beside], claim: 
     let mut plan = Plan::default();
     match table {
         None => plan.steps.push(Step {
-            statement: EventTable {
-                database: &spec.database,
-                table: &spec.table,
-                comment: &Mark::created_for(&claim.owner).comment(),
-                dedup_window: dedup_window(spec.partitions),
-            }
-            .create_statement(),
+            statement: create_event_table(spec, &Mark::created_for(&claim.owner).comment()),
             does: "event table made".into(),
         }),
         Some(table) => {
@@ -266,7 +260,8 @@ pub async fn mutations(server: &Server, spec: &TableSpec) -> Result<Vec<Mutation
 pub async fn kill(server: &Server, spec: &TableSpec, mutation: &Mutation) -> Result<(), ProvisionError> {
     server
         .execute(&format!(
-            "KILL MUTATION WHERE database = {} AND table = {} AND mutation_id = {} SYNC",
+            "KILL MUTATION{} WHERE database = {} AND table = {} AND mutation_id = {} SYNC",
+            spec.on_cluster(),
             quote_literal(&spec.database),
             quote_literal(&mutation.table),
             quote_literal(&mutation.id)
@@ -278,13 +273,7 @@ pub async fn kill(server: &Server, spec: &TableSpec, mutation: &Mutation) -> Res
 /// such column is asked for.
 pub fn write_column(spec: &TableSpec, column: &str) -> Option<String> {
     let asked = spec.columns.iter().any(|asked| asked.name == column);
-    asked.then(|| {
-        format!(
-            "ALTER TABLE {} MATERIALIZE COLUMN {}",
-            full_name(spec),
-            quote_identifier(column)
-        )
-    })
+    asked.then(|| format!("{} MATERIALIZE COLUMN {}", spec.alter(), quote_identifier(column)))
 }
 
 /// The statement that counts what was stored in a month, `YYYYMM`, before there was a rollup; `None` where no such rollup

@@ -4,6 +4,8 @@
 //! moment in which a table is there and its mark is not. A table that is adopted keeps its own comment behind the
 //! mark, and gets it back when it is given up.
 
+#[cfg(test)]
+mod cluster_tests;
 pub(super) mod extra;
 mod failure;
 pub mod inspect;
@@ -210,11 +212,19 @@ impl TableAdmin for ClickHouseAdmin {
 }
 
 fn full_name(spec: &TableSpec) -> String {
-    format!(
-        "{}.{}",
-        quote_identifier(&spec.database),
-        quote_identifier(&spec.table)
-    )
+    spec.quoted(&spec.table)
+}
+
+/// The statement that makes the event table, with that comment.
+fn create_event_table(spec: &TableSpec, comment: &str) -> String {
+    EventTable {
+        database: &spec.database,
+        table: &spec.table,
+        cluster: spec.cluster.as_deref(),
+        comment,
+        dedup_window: dedup_window(spec.partitions),
+    }
+    .create_statement()
 }
 
 async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
@@ -231,14 +241,18 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
 /// The database and the event table.
 async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
     let created = Mark::created_for(&claim.owner);
+    if let Some(cluster) = &spec.cluster {
+        fit_cluster(cluster, observe::shards(server, cluster).await?)?;
+    }
     match observe::database(server, &spec.database).await? {
         Some(database) => refuse_cluster(spec, &database)?,
         None => {
             let database = quote_identifier(&spec.database);
             let comment = quote_literal(&created.comment());
+            let on_cluster = spec.on_cluster();
             server
                 .execute(&format!(
-                    "CREATE DATABASE IF NOT EXISTS {database} COMMENT {comment}"
+                    "CREATE DATABASE IF NOT EXISTS {database}{on_cluster} COMMENT {comment}"
                 ))
                 .await?;
         }
@@ -246,13 +260,7 @@ async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Resu
     let mut there = observe::table(server, spec).await?;
     let verdict = judge(spec, there.as_ref(), claim)?;
     if verdict == Verdict::Create {
-        let statement = EventTable {
-            database: &spec.database,
-            table: &spec.table,
-            comment: &created.comment(),
-            dedup_window: dedup_window(spec.partitions),
-        }
-        .create_statement();
+        let statement = create_event_table(spec, &created.comment());
         server.execute(&statement).await?;
         // IF NOT EXISTS: someone may have been faster.
         there = observe::table(server, spec).await?;
@@ -315,6 +323,20 @@ fn judge(spec: &TableSpec, there: Option<&Table>, claim: &Claim) -> Result<Verdi
         .map_err(|why| ProvisionError::refused(format!("table {}.{}", spec.database, spec.table), why))
 }
 
+/// A pipeline writes to one server, whose rows the others of the cluster copy.
+fn fit_cluster(cluster: &str, shards: u64) -> Result<(), ProvisionError> {
+    match shards {
+        1 => Ok(()),
+        0 => Err(ProvisionError::NotSupported(format!(
+            "clickhouse.cluster: the server knows no cluster {cluster}; `SELECT DISTINCT cluster FROM system.clusters` \
+             lists those that it knows"
+        ))),
+        shards => Err(ProvisionError::Sharded(format!(
+            "clickhouse.cluster: {cluster} has {shards} shards, and a pipeline writes to one"
+        ))),
+    }
+}
+
 /// A Replicated database is a cluster's; a pipeline writes to one server.
 fn refuse_cluster(spec: &TableSpec, database: &Database) -> Result<(), ProvisionError> {
     let name = quote_identifier(&spec.database);
@@ -333,8 +355,8 @@ fn refuse_cluster(spec: &TableSpec, database: &Database) -> Result<(), Provision
 async fn comment(server: &Server, spec: &TableSpec, text: &str) -> Result<(), ProvisionError> {
     server
         .execute(&format!(
-            "ALTER TABLE {} MODIFY COMMENT {}",
-            full_name(spec),
+            "{} MODIFY COMMENT {}",
+            spec.alter(),
             quote_literal(text)
         ))
         .await
@@ -342,14 +364,14 @@ async fn comment(server: &Server, spec: &TableSpec, text: &str) -> Result<(), Pr
 
 async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Deletion, ProvisionError> {
     for name in rollup::owned(spec, &observe::beside(server, spec).await?, owner) {
-        drop_table(server, &spec.database, &name).await?;
+        drop_table(server, spec, &name).await?;
     }
     let there = observe::table(server, spec).await?;
     let deletion = match &there {
         None => Deletion::Absent,
         Some(table) => match table.mark() {
             Some(mark) if mark.owner == *owner && mark.created => {
-                drop_table(server, &spec.database, &spec.table).await?;
+                drop_table(server, spec, &spec.table).await?;
                 Deletion::Deleted
             }
             Some(mark) if mark.owner == *owner => {
@@ -366,8 +388,9 @@ async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Dele
     {
         server
             .execute(&format!(
-                "DROP DATABASE IF EXISTS {}",
-                quote_identifier(&spec.database)
+                "DROP DATABASE IF EXISTS {}{}",
+                quote_identifier(&spec.database),
+                spec.on_cluster()
             ))
             .await?;
     }
@@ -375,11 +398,11 @@ async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Dele
 }
 
 /// SYNC: a table of the same name may be made right after.
-async fn drop_table(server: &Server, database: &str, table: &str) -> Result<(), ProvisionError> {
+async fn drop_table(server: &Server, spec: &TableSpec, table: &str) -> Result<(), ProvisionError> {
     let statement = format!(
-        "DROP TABLE IF EXISTS {}.{} SYNC",
-        quote_identifier(database),
-        quote_identifier(table)
+        "DROP TABLE IF EXISTS {}{} SYNC",
+        spec.quoted(table),
+        spec.on_cluster()
     );
     let dropped = tokio::time::timeout(STATEMENT, server.client.query_raw(&statement).execute()).await;
     match dropped.unwrap_or(Err(clickhouse::error::Error::TimedOut)) {

@@ -75,6 +75,15 @@ pub(super) async fn database(server: &Server, name: &str) -> Result<Option<Datab
     server.within(ANSWER, question.fetch_optional::<Database>()).await
 }
 
+/// Shards of a cluster that the server knows; 0 where it knows none of that name.
+pub(super) async fn shards(server: &Server, cluster: &str) -> Result<u64, ProvisionError> {
+    let question = server
+        .client
+        .query("SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = ?")
+        .bind(cluster);
+    server.within(ANSWER, question.fetch_one::<u64>()).await
+}
+
 #[derive(Row, Deserialize)]
 struct TableRow {
     engine: String,

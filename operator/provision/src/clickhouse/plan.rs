@@ -11,7 +11,7 @@
 use std::fmt::Write as _;
 
 use penstock_dataplane_config::table::{
-    EVENT_COLUMNS, EventTable, column_definition, dedup_window, quote_identifier,
+    EVENT_COLUMNS, EventTable, REPLICATED_WINDOW_SECONDS, column_definition, dedup_window, quote_identifier,
 };
 
 use serde::Serialize;
@@ -20,10 +20,6 @@ use sha2::{Digest as _, Sha256};
 use super::super::{APPLY_SCHEMA, TableSpec};
 use super::extra;
 use super::inspect::ColumnState;
-
-/// How long a Replicated table must remember a block: longer than any outage after which a batch is sent again
-/// without asking.
-const REPLICATED_SECONDS: u64 = 24 * 3600;
 
 /// A column as `system.columns` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,15 +129,11 @@ pub struct Step {
 
 /// Compares. `ours`: Penstock made the table, so its settings are ours to change.
 pub(crate) fn changes(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Result<Vec<Step>, Refusal> {
-    let name = format!(
-        "{}.{}",
-        quote_identifier(&spec.database),
-        quote_identifier(&spec.table)
-    );
+    let name = spec.quoted(&spec.table);
     layout_fits(spec, &name, table)?;
     let mut steps = columns(spec, &name, table)?;
     steps.extend(window(spec, &name, table, ours)?);
-    steps.extend(ttl(&name, table, ours));
+    steps.extend(ttl(spec, table, ours));
     Ok(steps)
 }
 
@@ -162,6 +154,13 @@ fn layout_fits(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<()
         differences.push(format!("its engine is {engine} and not ReplacingMergeTree"));
     } else if !version_is_received_at(full) {
         differences.push(format!("its engine is not versioned by {}", EventTable::VERSION));
+    }
+    if let Some(cluster) = &spec.cluster
+        && engine == "ReplacingMergeTree"
+    {
+        differences.push(format!(
+            "its engine is not Replicated, so the other servers of {cluster} would not have its rows"
+        ));
     }
     for (what, there, asked) in [
         ("ORDER BY", &table.sorting_key, EventTable::ORDER_BY),
@@ -278,6 +277,7 @@ pub(crate) fn fits(spec: &TableSpec, there: &[ObservedColumn]) -> Vec<ColumnStat
 }
 
 fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
+    let alter = spec.alter();
     let mut steps = Vec::new();
     let mut wrong = Vec::new();
     for asked in asked(spec) {
@@ -285,10 +285,10 @@ fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<St
         match (fit(&asked, there), there) {
             (Fit::Different, Some(there)) => wrong.push((
                 format!("column {} is {}", asked.name, there.describe()),
-                format!("ALTER TABLE {name} MODIFY COLUMN {}", asked.definition),
+                format!("{alter} MODIFY COLUMN {}", asked.definition),
             )),
             (Fit::Missing, _) => steps.push(Step {
-                statement: format!("ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {}", asked.definition),
+                statement: format!("{alter} ADD COLUMN IF NOT EXISTS {}", asked.definition),
                 does: format!("column {} added", asked.name),
             }),
             _ => {}
@@ -322,15 +322,17 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
     if replicated {
         let setting = "replicated_deduplication_window_seconds";
         let seconds = setting_in(&table.engine_full, setting).unwrap_or(table.default_window_seconds);
-        if seconds < REPLICATED_SECONDS {
-            wanted.push(format!("{setting} = {REPLICATED_SECONDS}"));
-            short.push(format!("{seconds} s and {REPLICATED_SECONDS} s are needed"));
+        if seconds < REPLICATED_WINDOW_SECONDS {
+            wanted.push(format!("{setting} = {REPLICATED_WINDOW_SECONDS}"));
+            short.push(format!(
+                "{seconds} s and {REPLICATED_WINDOW_SECONDS} s are needed"
+            ));
         }
     }
     if wanted.is_empty() {
         return Ok(None);
     }
-    let statement = format!("ALTER TABLE {name} MODIFY SETTING {}", wanted.join(", "));
+    let statement = format!("{} MODIFY SETTING {}", spec.alter(), wanted.join(", "));
     if ours {
         return Ok(Some(Step {
             statement,
@@ -345,11 +347,12 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
 
 /// Rows go when their day has come, unless somebody has decided otherwise: a table that is adopted keeps its own rules,
 /// and so does one whose TTL a person has changed.
-fn ttl(name: &str, table: &ObservedTable, ours: bool) -> Option<Step> {
+fn ttl(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Option<Step> {
     (ours && !table.engine_full.contains(" TTL ")).then(|| Step {
         // Rows that are there need not be looked through: they are kept for good.
         statement: format!(
-            "ALTER TABLE {name} MODIFY TTL {} SETTINGS materialize_ttl_after_modify = 0",
+            "{} MODIFY TTL {} SETTINGS materialize_ttl_after_modify = 0",
+            spec.alter(),
             EventTable::TTL
         ),
         does: format!("TTL {}", EventTable::TTL),
@@ -400,4 +403,4 @@ fn balanced(text: &str) -> bool {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -7,7 +7,7 @@ fn spec() -> TableSpec {
 }
 
 /// The table as ClickHouse describes it after we made it.
-fn made() -> ObservedTable {
+pub(crate) fn made() -> ObservedTable {
     ObservedTable {
         engine: "ReplacingMergeTree".into(),
         engine_full: format!(

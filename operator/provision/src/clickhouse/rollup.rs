@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 
 use penstock_crds::pipeline::{Counted, Every, ExtraColumn, Rollup};
-use penstock_dataplane_config::table::{quote_identifier, quote_literal};
+use penstock_dataplane_config::table::{REPLICA, quote_identifier, quote_literal};
 
 use super::super::TableSpec;
 use super::super::error::ProvisionError;
@@ -30,10 +30,6 @@ pub(super) fn table_name(spec: &TableSpec, rollup: &Rollup) -> String {
 /// The name of the view that fills it.
 fn view_name(spec: &TableSpec, rollup: &Rollup) -> String {
     format!("{}{VIEW}", table_name(spec, rollup))
-}
-
-fn full(spec: &TableSpec, name: &str) -> String {
-    format!("{}.{}", quote_identifier(&spec.database), quote_identifier(name))
 }
 
 /// The columns of a rollup's table, in order: names and types, as `system.columns` writes them.
@@ -71,8 +67,9 @@ fn state(rollup: &Rollup) -> &'static str {
 /// Makes the table.
 pub(super) fn create_table(spec: &TableSpec, rollup: &Rollup, comment: &str) -> String {
     let mut sql = format!(
-        "CREATE TABLE IF NOT EXISTS {} (\n",
-        full(spec, &table_name(spec, rollup))
+        "CREATE TABLE IF NOT EXISTS {}{} (\n",
+        spec.quoted(&table_name(spec, rollup)),
+        spec.on_cluster()
     );
     let columns = columns(spec, rollup);
     let definitions: Vec<String> = columns
@@ -83,10 +80,14 @@ pub(super) fn create_table(spec: &TableSpec, rollup: &Rollup, comment: &str) -> 
         .iter()
         .map(|(name, _)| quote_identifier(name))
         .collect();
+    let engine = match spec.cluster {
+        None => "AggregatingMergeTree".to_owned(),
+        Some(_) => format!("ReplicatedAggregatingMergeTree({REPLICA})"),
+    };
     let _ = writeln!(sql, "{}\n)", definitions.join(",\n"));
     let _ = writeln!(
         sql,
-        "ENGINE = AggregatingMergeTree\nPARTITION BY toYYYYMM(time)\nORDER BY ({})",
+        "ENGINE = {engine}\nPARTITION BY toYYYYMM(time)\nORDER BY ({})",
         keys.join(", ")
     );
     if let Some(ttl) = ttl(rollup) {
@@ -116,7 +117,7 @@ pub(super) fn fill(spec: &TableSpec, rollup: &Rollup, month: u32) -> String {
     let received = format!("toYYYYMM(received_at) = {month}");
     format!(
         "INSERT INTO {} {}",
-        full(spec, &table_name(spec, rollup)),
+        spec.quoted(&table_name(spec, rollup)),
         select_where(spec, rollup, Some(&received))
     )
 }
@@ -167,7 +168,7 @@ fn select_where(spec: &TableSpec, rollup: &Rollup, only: Option<&str>) -> String
     let _ = write!(
         sql,
         ", {state} AS counted FROM {}{only} GROUP BY {}",
-        full(spec, &spec.table),
+        spec.quoted(&spec.table),
         keys.collect::<Vec<_>>().join(", ")
     );
     sql
@@ -176,9 +177,10 @@ fn select_where(spec: &TableSpec, rollup: &Rollup, only: Option<&str>) -> String
 /// Makes the view, which counts from then on.
 pub(super) fn create_view(spec: &TableSpec, rollup: &Rollup, comment: &str) -> String {
     format!(
-        "CREATE MATERIALIZED VIEW IF NOT EXISTS {} TO {}\nAS {}\nCOMMENT {}",
-        full(spec, &view_name(spec, rollup)),
-        full(spec, &table_name(spec, rollup)),
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS {}{} TO {}\nAS {}\nCOMMENT {}",
+        spec.quoted(&view_name(spec, rollup)),
+        spec.on_cluster(),
+        spec.quoted(&table_name(spec, rollup)),
         select(spec, rollup),
         quote_literal(comment)
     )
@@ -251,7 +253,7 @@ pub(crate) fn changes(
         match (verdict(find(&view))?, find(&view)) {
             (_, Some(there)) if there.is_view() => {}
             (_, Some(_)) => {
-                let text = format!("{} is in the way of a view of that name", full(spec, &view));
+                let text = format!("{} is in the way of a view of that name", spec.quoted(&view));
                 return Err(ProvisionError::SchemaConflict(text));
             }
             (_, None) => steps.push(Step {
@@ -273,7 +275,11 @@ pub(crate) fn changes(
                 .any(|rollup| view_name(spec, rollup) == there.name)
         {
             steps.push(Step {
-                statement: format!("DROP VIEW IF EXISTS {} SYNC", full(spec, &there.name)),
+                statement: format!(
+                    "DROP VIEW IF EXISTS {}{} SYNC",
+                    spec.quoted(&there.name),
+                    spec.on_cluster()
+                ),
                 does: format!(
                     "{} is filled no longer; it stays",
                     there.name.trim_end_matches(VIEW)
@@ -289,7 +295,7 @@ fn fits(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Result<(), Provisi
     if there.engine.ends_with("AggregatingMergeTree") && there.columns == asked {
         return Ok(());
     }
-    let (name, aside) = (full(spec, &there.name), format!("{}_before", there.name));
+    let (name, aside) = (spec.quoted(&there.name), format!("{}_before", there.name));
     let is = |columns: &[(String, String)]| {
         let each: Vec<String> = columns
             .iter()
@@ -304,13 +310,13 @@ fn fits(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Result<(), Provisi
         there.engine,
         is(&there.columns),
         is(&asked),
-        full(spec, &aside)
+        spec.quoted(&aside)
     )))
 }
 
 /// A retention that has changed.
 fn retention(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Option<Step> {
-    let name = full(spec, &there.name);
+    let alter = format!("ALTER TABLE {}{}", spec.quoted(&there.name), spec.on_cluster());
     let is = there.engine_full.split_once(" TTL ").map(|(_, rest)| {
         let end = rest.find(" SETTINGS ").unwrap_or(rest.len());
         rest[..end].to_owned()
@@ -318,8 +324,8 @@ fn retention(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Option<Step> 
     let asked = ttl(rollup);
     let statement = match &asked {
         _ if is == asked => return None,
-        Some(ttl) => format!("ALTER TABLE {name} MODIFY TTL {ttl}"),
-        None => format!("ALTER TABLE {name} REMOVE TTL"),
+        Some(ttl) => format!("{alter} MODIFY TTL {ttl}"),
+        None => format!("{alter} REMOVE TTL"),
     };
     Some(Step {
         statement,

@@ -86,6 +86,7 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                 },
                 "clickhouse": {
                     "url": "http://clickhouse:65535", "database": "d".repeat(63), "table": "t".repeat(63),
+                    "cluster": "c".repeat(63),
                     "columns": columns, "rollups": rollups
                 },
                 "redis": {"address": "redis:6379", "database": 1023},

@@ -48,6 +48,11 @@ fn tables() -> Vec<Case> {
             "clickhouse: {table: 'e`; DROP TABLE x'}",
             &["spec.clickhouse.table"],
         ),
+        pipeline(
+            "a cluster with a quote",
+            "clickhouse: {cluster: 'main`'}",
+            &["spec.clickhouse.cluster"],
+        ),
     ]
 }
 
@@ -83,6 +88,16 @@ fn columns() -> Vec<Case> {
             "clickhouse: {columns: [{name: a, type: String, from: properties.a}, {name: a, type: Int64, from: properties.b}]}",
             &["spec.clickhouse.columns[1]"],
         ),
+        pipeline(
+            "a whole column of JSON as text",
+            "clickhouse: {columns: [{name: a, type: String, from: properties}]}",
+            &["spec.clickhouse.columns[0].from", "for the type Json"],
+        ),
+        pipeline(
+            "JSON that may be NULL",
+            "clickhouse: {columns: [{name: a, type: Json, from: properties, nullable: true}]}",
+            &["spec.clickhouse.columns[0].nullable", "is not nullable"],
+        ),
     ]
 }
 
@@ -106,6 +121,11 @@ fn rollups() -> Vec<Case> {
         pipeline(
             "a rollup by a column that there is not",
             "clickhouse: {rollups: [{name: a, count: Users, every: Day, by: [country]}]}",
+            &["spec.clickhouse.rollups", "or a column of columns"],
+        ),
+        pipeline(
+            "a rollup by JSON",
+            "clickhouse: {columns: [{name: a, type: Json, from: properties}], rollups: [{name: a, count: Users, every: Day, by: [a]}]}",
             &["spec.clickhouse.rollups", "or a column of columns"],
         ),
         pipeline(
