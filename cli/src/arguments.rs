@@ -5,6 +5,7 @@ use clap_complete::Shell;
 
 use crate::cluster::Where;
 use crate::dlq::Dlq;
+use crate::replay::Replay;
 use crate::schema::Schema;
 use crate::status::Status;
 use crate::tail::Tail;
@@ -35,6 +36,11 @@ pub enum Command {
     /// Dead letters: events that could not be stored
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Rows that the table lacks, out of the topic again
+    #[command(
+        after_help = "Examples:\n  penstock replay events -n growth --from 2h --dry-run\n  penstock replay events -n growth --from 2026-11-28T10:00:00Z --to 2026-11-28T12:00:00Z"
+    )]
+    Replay(Replay),
     /// A pipeline's tables: as they are, as they shall be, and what to do about it
     #[command(subcommand)]
     Schema(Schema),

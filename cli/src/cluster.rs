@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -99,24 +100,30 @@ impl Cluster {
         })
     }
 
-    /// Sets an annotation of a pipeline.
+    /// Sets the replicas of a Deployment.
+    pub async fn scale(&self, deployment: &str, replicas: i32) -> Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
+        let patch = Patch::Merge(serde_json::json!({"spec": {"replicas": replicas}}));
+        let scaled = api.patch_scale(deployment, &parameters(), &patch).await;
+        scaled
+            .map(drop)
+            .map_err(|error| self.failure(&format!("edit the scale of {deployment}"), &error))
+    }
+
+    /// Sets an annotation of a pipeline, or removes it.
     pub async fn annotate_pipeline(
         &self,
         pipeline: &IngestionPipeline,
         key: &str,
-        value: &str,
+        value: Option<&str>,
     ) -> Result<()> {
         let name = pipeline.metadata.name.as_deref().unwrap_or_default();
         let api: Api<Guard<IngestionPipeline>> = Api::namespaced(self.client.clone(), &self.namespace);
         let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": {key: value}}}));
-        let parameters = PatchParams {
-            field_manager: Some("penstock-cli".into()),
-            ..PatchParams::default()
-        };
-        let patched = api.patch_metadata(name, &parameters, &patch).await;
+        let patched = api.patch_metadata(name, &parameters(), &patch).await;
         patched
             .map(drop)
-            .map_err(|error| self.failure(&format!("annotate the pipeline {name}"), &error))
+            .map_err(|error| self.failure(&format!("edit the pipeline {name}"), &error))
     }
 
     /// The Apps of the namespace.
@@ -185,11 +192,7 @@ impl Cluster {
                 403 => Failure::Failed(format!(
                     "you may not {what}: {}; the role `{}` of the namespace is enough",
                     status.message,
-                    if what.starts_with("annotate") {
-                        "edit"
-                    } else {
-                        "view"
-                    }
+                    if what.starts_with("edit") { "edit" } else { "view" }
                 )),
                 404 => Failure::NotFound(format!(
                     "cannot {what}: the cluster at {} does not know the kind; is Penstock installed there?",
@@ -211,6 +214,13 @@ impl Cluster {
                 innermost(other)
             )),
         }
+    }
+}
+
+fn parameters() -> PatchParams {
+    PatchParams {
+        field_manager: Some("penstock-cli".into()),
+        ..PatchParams::default()
     }
 }
 

@@ -157,10 +157,18 @@ impl Topic {
             .collect()
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What was written in the last `ago`.
     pub fn since(&self, ago: Duration) -> Result<Vec<(i32, i64)>> {
         let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
-        let time = jiff::Timestamp::now().as_millisecond().saturating_sub(ago).max(0);
+        self.at(jiff::Timestamp::now().as_millisecond().saturating_sub(ago).max(0))
+    }
+
+    /// What was written from then on, in milliseconds since 1970.
+    pub fn at(&self, time: i64) -> Result<Vec<(i32, i64)>> {
         let mut asked = TopicPartitionList::new();
         for bounds in &self.bounds {
             asked
@@ -249,6 +257,7 @@ impl Topic {
 /// How far a group has committed a topic, seen without joining it.
 pub struct Committed {
     topic: Topic,
+    group: String,
     consumer: BaseConsumer<Reports>,
 }
 
@@ -267,20 +276,17 @@ impl Committed {
             .set("enable.auto.commit", "false")
             .create_with_context(Reports::default())
             .map_err(|error| failure(bootstrap, topic.consumer.context(), &error))?;
-        Ok(Self { topic, consumer })
+        Ok(Self {
+            topic,
+            group: group.to_owned(),
+            consumer,
+        })
     }
 
     /// Records that the topic held then and the group has not committed; `None` where there are none. A mark that a
     /// transaction has left at the end is no record, and nobody commits it.
     pub fn behind(&self) -> Result<Option<i64>> {
-        let mut asked = TopicPartitionList::new();
-        for bounds in &self.topic.bounds {
-            asked.add_partition(&self.topic.name, bounds.partition);
-        }
-        let committed = self
-            .consumer
-            .committed_offsets(asked, ANSWER)
-            .map_err(|error| failure(&self.topic.bootstrap, self.consumer.context(), &error))?;
+        let committed = self.committed()?;
         let mut behind = 0;
         for bounds in &self.topic.bounds {
             let found = committed.find_partition(&self.topic.name, bounds.partition);
@@ -294,6 +300,64 @@ impl Committed {
             }
         }
         Ok((behind > 0).then_some(behind))
+    }
+
+    /// The offsets that the group has committed; partitions without one are left out.
+    pub fn offsets(&self) -> Result<Vec<(i32, i64)>> {
+        let committed = self.committed()?;
+        let offset =
+            |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
+                Offset::Offset(offset) => Some((element.partition(), offset)),
+                _ => None,
+            };
+        Ok(committed.elements().iter().filter_map(offset).collect())
+    }
+
+    fn committed(&self) -> Result<TopicPartitionList> {
+        let mut asked = TopicPartitionList::new();
+        for bounds in &self.topic.bounds {
+            asked.add_partition(&self.topic.name, bounds.partition);
+        }
+        self.consumer
+            .committed_offsets(asked, ANSWER)
+            .map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &KafkaError) -> Failure {
+        failure(&self.topic.bootstrap, self.consumer.context(), error)
+    }
+
+    /// How many consumers are in the group.
+    pub fn members(&self) -> Result<usize> {
+        let listed = self
+            .consumer
+            .fetch_group_list(Some(&self.group), ANSWER)
+            .map_err(|error| self.failure(&error))?;
+        Ok(listed.groups().iter().map(|group| group.members().len()).sum())
+    }
+
+    /// Sets the group, which has no members, back to these offsets. Those that it is behind already stay.
+    pub fn set_back(&self, offsets: &[(i32, i64)]) -> Result<()> {
+        let committed = self.committed()?;
+        let mut list = TopicPartitionList::new();
+        for &(partition, offset) in offsets {
+            let Some(element) = committed.find_partition(&self.topic.name, partition) else {
+                continue;
+            };
+            // A consumer promises a batch before it sends it, and the next one keeps the promise.
+            if element.metadata().contains("\"last\"") {
+                return Err(Failure::Failed(format!(
+                    "a consumer has left partition {partition} in the middle of a batch; the next one finishes it. Run this again in a minute"
+                )));
+            }
+            if matches!(element.offset(), Offset::Offset(at) if at > offset) {
+                list.add_partition_offset(&self.topic.name, partition, Offset::Offset(offset))
+                    .map_err(|error| self.failure(&error))?;
+            }
+        }
+        self.consumer
+            .commit(&list, rdkafka::consumer::CommitMode::Sync)
+            .map_err(|error| self.failure(&error))
     }
 
     fn is_record(&self, partition: i32, offset: i64) -> Result<bool> {

@@ -3,10 +3,11 @@
 //! ```text
 //! status                 ── API server
 //! tail, dlq              ── API server: where is the topic? ── Kafka: what is in it?
+//! replay                 ── all three: what does the table lack of the topic?
 //! schema, user           ── API server: which tables?       ── ClickHouse: what is in them?
 //! ```
 //!
-//! Invariants: nothing is written but by `dlq replay`, `schema apply`, `schema repair` and `user erase`; standard output carries results only; whatever fails says what to
+//! Invariants: nothing is written but by `dlq replay`, `replay`, `schema apply`, `schema repair` and `user erase`; standard output carries results only; whatever fails says what to
 //! do about it and ends with a code of [`exit::CODES`].
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod kafka;
 pub mod output;
 pub mod place;
 pub mod reference;
+pub mod replay;
 pub mod schema;
 pub mod status;
 pub mod stored;
@@ -57,6 +59,7 @@ fn command(name: &str, arguments: Arguments) -> Result<End> {
         Command::Status(status) => runtime.block_on(status::run(place, status)),
         Command::Tail(tail) => runtime.block_on(tail::run(place, tail)),
         Command::Dlq(dlq) => runtime.block_on(dlq::run(place, dlq)),
+        Command::Replay(replay) => runtime.block_on(replay::run(place, replay)),
         Command::Schema(schema) => runtime.block_on(schema::run(place, schema)),
         Command::User(user) => runtime.block_on(user::run(place, user)),
         Command::Completion { shell } => {

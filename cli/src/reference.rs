@@ -113,6 +113,42 @@ mod tests {
         );
     }
 
+    /// Every `penstock …` of the documentation's shell examples can be written so.
+    #[test]
+    fn what_the_pages_tell_people_to_type_is_understood() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let pages = std::fs::read_dir(format!("{root}/docs")).expect("docs");
+        let pages = pages.map(|page| page.expect("a page").path());
+        let pages = pages.filter(|page| page.extension().is_some_and(|kind| kind == "md"));
+        let mut seen = 0;
+        for page in pages.chain([format!("{root}/README.md").into()]) {
+            let text = std::fs::read_to_string(&page).expect("a page");
+            let mut shell = false;
+            for line in text.lines() {
+                match line {
+                    "```sh" => shell = true,
+                    "```" => shell = false,
+                    _ if shell && line.starts_with("penstock ") => {
+                        let words = line.split_whitespace();
+                        let words: Vec<_> = words
+                            .take_while(|word| !matches!(*word, "|" | ">" | "#"))
+                            .collect();
+                        let parsed = Arguments::command().try_get_matches_from(words);
+                        assert!(
+                            parsed.is_ok(),
+                            "{}: {line}: {}",
+                            page.display(),
+                            parsed.unwrap_err()
+                        );
+                        seen += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(seen > 20, "{seen} examples");
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();

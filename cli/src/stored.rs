@@ -63,7 +63,12 @@ impl Stored {
         let password = reach.password()?;
         let program = ("penstock-cli", env!("CARGO_PKG_VERSION"));
         Ok(Self {
-            server: Server::new(&url, reach.clickhouse_user.as_deref(), password.as_deref(), program),
+            server: Server::new(
+                &url,
+                reach.clickhouse_user.as_deref(),
+                password.as_deref(),
+                program,
+            ),
             namespace: cluster.namespace.clone(),
             pipeline,
             spec,

@@ -117,7 +117,7 @@ pub async fn run(cluster: &Cluster, stored: &Stored, arguments: &Apply) -> Resul
     if !arguments.dry_run {
         if let Some(fingerprint) = &arguments.agree {
             cluster
-                .annotate_pipeline(&stored.pipeline, APPLY_SCHEMA, fingerprint)
+                .annotate_pipeline(&stored.pipeline, APPLY_SCHEMA, Some(fingerprint))
                 .await?;
         }
         let steps = begun.len();
@@ -210,7 +210,8 @@ async fn retention(
         let (changed, over) = counted.first().copied().unwrap_or_default();
         let name = app.metadata.name.unwrap_or_default();
         let statement = format!(
-            "ALTER TABLE {table} UPDATE expires_on = {end} WHERE {which} SETTINGS mutations_sync = 0"
+            "{} UPDATE expires_on = {end} WHERE {which} SETTINGS mutations_sync = 0",
+            stored.spec.alter()
         );
         all.push((name, statement, Rewritten { changed, over }));
     }

@@ -159,8 +159,9 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
     // A name by which the change is found again.
     let name = format!("penstock-erase-{}", Uuid::new_v4());
     let statement = format!(
-        "ALTER TABLE {} DELETE WHERE {} AND '{name}' != '' SETTINGS mutations_sync = 0",
-        place.table, place.which
+        "{} DELETE WHERE {} AND '{name}' != '' SETTINGS mutations_sync = 0",
+        place.stored.spec.alter(),
+        place.which
     );
     place.stored.server.run(&statement, STATEMENT).await?;
     while let Some((parts, failure)) = unfinished(place, &name).await? {

@@ -1,5 +1,9 @@
 //! `penstock`, as a person uses it beside a pipeline of the operator's.
 
+mod replay;
+mod schema;
+mod user;
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -10,7 +14,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
-/// `penstock`, in the trial's namespace.
+/// `penstock`, in the trial's namespace, for a person who may do all in ClickHouse.
 fn penstock(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Command {
     let mut command = Command::new(kit.program("penstock"));
     command
@@ -19,6 +23,11 @@ fn penstock(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Command {
         .env_clear()
         .env("KUBECONFIG", kit.kubeconfig())
         .stdin(Stdio::null());
+    if let Ok(users) = kit.clickhouse_users() {
+        command
+            .env("CLICKHOUSE_USER", users.admin.user)
+            .env("CLICKHOUSE_PASSWORD", users.admin.password);
+    }
     command
 }
 
@@ -26,6 +35,13 @@ fn run(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<Output> {
     penstock(kit, trial, arguments)
         .output()
         .map_err(|error| Error::new(format!("penstock {arguments:?}: {error}")))
+}
+
+/// How it ends and what it prints, errors too.
+fn ended(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = run(kit, trial, arguments)?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// What it prints, where it succeeds.

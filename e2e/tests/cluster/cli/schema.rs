@@ -1,0 +1,190 @@
+//! `penstock schema`: a table that is not as asked, and what a person does about it.
+
+use std::time::Duration;
+
+use penstock_e2e::Result;
+use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
+
+use super::{ended, json, printed};
+
+const PLAIN: &str = "  ingest: {scaling: {replicas: 1}}\n";
+
+fn spec(kind: &str) -> String {
+    format!(
+        "{PLAIN}  clickhouse: {{columns: [{{name: amount, type: {kind}, from: properties.amount}}], \
+         rollups: [{{name: per_day, count: Events, every: Day, by: [event_name]}}]}}\n"
+    )
+}
+
+/// An event of so many days ago.
+fn event(days: u64) -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let at = now.as_secs() - days * 86_400;
+    format!(r#"{{"event_type":"bought","timestamp":{at},"event_data":{{"amount":2}}}}"#)
+}
+
+#[test]
+fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let trial = Trial::start(&kit, "schema", PLAIN)?;
+    let (traffic, table) = (trial.traffic(APP)?, trial.table());
+    let ask = |question: &str| Ok::<_, penstock_e2e::Error>(kit.clickhouse(question)?.trim().to_owned());
+    for days in [0, 10, 40] {
+        traffic.json(&event(days))?;
+    }
+    within(60, "three rows", || Ok(trial.rows()?.0 == 3))?;
+
+    // As asked, and how large.
+    let status = json(&kit, &trial, &["schema", "status", PIPELINE])?;
+    assert_eq!(
+        (
+            &status["table"],
+            &status["stored"]["rows"],
+            &status["stored"]["made"]
+        ),
+        (&table.as_str().into(), &3.into(), &true.into()),
+        "{status}"
+    );
+    let text = printed(&kit, &trial, &["schema", "status", PIPELINE])?;
+    assert!(
+        text.contains("3 rows") && text.contains("Rows go: by expires_on"),
+        "{text}"
+    );
+    let plan = printed(&kit, &trial, &["schema", "plan", PIPELINE])?;
+    assert_eq!(plan, "Nothing to do: the tables are as asked.\n");
+
+    // What the operator does by itself needs nobody; old rows have the column, and are not counted yet.
+    trial.apply(&trial.pipeline(&spec("Float64")))?;
+    trial.ready()?;
+    let settled = |what: &str| {
+        within(60, what, || {
+            Ok(ended(&kit, &trial, &["schema", "status", PIPELINE])?.0 == Some(0))
+        })
+    };
+    settled("column and rollup are there")?;
+    let counted = format!("SELECT uniqCombined64Merge(counted) FROM {table}_per_day");
+    assert_eq!(ask(&counted)?, "0");
+    let parts = format!(
+        "SELECT uniqExact(name) - uniqExactIf(name, column = 'amount') FROM system.parts_columns \
+         WHERE active AND concat(database, '.', table) = '{table}'"
+    );
+    assert_ne!(ask(&parts)?, "0", "the column is computed when it is read");
+    let backfill = [
+        "schema",
+        "apply",
+        PIPELINE,
+        "--backfill",
+        "amount",
+        "--backfill",
+        "per_day",
+    ];
+    let would = printed(&kit, &trial, &[&backfill[..], &["--dry-run"]].concat())?;
+    assert!(
+        would.contains("MATERIALIZE COLUMN `amount`") && would.contains("INSERT INTO"),
+        "{would}"
+    );
+    assert_eq!(ask(&counted)?, "0", "nothing was done");
+    for _ in 0..2 {
+        let done = printed(&kit, &trial, &backfill)?;
+        assert_eq!(done, format!("Done: {table} is as asked.\n"));
+        assert_eq!((ask(&counted)?, ask(&parts)?), ("3".into(), "0".into()));
+    }
+    let (code, said) = ended(
+        &kit,
+        &trial,
+        &["schema", "apply", PIPELINE, "--backfill", "nothing"],
+    )?;
+    assert!(
+        code == Some(3) && said.contains("neither a column nor a rollup nothing"),
+        "{code:?} {said}"
+    );
+
+    // What rewrites rows is shown, and done once it is agreed to.
+    trial.apply(&trial.pipeline(&spec("Int64")))?;
+    trial.condition("TablesReady", "False", Duration::from_secs(30))?;
+    let (code, plan) = ended(&kit, &trial, &["schema", "plan", PIPELINE])?;
+    assert!(
+        code == Some(7) && plan.contains("MODIFY COLUMN `amount` Int64"),
+        "{code:?} {plan}"
+    );
+    let (code, said) = ended(&kit, &trial, &["schema", "apply", PIPELINE, "--agree", "0000"])?;
+    assert!(
+        code == Some(2) && said.contains("look at `penstock schema plan events` again"),
+        "{code:?} {said}"
+    );
+    let (code, said) = ended(
+        &kit,
+        &trial,
+        &["schema", "apply", PIPELINE, "--backfill", "amount"],
+    )?;
+    assert!(
+        code == Some(1) && said.contains("not as asked"),
+        "{code:?} {said}"
+    );
+    let fingerprint = plan.trim().rsplit(' ').next().unwrap_or_default();
+    printed(
+        &kit,
+        &trial,
+        &["schema", "apply", PIPELINE, "--agree", fingerprint],
+    )?;
+    assert_eq!(
+        ask(&format!(
+            "SELECT toTypeName(any(amount)), sum(amount) FROM {table}"
+        ))?,
+        "Int64\t6"
+    );
+    trial.condition("TablesReady", "True", Duration::from_secs(30))?;
+
+    // A retention of today for rows of yesterday: that which is over goes.
+    trial.apply(
+        &trial
+            .app(APP)
+            .replace("{displayName: Trial}", "{displayName: Trial, retention: 30d}"),
+    )?;
+    let retention = ["schema", "apply", PIPELINE, "--retention"];
+    let would = printed(&kit, &trial, &[&retention[..], &["--dry-run"]].concat())?;
+    assert!(
+        would.contains("App shop: 3 rows would have another end; of 1 the day is past"),
+        "{would}"
+    );
+    printed(&kit, &trial, &retention)?;
+    let ends = format!("SELECT countIf(expires_on != toDate(event_timestamp) + 31) FROM {table}");
+    assert_eq!(ask(&ends)?, "0");
+    kit.clickhouse(&format!("OPTIMIZE TABLE {table} FINAL"))?;
+    assert_eq!(trial.rows()?.0, 2, "one was 40 days old");
+    let again = printed(&kit, &trial, &retention)?;
+    assert!(
+        again.starts_with("App shop: every row ends when it shall."),
+        "{again}"
+    );
+
+    // A change that cannot be finished.
+    kit.clickhouse(&format!(
+        "ALTER TABLE {table} UPDATE user_agent = toString(toUInt8(concat('x', user_agent))) WHERE 1 SETTINGS mutations_sync = 0"
+    ))?;
+    within(60, "the change fails", || {
+        let status = ended(&kit, &trial, &["schema", "status", PIPELINE])?;
+        Ok(status.0 == Some(7) && status.1.contains("Cannot parse"))
+    })?;
+    let would = printed(&kit, &trial, &["schema", "repair", PIPELINE, "--dry-run"])?;
+    assert!(would.starts_with("1 change would be ended"), "{would}");
+    let done = printed(&kit, &trial, &["schema", "repair", PIPELINE])?;
+    assert!(done.starts_with("1 change ended"), "{done}");
+    let again = printed(&kit, &trial, &["schema", "repair", PIPELINE])?;
+    assert_eq!(again, format!("Nothing to repair: no change of {table} fails.\n"));
+    settled("nothing is under way")?;
+
+    // Who may not is told what to do.
+    let output = super::penstock(&kit, &trial, &["schema", "status", PIPELINE])
+        .env("CLICKHOUSE_PASSWORD", "wrong")
+        .output()
+        .map_err(|error| penstock_e2e::Error::new(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(1) && said.contains("--clickhouse-user"),
+        "{said}"
+    );
+    Ok(())
+}
