@@ -1,5 +1,6 @@
 //! What the API server knows: pipelines, Apps, and where a pipeline's topics are.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,16 +111,16 @@ impl Cluster {
             .map_err(|error| self.failure(&format!("edit the scale of {deployment}"), &error))
     }
 
-    /// Sets an annotation of a pipeline, or removes it.
+    /// Sets annotations of a pipeline, or removes them.
     pub async fn annotate_pipeline(
         &self,
         pipeline: &IngestionPipeline,
-        key: &str,
-        value: Option<&str>,
+        annotations: &[(&str, Option<&str>)],
     ) -> Result<()> {
         let name = pipeline.metadata.name.as_deref().unwrap_or_default();
         let api: Api<Guard<IngestionPipeline>> = Api::namespaced(self.client.clone(), &self.namespace);
-        let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": {key: value}}}));
+        let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+        let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": annotations}}));
         let patched = api.patch_metadata(name, &parameters(), &patch).await;
         patched
             .map(drop)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -257,6 +257,8 @@ impl Topic {
 /// How far a group has committed a topic, seen without joining it.
 pub struct Committed {
     topic: Topic,
+    /// All that the topic held, what is in an open transaction too.
+    held: Vec<Bounds>,
     group: String,
     consumer: BaseConsumer<Reports>,
 }
@@ -274,32 +276,51 @@ impl Committed {
         let consumer: BaseConsumer<Reports> = client(bootstrap)
             .set("group.id", group)
             .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_uncommitted")
             .create_with_context(Reports::default())
             .map_err(|error| failure(bootstrap, topic.consumer.context(), &error))?;
+        let mut held = Vec::new();
+        for partition in topic.bounds.iter().map(|bounds| bounds.partition) {
+            let (low, high) = consumer
+                .fetch_watermarks(&topic.name, partition, ANSWER)
+                .map_err(|error| failure(bootstrap, consumer.context(), &error))?;
+            held.push(Bounds { partition, low, high });
+        }
         Ok(Self {
             topic,
+            held,
             group: group.to_owned(),
             consumer,
         })
     }
 
-    /// Records that the topic held then and the group has not committed; `None` where there are none. A mark that a
-    /// transaction has left at the end is no record, and nobody commits it.
+    /// Records that the topic held then and the group has not committed; `None` where there are none. What stands at the end
+    /// and is no record, as the mark of a transaction or what one has left that was given up, nobody commits.
     pub fn behind(&self) -> Result<Option<i64>> {
         let committed = self.committed()?;
         let mut behind = 0;
-        for bounds in &self.topic.bounds {
-            let found = committed.find_partition(&self.topic.name, bounds.partition);
+        for &Bounds { partition, low, high } in &self.held {
+            let found = committed.find_partition(&self.topic.name, partition);
             let next = match found.map(|element| element.offset()) {
-                Some(Offset::Offset(offset)) => offset.max(bounds.low),
-                _ => bounds.low,
+                Some(Offset::Offset(offset)) => offset.max(low),
+                _ => low,
             };
-            let left = bounds.high - next;
-            if left > 1 || (left == 1 && self.is_record(bounds.partition, next)?) {
-                behind += left;
+            if next < high && (self.is_open(partition, high)? || self.holds_record(partition, next, high)?) {
+                behind += high - next;
             }
         }
         Ok((behind > 0).then_some(behind))
+    }
+
+    /// Whether a transaction is open before that offset, so that nobody can see what it holds.
+    fn is_open(&self, partition: i32, high: i64) -> Result<bool> {
+        // The topic is read as what is committed: it ends where an open transaction begins.
+        let (_, end) = self
+            .topic
+            .consumer
+            .fetch_watermarks(&self.topic.name, partition, ANSWER)
+            .map_err(|error| self.topic.failure(&error))?;
+        Ok(end < high)
     }
 
     /// The offsets that the group has committed; partitions without one are left out.
@@ -336,8 +357,9 @@ impl Committed {
         Ok(listed.groups().iter().map(|group| group.members().len()).sum())
     }
 
-    /// Sets the group, which has no members, back to these offsets. Those that it is behind already stay.
-    pub fn set_back(&self, offsets: &[(i32, i64)]) -> Result<()> {
+    /// Sets the group back to these offsets; those that it is behind already stay. False: it has members, and Kafka allows it to
+    /// them only.
+    pub fn set_back(&self, offsets: &[(i32, i64)]) -> Result<bool> {
         let committed = self.committed()?;
         let mut list = TopicPartitionList::new();
         for &(partition, offset) in offsets {
@@ -355,15 +377,25 @@ impl Committed {
                     .map_err(|error| self.failure(&error))?;
             }
         }
-        self.consumer
-            .commit(&list, rdkafka::consumer::CommitMode::Sync)
-            .map_err(|error| self.failure(&error))
+        if list.count() == 0 {
+            return Ok(true);
+        }
+        use RDKafkaErrorCode as Code;
+        match self.consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.rdkafka_error_code() {
+                Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress) => {
+                    Ok(false)
+                }
+                _ => Err(self.failure(&error)),
+            },
+        }
     }
 
-    fn is_record(&self, partition: i32, offset: i64) -> Result<bool> {
+    fn holds_record(&self, partition: i32, from: i64, high: i64) -> Result<bool> {
         let mut found = false;
-        self.topic.read(&[(partition, offset)], false, |message| {
-            found = message.offset() == offset;
+        self.topic.read(&[(partition, from)], false, |message| {
+            found = message.offset() < high;
             Ok(ControlFlow::Break(()))
         })?;
         Ok(found)

@@ -5,6 +5,7 @@
 //! tail, dlq              ── API server: where is the topic? ── Kafka: what is in it?
 //! replay                 ── all three: what does the table lack of the topic?
 //! schema, user           ── API server: which tables?       ── ClickHouse: what is in them?
+//! user erase             ── and Kafka: what is on its way there?
 //! ```
 //!
 //! Invariants: nothing is written but by `dlq replay`, `replay`, `schema apply`, `schema repair` and `user erase`; standard output carries results only; whatever fails says what to
@@ -22,6 +23,7 @@ pub mod reference;
 pub mod replay;
 pub mod schema;
 pub mod status;
+pub mod stop;
 pub mod stored;
 pub mod tail;
 pub mod text;

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::exit::{Failure, Result};
+use crate::text::age;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -91,6 +92,56 @@ impl Progress {
 }
 
 impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Waiting for others: what for, and for how long already, on the line of standard error that [`Progress`] uses. Silent
+/// where that is no terminal.
+#[derive(Debug)]
+pub struct Waiting {
+    began: Instant,
+    limit: Duration,
+    terminal: bool,
+    shown: bool,
+}
+
+const POLL: Duration = Duration::from_secs(1);
+
+impl Waiting {
+    /// For so long at most.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            limit,
+            terminal: io::stderr().is_terminal(),
+            shown: false,
+        }
+    }
+
+    /// Waits a moment more for `what`, a phrase such as `3 parts are to be rewritten`. When the time is over, it says so, and
+    /// with `then` what comes of it.
+    pub async fn tick(&mut self, what: &str, then: &str) -> Result<()> {
+        let waited = self.began.elapsed();
+        if waited > self.limit {
+            return Err(Failure::Failed(format!(
+                "after {} {what}; {then}",
+                age(self.limit)
+            )));
+        }
+        if self.terminal && waited >= PATIENCE {
+            self.shown = true;
+            let _ = write!(io::stderr(), "\r\x1b[K{what}, {}", age(waited));
+        }
+        tokio::time::sleep(POLL).await;
+        Ok(())
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         if self.shown {
             let _ = write!(io::stderr(), "\r\x1b[K");

@@ -2,6 +2,7 @@
 //! that the person may choose.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use penstock_crds::IngestionPipeline;
@@ -12,6 +13,9 @@ use penstock_provision::{ProvisionError, TableSpec};
 
 use crate::cluster::Cluster;
 use crate::exit::{Failure, Result};
+
+/// For a question that looks through many rows.
+pub const SCAN: Duration = Duration::from_secs(600);
 
 /// How ClickHouse is reached.
 #[derive(Clone, Debug, Default, Args)]
@@ -61,6 +65,11 @@ impl Stored {
             (None, None) => cluster.consumer(&name).await?.clickhouse.url,
         };
         let password = reach.password()?;
+        if password.is_some() && reach.clickhouse.is_none() {
+            return Err(Failure::Usage(format!(
+                "the password is not sent to an address that only a resource names: if {url} is the ClickHouse that you mean, say --clickhouse {url}"
+            )));
+        }
         let program = ("penstock-cli", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             server: Server::new(
@@ -79,20 +88,78 @@ impl Stored {
         self.pipeline.metadata.name.as_deref().unwrap_or_default()
     }
 
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        let all = self.pipeline.metadata.annotations.as_ref()?;
+        all.get(key).map(String::as_str)
+    }
+
     /// `database.table`.
     pub fn table(&self) -> String {
         format!("{}.{}", self.spec.database, self.spec.table)
     }
 
+    /// The event table, for a question.
+    pub fn quoted(&self) -> String {
+        self.spec.quoted(&self.spec.table)
+    }
+
+    /// Whether there is an event table. `system.tables` would hide it from a user without grants.
+    async fn exists(&self) -> Result<bool> {
+        let asked: std::result::Result<Vec<u8>, _> = self
+            .server
+            .ask(&format!("SELECT 1 FROM {} LIMIT 0", self.quoted()))
+            .await;
+        match asked {
+            Ok(_) => Ok(true),
+            Err(ProvisionError::Rejected { detail, .. })
+                if ["UNKNOWN_TABLE", "UNKNOWN_DATABASE"]
+                    .iter()
+                    .any(|code| detail.contains(code)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub async fn inspect(&self) -> Result<Inspection> {
         let adopt = self.pipeline.spec.adoption_policy == AdoptionPolicy::Adopt;
-        Ok(inspect(&self.server, &self.spec, (&self.namespace, self.name()), adopt).await?)
+        let pipeline = (self.namespace.as_str(), self.name());
+        let found = inspect(&self.server, &self.spec, pipeline, adopt).await?;
+        if found.stored.is_none() && self.exists().await? {
+            return Err(Failure::Failed(format!(
+                "there is a table {}, whose definition this user may not see: choose another with --clickhouse-user, or grant it SHOW and SELECT there",
+                self.table()
+            )));
+        }
+        Ok(found)
+    }
+
+    /// The same of a table that is there and this pipeline's; `None` where there is none. What is another's is not touched.
+    pub async fn inspect_own(&self) -> Result<Option<Inspection>> {
+        let found = self.inspect().await?;
+        match &found.stored {
+            None => Ok(None),
+            Some(_) if found.is_of(&self.namespace, self.name()) => Ok(Some(found)),
+            Some(stored) => Err(Failure::Failed(format!(
+                "the table {} is not that of the pipeline {}: {}",
+                self.table(),
+                self.name(),
+                match &stored.owner {
+                    Some(owner) => format!("it belongs to {owner}"),
+                    None => "Penstock has neither made nor adopted it".to_owned(),
+                }
+            ))),
+        }
     }
 }
 
 impl From<ProvisionError> for Failure {
     fn from(error: ProvisionError) -> Self {
         match error {
+            ProvisionError::Unavailable { ref detail, .. } if is_busy(detail) => Self::Failed(format!(
+                "{error}. It is reached, and too busy for the question, or the question too large for it: try again"
+            )),
             ProvisionError::Unavailable { .. } => Self::Unreachable(format!(
                 "{error}. Run this where that address resolves, as in a pod of the cluster, or give one that does with --clickhouse URL"
             )),
@@ -102,6 +169,17 @@ impl From<ProvisionError> for Failure {
             other => Self::Failed(other.to_string()),
         }
     }
+}
+
+fn is_busy(detail: &str) -> bool {
+    [
+        "no answer in time",
+        "TIMEOUT_EXCEEDED",
+        "MEMORY_LIMIT_EXCEEDED",
+        "TOO_MANY_SIMULTANEOUS_QUERIES",
+    ]
+    .iter()
+    .any(|sign| detail.contains(sign))
 }
 
 /// Not who he says, or not allowed to.

@@ -2,19 +2,21 @@
 //!
 //! By their positions first, which is quick. A row that is not at its position may be at another: a client sent the event
 //! twice and ClickHouse has merged both, or its dead letter was replayed. So what seems to be missing is looked for by its id.
+//! What is a dead letter, or is gone because its retention is over, is not missing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
-use penstock_dataplane_config::table::{quote_identifier, quote_literal};
+use penstock_dataplane_config::table::quote_literal;
 use rdkafka::Message as _;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::dlq::letter::Entry;
 use crate::exit::Result;
 use crate::kafka::Topic;
 use crate::output::Progress;
-use crate::stored::Stored;
+use crate::stored::{SCAN, Stored};
 
 /// What is read of the topic before the table is asked about it.
 const RECORDS: usize = 10_000;
@@ -42,11 +44,26 @@ pub struct Gap {
     pub first_missing: Option<i64>,
 }
 
-/// Of a line, what names the event.
-#[derive(Deserialize)]
+/// Of a line, what its row is found by.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Named {
-    event_id: String,
+    event_id: Uuid,
+    app_id: Uuid,
+    received_at: i64,
+    timestamp: i64,
+    client_timestamp: i64,
+    retention_days: Option<i64>,
 }
+
+impl Named {
+    /// Whether the row may be gone because its day has come.
+    fn is_over(&self, today: i64) -> bool {
+        let day = self.timestamp.div_euclid(DAY_MS);
+        self.retention_days.is_some_and(|days| day + 1 + days <= today)
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
 
 /// Where a row is: offset and row.
 type Row = (i64, u32);
@@ -59,7 +76,7 @@ impl Gaps {
         letters: &Topic,
         spans: &[(i32, i64, i64)],
     ) -> Result<Self> {
-        let dead = dead(letters, topic.name())?;
+        let dead = dead(letters, topic.name(), spans)?;
         let mut gaps = Self::default();
         let all: i64 = spans.iter().map(|(_, from, to)| to - from).sum();
         let mut progress = Progress::new(u64::try_from(all).unwrap_or(0));
@@ -99,13 +116,18 @@ impl Gaps {
     }
 }
 
-/// Rows that are dead letters: they are in no table, and not lost.
-fn dead(letters: &Topic, topic: &str) -> Result<HashSet<(i32, Row)>> {
+/// Rows of the spans that are dead letters: they are in no table, and not lost.
+fn dead(letters: &Topic, topic: &str, spans: &[(i32, i64, i64)]) -> Result<HashSet<(i32, Row)>> {
+    let within = |partition: i32, offset: i64| {
+        let mut spans = spans.iter();
+        spans.any(|&(one, from, to)| one == partition && (from..to).contains(&offset))
+    };
     let mut dead = HashSet::new();
     letters.read(&letters.beginning(), false, |message| {
         if let Entry::Letter(letter) = Entry::of(message)
             && let Some(origin) = letter.origin.as_deref()
             && let Some(row) = read_origin(origin, topic)
+            && within(row.0, row.1.0)
         {
             dead.insert(row);
         }
@@ -124,8 +146,8 @@ fn read_origin(origin: &str, topic: &str) -> Option<(i32, Row)> {
 
 /// Some records of one partition.
 struct Chunk {
-    /// By offset, each line's id, where it has one.
-    records: BTreeMap<i64, Vec<Option<String>>>,
+    /// By offset, its lines; one that is not ours is a dead letter.
+    records: BTreeMap<i64, Vec<Option<Named>>>,
     /// The offset behind it.
     next: i64,
 }
@@ -141,7 +163,7 @@ impl Chunk {
             let value = message.payload().unwrap_or_default();
             next = message.offset() + 1;
             bytes += value.len();
-            records.insert(message.offset(), ids(value));
+            records.insert(message.offset(), named(value));
             Ok(match records.len() == RECORDS || bytes >= BYTES || next >= to {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
@@ -155,75 +177,122 @@ impl Chunk {
         let (Some(first), Some(last)) = (self.records.keys().next(), self.records.keys().next_back()) else {
             return Ok(Vec::new());
         };
-        let table = format!(
-            "{}.{}",
-            quote_identifier(&stored.spec.database),
-            quote_identifier(&stored.spec.table)
-        );
-        let held: Vec<(i64, u64)> = stored
-            .server
-            .ask(&format!(
-                "SELECT src_offset, uniqExact(src_row) FROM {table} \
-                 WHERE src_partition = {partition} AND src_offset BETWEEN {first} AND {last} GROUP BY src_offset"
-            ))
-            .await?;
+        let table = stored.quoted();
+        let all = || self.records.values().flatten().flatten();
+        let bounds = |of: fn(&Named) -> i64, named: &mut dyn Iterator<Item = &Named>| {
+            named.map(of).fold((i64::MAX, i64::MIN), |(low, high), at| {
+                (low.min(at), high.max(at))
+            })
+        };
+        let between = |column: &str, (low, high): (i64, i64)| {
+            format!(
+                "{column} BETWEEN fromUnixTimestamp64Milli({low}, 'UTC') AND fromUnixTimestamp64Milli({high}, 'UTC')"
+            )
+        };
+        let received = bounds(|named| named.received_at, &mut all());
+        let held: Vec<(i64, u64)> = match received {
+            // No line is ours.
+            (i64::MAX, _) => Vec::new(),
+            // The time of receipt leaves out the table's other months, and rows of a topic that this one has replaced.
+            received => {
+                let question = format!(
+                    "SELECT src_offset, uniqExact(src_row) FROM {table} WHERE src_partition = {partition} \
+                     AND src_offset BETWEEN {first} AND {last} AND {} GROUP BY src_offset",
+                    between("received_at", received)
+                );
+                stored.server.ask_within(&question, SCAN).await?
+            }
+        };
         let held: BTreeMap<i64, u64> = held.into_iter().collect();
-        let mut sought: Vec<(&str, i64)> = Vec::new();
+        let today = jiff::Timestamp::now().as_millisecond().div_euclid(DAY_MS);
+        let mut sought: Vec<(&Named, i64)> = Vec::new();
         for (offset, lines) in &self.records {
             if held.get(offset).copied().unwrap_or(0) == lines.len() as u64 {
                 continue;
             }
             let rows = lines.iter().zip(0u32..);
             let alive = rows.filter(|(_, row)| !dead.contains(&(partition, (*offset, *row))));
-            sought.extend(alive.filter_map(|(id, _)| Some((id.as_deref()?, *offset))));
+            let named = alive.filter_map(|(named, _)| named.as_ref());
+            sought.extend(
+                named
+                    .filter(|named| !named.is_over(today))
+                    .map(|named| (named, *offset)),
+            );
         }
         let mut missing = Vec::new();
         for some in sought.chunks(IDS) {
-            let ids: Vec<String> = some.iter().map(|(id, _)| quote_literal(id)).collect();
-            let found: Vec<String> = stored
-                .server
-                .ask(&format!(
-                    "SELECT DISTINCT toString(event_id) FROM {table} WHERE event_id IN ({})",
-                    ids.join(", ")
-                ))
-                .await?;
-            let found: HashSet<String> = found.into_iter().collect();
-            missing.extend(
-                some.iter()
-                    .filter(|(id, _)| !found.contains(*id))
-                    .map(|(_, offset)| *offset),
+            let list = |of: fn(&Named) -> Uuid| {
+                let ids: BTreeSet<Uuid> = some.iter().map(|(named, _)| of(named)).collect();
+                let ids: Vec<String> = ids.iter().map(|id| quote_literal(&id.to_string())).collect();
+                ids.join(", ")
+            };
+            // App and client's time stand in the sort key, and are the same in every retry.
+            let times = bounds(
+                |named| named.client_timestamp,
+                &mut some.iter().map(|(named, _)| *named),
             );
+            let question = format!(
+                "SELECT DISTINCT toString(event_id) FROM {table} WHERE app_id IN ({}) AND {} AND event_id IN ({})",
+                list(|named| named.app_id),
+                between("client_timestamp", times),
+                list(|named| named.event_id)
+            );
+            let found: Vec<String> = stored.server.ask_within(&question, SCAN).await?;
+            let found: HashSet<Uuid> = found.iter().filter_map(|id| id.parse().ok()).collect();
+            let lost = some.iter().filter(|(named, _)| !found.contains(&named.event_id));
+            missing.extend(lost.map(|(_, offset)| *offset));
         }
         Ok(missing)
     }
 }
 
-/// The ids of a record's lines; what is no line of ours has none.
-fn ids(value: &[u8]) -> Vec<Option<String>> {
-    let lines = value.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(|line| {
-            let named: Option<Named> = serde_json::from_slice(line).ok();
-            // Anything else than a UUID would not be understood by the server.
-            let id = named.and_then(|named| named.event_id.parse::<uuid::Uuid>().ok());
-            id.map(|id| id.to_string())
-        })
-        .collect()
+/// A record's lines, numbered as the consumer numbers its rows.
+fn named(value: &[u8]) -> Vec<Option<Named>> {
+    if value.is_empty() {
+        return Vec::new();
+    }
+    let lines = value
+        .strip_suffix(b"\n")
+        .unwrap_or(value)
+        .split(|&byte| byte == b'\n');
+    lines.map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn line(id: &str, timestamp: i64, retention: &str) -> String {
+        format!(
+            r#"{{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"{id}","received_at":3,"timestamp":{timestamp},"client_timestamp":2,{retention}"ip":""}}"#
+        )
+    }
+
     #[test]
-    fn lines_are_known_by_their_ids() {
+    fn lines_keep_their_numbers() {
         let id = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
-        let value = format!(
-            "{{\"v\":1,\"event_id\":\"{}\"}}\nnot ours\n\n{{\"event_id\":\"x\"}}\n",
-            id.to_uppercase()
-        );
-        assert_eq!(ids(value.as_bytes()), [Some(id.to_owned()), None, None]);
-        assert!(ids(b"").is_empty());
+        let value = format!("{}\nnot ours\n\n{}\n", line(id, 1, ""), line(id, 1, ""));
+        let ids: Vec<_> = named(value.as_bytes())
+            .into_iter()
+            .map(|named| named.map(|named| named.event_id.to_string()))
+            .collect();
+        assert_eq!(ids, [Some(id.to_owned()), None, None, Some(id.to_owned())]);
+        assert!(named(b"").is_empty());
+        assert_eq!(named(line("x", 1, "").as_bytes()), [None], "no UUID");
+    }
+
+    #[test]
+    fn a_row_whose_day_has_come_is_not_missing() {
+        let id = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
+        for (day, retention, over) in [
+            (100, "\"retention_days\":30,", false),
+            (99, "\"retention_days\":30,", true),
+            (1, "", false),
+        ] {
+            let value = line(id, day * DAY_MS + 5, retention);
+            let read = named(value.as_bytes()).remove(0);
+            assert_eq!(read.map(|named| named.is_over(130)), Some(over), "{day}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct Replay {
     /// What was sent since then: a time as 2026-11-28T10:00:00Z, so long ago as 2h, or `beginning`
     #[arg(long, value_name = "WHEN")]
     pub from: When,
-    /// What was sent until then; default: now
+    /// Compare only what was sent until then; default: now
     #[arg(long, value_name = "WHEN")]
     pub to: Option<When>,
     /// Say what is missing, and change nothing
@@ -43,9 +43,6 @@ pub struct Replay {
     /// Kafka's address; default: what the pipeline's pods use
     #[arg(long, value_name = "HOST:PORT", env = "PENSTOCK_KAFKA__BOOTSTRAP")]
     pub kafka: Option<String>,
-    /// The pipeline's topic; default: what the pipeline's pods use
-    #[arg(long, value_name = "NAME", env = "PENSTOCK_KAFKA__TOPIC")]
-    pub topic: Option<String>,
     #[command(flatten)]
     pub reach: Reach,
     /// How long to wait until the rows are there
@@ -76,10 +73,14 @@ pub async fn run(place: &Where, arguments: &Replay) -> Result<End> {
     let stored = Stored::find(&cluster, &arguments.pipeline, &arguments.reach).await?;
     let consumer = cluster.consumer(&arguments.pipeline).await?;
     let bootstrap = arguments.kafka.as_ref().unwrap_or(&consumer.kafka.bootstrap);
-    let name = arguments.topic.as_ref().unwrap_or(&consumer.kafka.topic);
+    let name = &consumer.kafka.topic;
     let topic = Topic::open(bootstrap, name)?;
     let letters = Topic::open(bootstrap, &consumer.kafka.dead_letter_topic)?;
     let group = Committed::open(bootstrap, &consumer.group, name)?;
+    if rewind::was_cut_short(&stored) && !arguments.dry_run {
+        note("A replay of this pipeline was cut short; its consumers are started again first.");
+        rewind::resume(&cluster, &stored, &group, arguments.timeout.get()).await?;
+    }
 
     let from = arguments.from.offsets(&topic)?;
     let to = match &arguments.to {

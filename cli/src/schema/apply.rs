@@ -9,28 +9,21 @@
 //! Each may be asked for again, or cut short and asked for again, and comes to the same.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use penstock_crds::App;
-use penstock_dataplane_config::table::{NEVER_EXPIRES, quote_identifier, quote_literal};
-use penstock_provision::APPLY_SCHEMA;
+use penstock_dataplane_config::table::{EventTable, NEVER_EXPIRES, quote_literal};
 use penstock_provision::clickhouse::inspect::{Inspection, fill_rollup, months, write_column};
+use penstock_provision::{APPLY_SCHEMA, TableSpec};
 use serde::Serialize;
 
 use super::Of;
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
-use crate::output::{Format, note, print};
-use crate::stored::Stored;
-use crate::text::{age, count, harmless};
-
-/// A statement that only begins something.
-const STATEMENT: Duration = Duration::from_secs(30);
-/// One that counts a month of events.
-const FILL: Duration = Duration::from_secs(3600);
-const POLL: Duration = Duration::from_secs(1);
+use crate::output::{Format, Waiting, note, print};
+use crate::stored::{SCAN, Stored};
+use crate::text::harmless;
 
 #[derive(Clone, Debug, Args)]
 pub struct Apply {
@@ -66,6 +59,9 @@ struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     agreed: Option<String>,
     statements: Vec<String>,
+    /// The table's own TTL decides when rows go, not their end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    own_ttl: bool,
     /// Rows whose end `--retention` changes, by App.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     rows: BTreeMap<String, Rewritten>,
@@ -94,40 +90,58 @@ pub async fn run(cluster: &Cluster, stored: &Stored, arguments: &Apply) -> Resul
             harmless(&blocked.message)
         )));
     }
+    // First the tables are as asked: a column is filled by what it is then.
+    let limit = arguments.timeout.get();
+    if !arguments.dry_run && (arguments.agree.is_some() || !found.plan.steps.is_empty()) {
+        if let Some(fingerprint) = &arguments.agree {
+            let annotation = [(APPLY_SCHEMA, Some(fingerprint.as_str()))];
+            cluster.annotate_pipeline(&stored.pipeline, &annotation).await?;
+        }
+        wait(cluster, stored, limit).await?;
+    }
     let months = match arguments.backfill.is_empty() {
         true => Vec::new(),
         false => months(&stored.server, &stored.spec).await?,
     };
+    let sync = found.mutations_sync();
     let mut begun = Vec::new();
     for name in &arguments.backfill {
-        begun.extend(backfill(stored, name, &months)?);
+        begun.extend(backfill(stored, name, &months, sync)?);
     }
     if arguments.retention {
-        let apps = cluster.apps().await?.into_iter().filter_map(|app| app.0.ok());
-        for (app, statement, rewritten) in retention(stored, apps).await? {
+        let mut apps = Vec::new();
+        for app in cluster.apps().await? {
+            apps.push(app.0.map_err(|invalid| {
+                Failure::Failed(format!(
+                    "this version of penstock cannot read the App {}, and so not its retention: {}",
+                    invalid.metadata.name.unwrap_or_default(),
+                    invalid.error
+                ))
+            })?);
+        }
+        for (app, statement, rewritten) in retention(stored, apps, sync).await? {
             if rewritten.changed > 0 {
-                begun.push((statement, STATEMENT));
+                begun.push(statement);
             }
             outcome.rows.insert(app, rewritten);
         }
+        let ttl = found.stored.as_ref().and_then(|stored| stored.ttl.as_deref());
+        outcome.own_ttl = ttl != Some(EventTable::TTL);
     }
-    outcome
-        .statements
-        .extend(begun.iter().map(|(statement, _)| statement.clone()));
-    if !arguments.dry_run {
-        if let Some(fingerprint) = &arguments.agree {
-            cluster
-                .annotate_pipeline(&stored.pipeline, APPLY_SCHEMA, Some(fingerprint))
-                .await?;
-        }
-        let steps = begun.len();
-        for (step, (statement, limit)) in begun.into_iter().enumerate() {
-            if steps > 1 {
-                note(&format!("{} of {steps}: {}", step + 1, harmless(&statement)));
+    outcome.statements.extend(begun.iter().cloned());
+    if !arguments.dry_run && !begun.is_empty() {
+        for (step, statement) in begun.iter().enumerate() {
+            if begun.len() > 1 {
+                note(&format!(
+                    "{} of {}: {}",
+                    step + 1,
+                    begun.len(),
+                    harmless(statement)
+                ));
             }
-            stored.server.run(&statement, limit).await?;
+            stored.server.run(statement, limit).await?;
         }
-        wait(cluster, stored, arguments.timeout.get()).await?;
+        wait(cluster, stored, limit).await?;
     }
     print(arguments.output, &outcome, text)?;
     Ok(End::Done)
@@ -157,36 +171,24 @@ fn agreed(found: &Inspection, fingerprint: &str, stored: &Stored) -> Result<Vec<
     }
 }
 
-/// Statements, and how long each may take.
-fn backfill(stored: &Stored, name: &str, months: &[u32]) -> Result<Vec<(String, Duration)>> {
+fn backfill(stored: &Stored, name: &str, months: &[u32], sync: u8) -> Result<Vec<String>> {
     if let Some(statement) = write_column(&stored.spec, name) {
-        return Ok(vec![(
-            format!("{statement} SETTINGS mutations_sync = 0"),
-            STATEMENT,
-        )]);
+        return Ok(vec![format!("{statement} SETTINGS mutations_sync = {sync}")]);
     }
-    let months = months.iter().map(|&month| fill_rollup(&stored.spec, name, month));
-    let statements: Option<Vec<String>> = match stored.spec.rollups.iter().any(|rollup| rollup.name == name) {
-        true => months.collect(),
-        false => None,
-    };
-    let statements = statements.ok_or_else(|| {
-        Failure::NotFound(format!(
+    if !stored.spec.rollups.iter().any(|rollup| rollup.name == name) {
+        return Err(Failure::NotFound(format!(
             "the pipeline {} declares neither a column nor a rollup {name}",
             stored.name()
-        ))
-    })?;
-    Ok(statements
-        .into_iter()
-        .map(|statement| (statement, FILL))
+        )));
+    }
+    let months = months.iter();
+    Ok(months
+        .filter_map(|&month| fill_rollup(&stored.spec, name, month))
         .collect())
 }
 
 /// By App: what is done, and to how many rows.
-async fn retention(
-    stored: &Stored,
-    apps: impl Iterator<Item = App>,
-) -> Result<Vec<(String, String, Rewritten)>> {
+async fn retention(stored: &Stored, apps: Vec<App>, sync: u8) -> Result<Vec<(String, String, Rewritten)>> {
     let mut all = Vec::new();
     for app in apps {
         let status = app.status.unwrap_or_default();
@@ -195,22 +197,19 @@ async fn retention(
             continue;
         };
         let end = end_of_life(app.spec.retention.map(penstock_dataplane_config::Duration::days));
-        let table = format!(
-            "{}.{}",
-            quote_identifier(&stored.spec.database),
-            quote_identifier(&stored.spec.table)
-        );
+        let table = stored.quoted();
         let which = format!("app_id = {} AND expires_on != {end}", quote_literal(&id));
         let counted: Vec<(u64, u64)> = stored
             .server
-            .ask(&format!(
-                "SELECT count(), countIf({end} <= today()) FROM {table} WHERE {which}"
-            ))
+            .ask_within(
+                &format!("SELECT count(), countIf({end} <= today()) FROM {table} WHERE {which}"),
+                SCAN,
+            )
             .await?;
         let (changed, over) = counted.first().copied().unwrap_or_default();
         let name = app.metadata.name.unwrap_or_default();
         let statement = format!(
-            "{} UPDATE expires_on = {end} WHERE {which} SETTINGS mutations_sync = 0",
+            "{} UPDATE expires_on = {end} WHERE {which} SETTINGS mutations_sync = {sync}",
             stored.spec.alter()
         );
         all.push((name, statement, Rewritten { changed, over }));
@@ -239,22 +238,19 @@ fn end_of_life(days: Option<u64>) -> String {
 
 /// Waits until the tables are as asked and nothing is under way.
 async fn wait(cluster: &Cluster, stored: &Stored, limit: Duration) -> Result<()> {
-    let began = Instant::now();
-    let mut said = false;
-    let terminal = io::stderr().is_terminal();
-    let done = loop {
+    let mut waiting = Waiting::new(limit);
+    loop {
         // With the annotation that may just have been set.
         let pipeline = cluster.readable_pipeline(stored.name()).await?;
-        let approved = penstock_provision::TableSpec::of(&pipeline).map_err(Failure::Failed)?;
         let now = Stored {
             namespace: stored.namespace.clone(),
+            spec: TableSpec::of(&pipeline).map_err(Failure::Failed)?,
             pipeline,
-            spec: approved,
             server: stored.server.clone(),
         };
         let found = now.inspect().await?;
         if let Some(failed) = found.mutations.iter().find(|one| !one.failure.is_empty()) {
-            break Err(Failure::Failed(format!(
+            return Err(Failure::Failed(format!(
                 "ClickHouse cannot finish {} of {}: {}. Once the cause is gone it goes on by itself; `penstock schema repair {}` ends it",
                 harmless(&failed.command),
                 failed.table,
@@ -263,33 +259,19 @@ async fn wait(cluster: &Cluster, stored: &Stored, limit: Duration) -> Result<()>
             )));
         }
         if found.is_settled() {
-            break Ok(());
+            return Ok(());
         }
-        if began.elapsed() > limit {
-            break Err(Failure::Failed(format!(
-                "after {} it is not done; it goes on, and `penstock schema status {}` says how far it is",
-                age(limit),
-                stored.name()
-            )));
-        }
-        if terminal && began.elapsed() > POLL {
-            said = true;
-            let parts: i64 = found.mutations.iter().map(|one| one.parts_to_do).sum();
-            let what = match found.mutations.is_empty() {
-                true => "waiting for the operator".to_owned(),
-                false => format!(
-                    "ClickHouse rewrites {}",
-                    count(usize::try_from(parts).unwrap_or(0), "part")
-                ),
-            };
-            let _ = write!(io::stderr(), "\r\x1b[K{what}, {}", age(began.elapsed()));
-        }
-        tokio::time::sleep(POLL).await;
-    };
-    if said {
-        let _ = write!(io::stderr(), "\r\x1b[K");
+        let parts: i64 = found.mutations.iter().map(|one| one.parts_to_do).sum();
+        let what = match found.mutations.is_empty() {
+            true => "the operator has not changed the tables yet".to_owned(),
+            false => format!("{parts} parts are to be rewritten"),
+        };
+        let then = format!(
+            "it goes on, and `penstock schema status {}` says how far it is",
+            stored.name()
+        );
+        waiting.tick(&what, &then).await?;
     }
-    done
 }
 
 fn text(outcome: &Outcome) -> String {
@@ -299,6 +281,9 @@ fn text(outcome: &Outcome) -> String {
         text.push_str(&match (rows.changed, rows.over) {
             (0, _) => format!("App {app}: every row ends when it shall.\n"),
             (changed, 0) => format!("App {app}: {changed} rows {would}have another end.\n"),
+            (changed, _) if outcome.own_ttl => format!(
+                "App {app}: {changed} rows {would}have another end, which the table's own TTL does not ask for.\n"
+            ),
             (changed, over) => format!(
                 "App {app}: {changed} rows {would}have another end; of {over} the day is past, ClickHouse {would}delete them.\n"
             ),

@@ -38,7 +38,7 @@ pub enum Schema {
     Apply(apply::Apply),
     /// End changes of stored rows that fail again and again, and hold up those behind them
     #[command(
-        after_help = "Examples:\n  penstock schema repair events --dry-run\n  penstock schema repair events"
+        after_help = "Examples:\n  penstock schema repair events\n  penstock schema repair events --yes"
     )]
     Repair(repair::Repair),
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Of;
 use super::status::under_way;
-use crate::exit::{End, Result};
+use crate::exit::{End, Failure, Result};
 use crate::output::{Format, print};
 use crate::stored::Stored;
 use crate::text::count;
@@ -16,8 +16,11 @@ use crate::text::count;
 pub struct Repair {
     #[command(flatten)]
     pub of: Of,
-    /// Say what would be ended, and end nothing
+    /// End them; without it, it is said what would be ended
     #[arg(long)]
+    pub yes: bool,
+    /// Say what would be ended, and end nothing; so it is without --yes, too
+    #[arg(long, conflicts_with = "yes")]
     pub dry_run: bool,
     /// How to print the outcome
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -36,19 +39,24 @@ struct Outcome {
 }
 
 pub async fn run(stored: &Stored, arguments: &Repair) -> Result<End> {
-    let found = stored.inspect().await?;
+    let Some(found) = stored.inspect_own().await? else {
+        return Err(Failure::NotFound(format!(
+            "the pipeline {} has no table yet",
+            stored.name()
+        )));
+    };
     let (failed, others): (Vec<_>, Vec<_>) = found
         .mutations
         .into_iter()
         .partition(|mutation| !mutation.failure.is_empty());
-    if !arguments.dry_run {
+    if arguments.yes {
         for mutation in &failed {
             kill(&stored.server, &stored.spec, mutation).await?;
         }
     }
     let outcome = Outcome {
         table: found.table,
-        dry_run: arguments.dry_run,
+        dry_run: !arguments.yes,
         ended: failed,
         going_on: others.len(),
     };
@@ -60,7 +68,7 @@ fn text(outcome: &Outcome) -> String {
     let mut text = match (outcome.ended.len(), outcome.dry_run) {
         (0, _) => format!("Nothing to repair: no change of {} fails.\n", outcome.table),
         (ended, true) => format!(
-            "{} would be ended:\n{}",
+            "{} would be ended with --yes:\n{}",
             count(ended, "change"),
             under_way(&outcome.ended)
         ),
@@ -70,6 +78,16 @@ fn text(outcome: &Outcome) -> String {
             under_way(&outcome.ended)
         ),
     };
+    if outcome
+        .ended
+        .iter()
+        .any(|one| one.command.contains("MODIFY COLUMN"))
+    {
+        text.push_str(
+            "A column keeps the type that it was to have, and rows that do not fit cannot be read: give it the former type \
+             in the resource, and agree to that change.\n",
+        );
+    }
     if outcome.going_on > 0 {
         text.push_str(&format!("{} under way.\n", count(outcome.going_on, "change")));
     }

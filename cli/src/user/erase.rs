@@ -1,21 +1,22 @@
 //! `penstock user erase`: deletes a user's rows, and says that it is done when it is.
 //!
 //! ```text
-//! for each table: wait until what was sent before has been stored ─► DELETE ─► wait until every part is rewritten ─► count
+//! for each table: wait until what was sent is committed ─► DELETE ─► wait until every part is rewritten
+//!                 ─► wait again ─► count
 //! ```
 //!
 //! Invariants:
-//! - What a consumer has not committed yet may be written again after a crash, so nothing is deleted before the group has
-//!   passed all that was in the topic when the command began. After that no row of it can come back.
+//! - What a consumer has not committed yet it may store again after a crash. So the group passes all that was in the topic
+//!   before, so that it is there to be deleted, and again after: what was stored and not committed meanwhile.
 //! - Done means counted: no row of the user is left that was there, and the change is finished in every part.
 //!
-//! Kafka deletes no single record. What the topics still hold of the user goes with their retention; the outcome says
-//! when.
+//! Kafka deletes no single record. What the topics still hold of the user goes with their retention, which the outcome
+//! says.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
 
 use clap::Args;
+use penstock_dataplane_config::table::quote_literal;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -23,11 +24,11 @@ use super::{Of, Place};
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
 use crate::kafka::Committed;
-use crate::output::{Format, print};
+use crate::output::{Format, Waiting, print};
+use crate::stored::SCAN;
 use crate::text::{Table, age, count, harmless};
 
-const STATEMENT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_secs(1);
+const AGAIN: &str = "run it again to go on";
 
 #[derive(Clone, Debug, Args)]
 pub struct Erase {
@@ -80,14 +81,27 @@ pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Re
     if !arguments.dry_run && !places.is_empty() && !arguments.yes {
         agreed(user, rows.iter().sum(), places.len())?;
     }
-    let mut tables = Vec::new();
+    let mut outcome = Outcome {
+        user: user.clone(),
+        dry_run: arguments.dry_run,
+        tables: Vec::new(),
+    };
     for (place, before) in places.iter().zip(rows) {
         let deleted = match arguments.dry_run {
             true => before,
-            false => erase(cluster, place, arguments).await?,
+            false => match erase(cluster, place, arguments).await {
+                Ok(deleted) => deleted,
+                Err(failure) => {
+                    // What was done before is done.
+                    if !outcome.tables.is_empty() {
+                        print(arguments.output, &outcome, table)?;
+                    }
+                    return Err(failure);
+                }
+            },
         };
         let kafka = &place.stored.pipeline.spec.kafka;
-        tables.push(Erased {
+        outcome.tables.push(Erased {
             pipeline: place.stored.name().to_owned(),
             table: place.stored.table(),
             rows: deleted,
@@ -95,11 +109,6 @@ pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Re
             dead_letters_keep: age(kafka.dead_letter.retention.get()),
         });
     }
-    let outcome = Outcome {
-        user: user.clone(),
-        dry_run: arguments.dry_run,
-        tables,
-    };
     print(arguments.output, &outcome, text)?;
     Ok(End::Done)
 }
@@ -129,29 +138,21 @@ fn agreed(user: &str, rows: u64, tables: usize) -> Result<()> {
 }
 
 async fn counted(place: &Place) -> Result<u64> {
-    let rows: Vec<u64> = place
-        .stored
-        .server
-        .ask(&format!(
-            "SELECT count() FROM {} WHERE {}",
-            place.table, place.which
-        ))
-        .await?;
+    let question = format!(
+        "SELECT count() FROM {} WHERE {}",
+        place.stored.quoted(),
+        place.which
+    );
+    let rows: Vec<u64> = place.stored.server.ask_within(&question, SCAN).await?;
     Ok(rows.first().copied().unwrap_or(0))
 }
 
 /// How many rows were deleted.
 async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u64> {
-    let limit = Instant::now() + arguments.timeout.get();
-    let mut waiting = Waiting::new(place.stored.table(), limit);
-    let consumer = cluster.consumer(place.stored.name()).await?;
-    let bootstrap = arguments.kafka.as_deref().unwrap_or(&consumer.kafka.bootstrap);
-    let group = Committed::open(bootstrap, &consumer.group, &consumer.kafka.topic)?;
-    while let Some(behind) = group.behind()? {
-        waiting
-            .tick(&format!("{behind} records of the topic are not stored yet"))
-            .await?;
-    }
+    let mut waiting = Waiting::new(arguments.timeout.get());
+    // Whoever may not see changes could not tell that this one is finished.
+    finished(place, "").await?;
+    passed(cluster, place, arguments, &mut waiting).await?;
     let rows = counted(place).await?;
     if rows == 0 {
         return Ok(0);
@@ -159,23 +160,22 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
     // A name by which the change is found again.
     let name = format!("penstock-erase-{}", Uuid::new_v4());
     let statement = format!(
-        "{} DELETE WHERE {} AND '{name}' != '' SETTINGS mutations_sync = 0",
+        "{} DELETE WHERE {} AND '{name}' != '' SETTINGS mutations_sync = {}",
         place.stored.spec.alter(),
-        place.which
+        place.which,
+        place.sync
     );
-    place.stored.server.run(&statement, STATEMENT).await?;
-    while let Some((parts, failure)) = unfinished(place, &name).await? {
-        if !failure.is_empty() {
-            return Err(Failure::Failed(format!(
-                "ClickHouse cannot finish deleting from {}: {}. Once the cause is gone it goes on by itself; run this again to see it done",
-                place.stored.table(),
-                harmless(&failure)
-            )));
-        }
-        waiting
-            .tick(&format!("{parts} parts are to be rewritten"))
-            .await?;
+    place
+        .stored
+        .server
+        .run(&statement, arguments.timeout.get())
+        .await?;
+    while !finished(place, &name).await? {
+        let what = format!("parts of {} are still to be rewritten", place.stored.table());
+        waiting.tick(&what, AGAIN).await?;
     }
+    // A batch that was stored and not committed when its rows were deleted would be missed, and stored again.
+    passed(cluster, place, arguments, &mut waiting).await?;
     match counted(place).await? {
         0 => Ok(rows),
         left => Err(Failure::Failed(format!(
@@ -185,55 +185,46 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
     }
 }
 
-/// Parts that are left, and why it failed last.
-async fn unfinished(place: &Place, name: &str) -> Result<Option<(i64, String)>> {
-    let mutations =
-        penstock_provision::clickhouse::inspect::mutations(&place.stored.server, &place.stored.spec).await?;
-    let ours = mutations.into_iter().find(|one| one.command.contains(name));
-    Ok(ours.map(|one| (one.parts_to_do, one.failure)))
-}
-
-/// Progress on standard error, and an end to patience.
-struct Waiting {
-    table: String,
-    limit: Instant,
-    shown: bool,
-}
-
-impl Waiting {
-    fn new(table: String, limit: Instant) -> Self {
-        Self {
-            table,
-            limit,
-            shown: false,
-        }
+/// Waits until consumers have committed all that the topic holds now.
+async fn passed(cluster: &Cluster, place: &Place, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
+    let consumer = cluster.consumer(place.stored.name()).await?;
+    let bootstrap = arguments.kafka.as_deref().unwrap_or(&consumer.kafka.bootstrap);
+    let group = Committed::open(bootstrap, &consumer.group, &consumer.kafka.topic)?;
+    while let Some(behind) = group.behind()? {
+        let what = format!("{behind} records for {} are not stored yet", place.stored.table());
+        waiting.tick(&what, AGAIN).await?;
     }
-
-    async fn tick(&mut self, what: &str) -> Result<()> {
-        if Instant::now() > self.limit {
-            return Err(Failure::Failed(format!(
-                "{}: {what}, and the time to wait is over; run it again to go on",
-                self.table
-            )));
-        }
-        if io::stderr().is_terminal() {
-            self.shown = true;
-            let _ = write!(io::stderr(), "\r\x1b[K{}: {what}", self.table);
-        }
-        tokio::time::sleep(POLL).await;
-        Ok(())
-    }
+    Ok(())
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+/// Whether the change of that name is there and finished. Of no name: whether changes can be seen at all.
+async fn finished(place: &Place, name: &str) -> Result<bool> {
+    let spec = &place.stored.spec;
+    let question = format!(
+        "SELECT is_done, latest_fail_reason FROM system.mutations \
+         WHERE database = {} AND table = {} AND position(command, {}) > 0",
+        quote_literal(&spec.database),
+        quote_literal(&spec.table),
+        quote_literal(name)
+    );
+    let found: Vec<(u8, String)> = place.stored.server.ask(&question).await?;
+    if name.is_empty() {
+        return Ok(true);
     }
+    if let Some((_, failure)) = found
+        .iter()
+        .find(|(done, failure)| *done == 0 && !failure.is_empty())
+    {
+        return Err(Failure::Failed(format!(
+            "ClickHouse cannot finish deleting from {}: {}. Once the cause is gone it goes on by itself; run this again to see it done",
+            place.stored.table(),
+            harmless(failure)
+        )));
+    }
+    Ok(!found.is_empty() && found.iter().all(|(done, _)| *done == 1))
 }
 
-fn text(outcome: &Outcome) -> String {
+fn table(outcome: &Outcome) -> String {
     let mut table = Table::new(&["PIPELINE", "TABLE", "ROWS", "TOPIC KEEPS", "DEAD LETTERS KEEP"]);
     for one in &outcome.tables {
         table.row([
@@ -244,10 +235,15 @@ fn text(outcome: &Outcome) -> String {
             one.dead_letters_keep.clone(),
         ]);
     }
+    table.to_string()
+}
+
+fn text(outcome: &Outcome) -> String {
     let rows: u64 = outcome.tables.iter().map(|one| one.rows).sum();
     let user = harmless(&outcome.user);
-    match outcome.dry_run {
-        true => format!("{table}\n{rows} rows of {user} would be deleted.\n"),
-        false => format!("{table}\n{rows} rows of {user} deleted; none is left.\n"),
-    }
+    let end = match outcome.dry_run {
+        true => format!("{rows} rows of {user} would be deleted."),
+        false => format!("{rows} rows of {user} deleted; none is left."),
+    };
+    format!("{}\n{end}\n", table(outcome))
 }

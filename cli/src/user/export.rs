@@ -34,7 +34,8 @@ pub async fn run(places: Vec<Place>) -> Result<End> {
         let question = format!(
             "SELECT * FROM {} FINAL WHERE {} ORDER BY event_timestamp, event_id \
              SETTINGS output_format_json_quote_64bit_integers = 0",
-            place.table, place.which
+            place.stored.quoted(),
+            place.which
         );
         let read = place
             .stored

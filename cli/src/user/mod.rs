@@ -3,8 +3,10 @@
 pub mod erase;
 pub mod export;
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Subcommand};
-use penstock_dataplane_config::table::{quote_identifier, quote_literal};
+use penstock_dataplane_config::table::quote_literal;
 
 use crate::cluster::{Cluster, Where};
 use crate::exit::{End, Failure, Result};
@@ -44,14 +46,14 @@ pub struct Of {
 #[derive(Debug)]
 pub struct Place {
     pub stored: Stored,
-    /// `` `database`.`table` ``.
-    pub table: String,
     /// A condition that holds for the user's rows and for no others.
     pub which: String,
+    /// See [`penstock_provision::clickhouse::inspect::Inspection::mutations_sync`].
+    pub sync: u8,
 }
 
 impl Of {
-    /// The tables, each once: that two pipelines share none, the operator sees to.
+    /// The tables of the pipelines, each once, for each is one pipeline's only.
     async fn find(&self, cluster: &Cluster) -> Result<Vec<Place>> {
         if self.user.is_empty() {
             return Err(Failure::Usage(
@@ -62,11 +64,11 @@ impl Of {
             Some(name) => Some(cluster.app_id(name).await?),
             None => None,
         };
-        let mut found = Vec::new();
+        let mut all = Vec::new();
         if self.pipeline.is_empty() {
             for pipeline in cluster.pipelines(false).await? {
                 match pipeline.0 {
-                    Ok(pipeline) => found.push(Stored::of(cluster, pipeline, &self.reach).await?),
+                    Ok(pipeline) => all.push(Stored::of(cluster, pipeline, &self.reach).await?),
                     Err(invalid) => {
                         // What is left out of an answer about all must be said aloud.
                         return Err(Failure::Failed(format!(
@@ -78,23 +80,28 @@ impl Of {
                 }
             }
         } else {
-            for name in &self.pipeline {
-                found.push(Stored::find(cluster, name, &self.reach).await?);
+            for name in self.pipeline.iter().collect::<BTreeSet<_>>() {
+                all.push(Stored::find(cluster, name, &self.reach).await?);
             }
         }
-        if found.is_empty() {
-            note(&format!("No pipelines in the namespace {}.", cluster.namespace));
+        let mut places = Vec::new();
+        for stored in all {
+            match stored.inspect_own().await? {
+                Some(found) => places.push(Place {
+                    sync: found.mutations_sync(),
+                    which: which(&self.user, app.as_deref()),
+                    stored,
+                }),
+                None => note(&format!("The pipeline {} has no table yet.", stored.name())),
+            }
         }
-        let place = |stored: Stored| Place {
-            table: format!(
-                "{}.{}",
-                quote_identifier(&stored.spec.database),
-                quote_identifier(&stored.spec.table)
-            ),
-            which: which(&self.user, app.as_deref()),
-            stored,
-        };
-        Ok(found.into_iter().map(place).collect())
+        match places.is_empty() {
+            true => Err(Failure::NotFound(format!(
+                "no pipeline of the namespace {} has a table",
+                cluster.namespace
+            ))),
+            false => Ok(places),
+        }
     }
 }
 

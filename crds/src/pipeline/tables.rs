@@ -40,8 +40,8 @@ pub struct ClickHouse {
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]
     pub table: Option<String>,
     /// The servers that are to hold the tables, each all rows, by the name that ClickHouse has for them (`system.clusters`):
-    /// tables are then made `ON CLUSTER`, with Replicated engines. It must have one shard; `url` may be that of any of its
-    /// servers, or of what is in front of them. Cannot change. Absent: the server at `url` alone.
+    /// tables are then made `ON CLUSTER`, with Replicated engines. It must have one shard, and `url` names one of its servers.
+    /// Cannot change. Absent: the server at `url` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::CLUSTER))]
     pub cluster: Option<String>,

@@ -7,6 +7,7 @@ use penstock_e2e::{Error, Result};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,14 +62,26 @@ impl Topics {
             NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)),
             NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
         ];
-        let created = self
-            .runtime
-            .block_on(self.admin.create_topics(&topics, &options()))
-            .doing("creating topics")?;
-        for one in created {
-            one.map_err(|(topic, error)| Error::new(format!("creating {topic}: {error}")))?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let created = self
+                .runtime
+                .block_on(self.admin.create_topics(&topics, &options()))
+                .doing("creating topics")?;
+            let failed = created.into_iter().find_map(|one| match one {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => None,
+                Err(failed) => Some(failed),
+            });
+            match failed {
+                None => return Ok(()),
+                // The controller has not heard of its only broker for a moment, on a machine that stood still. A run of half an
+                // hour shall not end by that.
+                Some((_, RDKafkaErrorCode::InvalidReplicationFactor)) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+                Some((topic, error)) => return Err(Error::new(format!("creating {topic}: {error}"))),
+            }
         }
-        Ok(())
     }
 
     pub fn delete(&self, name: &str) -> Result<()> {

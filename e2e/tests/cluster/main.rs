@@ -22,3 +22,4 @@ mod sdk;
 mod spool;
 mod tables;
 mod tls;
+mod topics;

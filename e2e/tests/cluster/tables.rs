@@ -59,16 +59,29 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     for (user, country) in [("a", "NL"), ("b", "NL"), ("a", "NL"), ("", "BE")] {
         traffic.json(&bought(user, country))?;
     }
-    let all = sent.ids.len() as u64 + 5;
+    // What is no object, and one that names a path twice, refuse no row.
+    for cart in [r#""none""#, r#"{"size":1,"size":2}"#] {
+        traffic.json(&format!(
+            r#"{{"event_type":"odd","context":{{"country":"DE"}},"event_data":{{"cart":{cart}}}}}"#
+        ))?;
+    }
+    let all = sent.ids.len() as u64 + 7;
     within(60, "everything is stored", || Ok(trial.rows()?.0 == all))?;
 
     let question = format!("SELECT sum(cart.amount.:Float64), toTypeName(any(cart)) FROM {table}");
     assert_eq!(ask(&kit, &question)?, "12.5\tJSON", "a path of an object");
+    let question = format!("SELECT DISTINCT toString(cart) FROM {table} WHERE event_name = 'odd'");
+    assert_eq!(ask(&kit, &question)?, "{}");
+    kit.clickhouse(&format!(
+        "ALTER TABLE {table} MATERIALIZE COLUMN cart SETTINGS mutations_sync = 1"
+    ))?;
+    let question = format!("SELECT sum(cart.amount.:Float64) FROM {table}");
+    assert_eq!(ask(&kit, &question)?, "12.5", "written into old rows, too");
     let question =
         format!("SELECT sum(amount), countIf(country = 'NL'), countIf(country IS NULL) FROM {table}");
     assert_eq!(
         ask(&kit, &question)?,
-        format!("12.5\t4\t{}", all - 5),
+        format!("12.5\t4\t{}", all - 7),
         "rows of before have them too"
     );
     let question = format!(

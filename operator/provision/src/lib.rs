@@ -174,7 +174,7 @@ impl TableSpec {
     }
 
     /// `` `database`.`name` ``: of the event table, or of one beside it.
-    pub(crate) fn quoted(&self, name: &str) -> String {
+    pub fn quoted(&self, name: &str) -> String {
         format!("{}.{}", quote_identifier(&self.database), quote_identifier(name))
     }
 

@@ -25,6 +25,7 @@ fn penstock(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Command {
         .stdin(Stdio::null());
     if let Ok(users) = kit.clickhouse_users() {
         command
+            .env("CLICKHOUSE_URL", kit.clickhouse_url())
             .env("CLICKHOUSE_USER", users.admin.user)
             .env("CLICKHOUSE_PASSWORD", users.admin.password);
     }

@@ -2,10 +2,29 @@
 
 use std::time::Duration;
 
-use penstock_e2e::Result;
-use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, within};
+use penstock_e2e::{Error, Result};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ended, json, printed};
+
+/// The group of the pipeline's consumers, which has no members, reads from the beginning.
+fn set_back(kit: &Turn, namespace: &str) -> Result<()> {
+    let failed = |error: rdkafka::error::KafkaError| Error::new(error.to_string());
+    let group: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kit.kafka_bootstrap()?)
+        .set("group.id", format!("penstock.{namespace}.{PIPELINE}"))
+        .create()
+        .map_err(failed)?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..3 {
+        list.add_partition_offset(&format!("{namespace}.{PIPELINE}"), partition, Offset::Offset(0))
+            .map_err(failed)?;
+    }
+    group.commit(&list, CommitMode::Sync).map_err(failed)
+}
 
 #[test]
 fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
@@ -47,33 +66,62 @@ fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
         "{nothing}"
     );
 
-    // It comes back while others are sent.
-    let done = printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])?;
+    // What a person has paused stays so.
+    let pipeline = format!("ingestionpipeline/{PIPELINE}");
+    trial.kubectl(&["annotate", &pipeline, "penstock.dev/paused=true"])?;
+    let (code, said) = ended(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])?;
+    assert!(code == Some(1) && said.contains("is paused"), "{code:?} {said}");
+    assert_eq!(trial.rows()?.0, 3000 - lost);
+
+    trial.kubectl(&["annotate", &pipeline, "penstock.dev/paused-"])?;
+
+    // It comes back while others are sent, and they are refused nothing.
+    let send = || traffic.send(400, 20, 2, Duration::from_millis(50), Duration::from_secs(60));
+    let (meanwhile, done) = Acknowledged::meanwhile(send, || {
+        printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])
+    })?;
     assert!(
         done.contains("were missing in") && done.contains("are there now"),
         "{done}"
     );
-    assert_eq!(trial.rows()?, (3000, 3000));
+    assert_eq!((meanwhile.failed, &meanwhile.errors), (0, &Vec::new()));
+    let all = 3000 + meanwhile.ids.len() as u64;
+    let complete = || Ok(trial.rows()? == (all, all));
+    within(60, "all is there, once", complete)?;
     let stored = trial.stored()?;
     assert!(sent.ids.iter().all(|id| stored.contains(id)));
-    assert_eq!(missing(&[])?, (3000, 0), "there is nothing to do any more");
+    within(30, "there is nothing to do any more", || {
+        Ok(missing(&[])? == (all, 0))
+    })?;
+
+    // One that was killed has left it like this: paused, without consumers, the group set back. The next one goes on.
+    kit.clickhouse(&format!(
+        "ALTER TABLE {table} DELETE WHERE cityHash64(event_id) % 3 = 1 SETTINGS mutations_sync = 1"
+    ))?;
+    let annotations = [
+        "penstock.dev/paused=true",
+        "penstock.dev/paused-by=penstock-replay",
+    ];
+    trial.kubectl(&["annotate", &pipeline, annotations[0], annotations[1]])?;
+    trial.kubectl(&["scale", "deployment/events-consume", "--replicas=0"])?;
+    within(90, "no consumer is left", || {
+        Ok(trial.pods("consume")?.is_empty())
+    })?;
+    set_back(&kit, trial.namespace())?;
+    let done = printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])?;
+    assert!(done.starts_with("Nothing is missing"), "{done}");
+    within(30, "all is there again, once", complete)?;
 
     // The pipeline goes on as before.
     trial.ready()?;
-    let paused = trial.kubectl(&[
-        "get",
-        "ingestionpipelines",
-        PIPELINE,
-        "-o",
-        "jsonpath={.metadata.annotations}",
-    ])?;
+    let paused = trial.kubectl(&["get", &pipeline, "-o", "jsonpath={.metadata.annotations}"])?;
     assert!(!paused.contains("paused"), "{paused}");
     let more = traffic.send(100, 10, 1, Duration::ZERO, Duration::from_secs(30))?;
     within(60, "what comes behind is stored", || {
         let stored = trial.stored()?;
         Ok(more.ids.iter().all(|id| stored.contains(id)))
     })?;
-    assert_eq!(trial.rows()?, (3100, 3100));
+    assert_eq!(trial.rows()?, (all + 100, all + 100));
     let (code, said) = ended(&kit, &trial, &["replay", PIPELINE, "--from", "yesterday"])?;
     assert!(
         code == Some(2) && said.contains("is no moment"),

@@ -168,23 +168,41 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
         let status = ended(&kit, &trial, &["schema", "status", PIPELINE])?;
         Ok(status.0 == Some(7) && status.1.contains("Cannot parse"))
     })?;
-    let would = printed(&kit, &trial, &["schema", "repair", PIPELINE, "--dry-run"])?;
-    assert!(would.starts_with("1 change would be ended"), "{would}");
-    let done = printed(&kit, &trial, &["schema", "repair", PIPELINE])?;
+    for arguments in [
+        &["schema", "repair", PIPELINE][..],
+        &["schema", "repair", PIPELINE, "--dry-run"],
+    ] {
+        let would = printed(&kit, &trial, arguments)?;
+        assert!(would.starts_with("1 change would be ended with --yes"), "{would}");
+    }
+    let done = printed(&kit, &trial, &["schema", "repair", PIPELINE, "--yes"])?;
     assert!(done.starts_with("1 change ended"), "{done}");
     let again = printed(&kit, &trial, &["schema", "repair", PIPELINE])?;
     assert_eq!(again, format!("Nothing to repair: no change of {table} fails.\n"));
     settled("nothing is under way")?;
 
-    // Who may not is told what to do.
-    let output = super::penstock(&kit, &trial, &["schema", "status", PIPELINE])
-        .env("CLICKHOUSE_PASSWORD", "wrong")
-        .output()
-        .map_err(|error| penstock_e2e::Error::new(error.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Who may not is told what to do, and a password goes to no address that only a resource names.
+    let with = |name: &str, value: Option<&str>| {
+        let mut command = super::penstock(&kit, &trial, &["schema", "status", PIPELINE]);
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+        let output = command
+            .output()
+            .map_err(|error| penstock_e2e::Error::new(error.to_string()))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok::<_, penstock_e2e::Error>((output.status.code(), said))
+    };
+    let (code, said) = with("CLICKHOUSE_PASSWORD", Some("wrong"))?;
     assert!(
-        output.status.code() == Some(1) && said.contains("--clickhouse-user"),
-        "{said}"
+        code == Some(1) && said.contains("--clickhouse-user"),
+        "{code:?} {said}"
+    );
+    let (code, said) = with("CLICKHOUSE_URL", None)?;
+    assert!(
+        code == Some(2) && said.contains("say --clickhouse http://"),
+        "{code:?} {said}"
     );
     Ok(())
 }

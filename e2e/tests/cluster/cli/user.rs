@@ -20,6 +20,10 @@ fn a_user_is_exported_and_erased_and_does_not_come_back() -> Result<()> {
         let user = Value::from(user);
         format!(r#"{{"event_type":"seen","user_id":{user},"event_data":{{"number":{number}}}}}"#)
     };
+    let (database, name) = table.split_once('.').unwrap_or_default();
+    let comment = kit.clickhouse(&format!(
+        "SELECT comment FROM system.tables WHERE database = '{database}' AND name = '{name}'"
+    ))?;
     for number in 0..5 {
         traffic.json(&of(USER, number))?;
         traffic.json(&of("another", number))?;
@@ -58,7 +62,22 @@ fn a_user_is_exported_and_erased_and_does_not_come_back() -> Result<()> {
         "{code:?} {said}"
     );
 
-    // Nobody erases by mistake.
+    // Nobody erases by mistake, least of all what is another's.
+    kit.clickhouse(&format!("ALTER TABLE {table} MODIFY COMMENT 'of another team'"))?;
+    let (code, said) = ended(
+        &kit,
+        &trial,
+        &["user", "erase", USER, "--yes", "--pipeline", PIPELINE],
+    )?;
+    assert!(
+        code == Some(1) && said.contains("neither made nor adopted"),
+        "{code:?} {said}"
+    );
+    assert_eq!(left(USER)?, "5");
+    kit.clickhouse(&format!(
+        "ALTER TABLE {table} MODIFY COMMENT '{}'",
+        comment.trim()
+    ))?;
     let erase = ["user", "erase", USER];
     let (code, said) = ended(&kit, &trial, &erase)?;
     assert!(code == Some(2) && said.contains("--yes"), "{code:?} {said}");

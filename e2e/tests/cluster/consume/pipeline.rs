@@ -118,11 +118,9 @@ impl Pipeline {
             NewTopic::new(&self.topic, self.partitions, TopicReplication::Fixed(1)),
             NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
         ];
-        let made = self
-            .runtime
-            .block_on(self.admin().create_topics(&topics, &AdminOptions::new()))
-            .expect("Kafka answers");
-        made.into_iter().for_each(|topic| drop(topic.expect("a topic")));
+        let mut kafka = ClientConfig::new();
+        kafka.set("bootstrap.servers", self.kit.kafka_bootstrap().expect("Kafka"));
+        crate::topics::create(&kafka, &topics);
     }
 
     /// Deletes the topic and makes it anew; the group and the table stay.

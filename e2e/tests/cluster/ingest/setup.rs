@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use penstock_e2e::Result;
 use penstock_e2e::trial::{Turn, port};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
@@ -17,6 +16,8 @@ use redis::Commands as _;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::topics;
 
 const KEY: &str = "a-key-of-the-tests";
 /// Of a machine that has other tests to run.
@@ -49,20 +50,12 @@ impl<'a> Setup<'a> {
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
-        let client: AdminClient<DefaultClientContext> = self.kafka().create().unwrap();
         let letters = self.letters();
         let topics = [
             NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1)),
             NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
         ];
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-        for created in runtime.block_on(client.create_topics(&topics, &options)).unwrap() {
-            created.unwrap();
-        }
+        topics::create(&self.kafka(), &topics);
     }
 
     fn kafka(&self) -> ClientConfig {

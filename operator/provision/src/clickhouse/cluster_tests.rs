@@ -5,10 +5,13 @@ use penstock_dataplane_config::Duration;
 
 use super::super::TableSpec;
 use super::super::ownership::{Claim, Owner};
-use super::inspect::write_column;
+use super::inspect::{Mutation, kill_statement, write_column};
 use super::plan::{self, ObservedTable, Refusal};
 use super::rollup;
-use super::{ProvisionError, create_event_table, fit_cluster};
+use super::{
+    ProvisionError, create_database, create_event_table, drop_database, drop_table_statement, fit_cluster,
+    set_comment,
+};
 
 fn spec() -> TableSpec {
     TableSpec {
@@ -49,7 +52,22 @@ fn lacking(engine: &str) -> ObservedTable {
 fn every_server_runs_every_statement() {
     let spec = spec();
     let claim = Claim::new(Owner::new("c", "growth", "events"), false);
-    let mut statements = vec![create_event_table(&spec, "mark")];
+    let mutation = Mutation {
+        table: "events".into(),
+        id: "0000000003".into(),
+        command: String::new(),
+        parts_to_do: 1,
+        failure: String::new(),
+        since: 0,
+    };
+    let mut statements = vec![
+        create_database(&spec, "mark"),
+        create_event_table(&spec, "mark"),
+        set_comment(&spec, "mark"),
+        drop_table_statement(&spec, "events"),
+        drop_database(&spec),
+        kill_statement(&spec, &mutation),
+    ];
     let steps = plan::changes(&spec, &lacking("ReplicatedReplacingMergeTree"), true).unwrap();
     statements.extend(steps.into_iter().map(|step| step.statement));
     let steps = rollup::changes(&spec, &[], &claim).unwrap();
@@ -80,6 +98,10 @@ fn a_table_of_one_server_is_none_of_a_cluster() {
     };
     assert!(
         text.contains("the other servers of main would not have its rows"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("`growth`.`events_before_penstock` ON CLUSTER `main`"),
         "{text}"
     );
 }

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::TableSpec;
 use super::super::error::ProvisionError;
-use super::super::ownership::{self, Claim, Mark, Owner};
+use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::observe::{self, Table};
 use super::plan::{self, Refusal};
 pub use super::plan::{Fit, Step};
 use super::rollup::{self, Beside};
-use super::{Server, create_event_table, refused};
+use super::{Server, create_database, create_event_table, fit_cluster, refuse_cluster, refused, set_comment};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +92,15 @@ pub struct Blocked {
     pub agreement: Option<Agreement>,
 }
 
+impl Blocked {
+    fn by(error: &ProvisionError) -> Self {
+        Self {
+            message: error.to_string(),
+            agreement: None,
+        }
+    }
+}
+
 /// A change that rewrites what is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,6 +125,22 @@ pub struct Mutation {
 }
 
 impl Inspection {
+    /// Whether the event table is there and the pipeline's, made or adopted.
+    pub fn is_of(&self, namespace: &str, name: &str) -> bool {
+        let owner = self.stored.as_ref().and_then(|stored| stored.owner.as_ref());
+        owner.is_some_and(|owner| owner.is_of(namespace, name))
+    }
+
+    /// How a change of stored rows is begun, as a setting: a table of one server tells at once that there is one, and how far it
+    /// is; a Replicated one is waited for, on all its servers.
+    pub fn mutations_sync(&self) -> u8 {
+        let engine = self.stored.as_ref().map_or("", |stored| stored.engine.as_str());
+        match engine.starts_with("Replicated") || engine.starts_with("Shared") {
+            true => 2,
+            false => 0,
+        }
+    }
+
     /// Whether all is as asked, and nothing is under way.
     pub fn is_settled(&self) -> bool {
         self.plan.steps.is_empty() && self.plan.blocked.is_none() && self.mutations.is_empty()
@@ -141,7 +166,14 @@ pub async fn inspect(
     let mark = table.as_ref().and_then(Table::mark);
     let owner = mark.as_ref().map(|mark| mark.owner.clone());
     // Which cluster this is, only the operator knows; a mark for this namespace and name is taken for this pipeline's.
-    let own = owner.clone().filter(|owner| owner.is_of(pipeline.0, pipeline.1));
+    let marks = beside
+        .iter()
+        .filter_map(|there| Mark::from_comment(&there.comment));
+    let own = owner
+        .clone()
+        .into_iter()
+        .chain(marks.map(|mark| mark.owner))
+        .find(|owner| owner.is_of(pipeline.0, pipeline.1));
     let claim = Claim::new(
         own.unwrap_or_else(|| Owner::new("this-cluster", pipeline.0, pipeline.1)),
         adopt,
@@ -157,7 +189,7 @@ pub async fn inspect(
                 rows: parts.rows,
                 bytes: parts.bytes,
                 parts: parts.parts,
-                ttl: ttl(&table.observed.engine_full),
+                ttl: plan::ttl_in(&table.observed.engine_full).map(str::to_owned),
             })
         }
     };
@@ -166,34 +198,78 @@ pub async fn inspect(
         stored,
         columns: plan::fits(spec, table.as_ref().map_or(&[], |table| &table.observed.columns)),
         rollups: rollup::states(spec, &beside),
-        plan: make_plan(spec, table.as_ref(), &beside, &claim),
+        plan: match fits_in(server, spec).await {
+            Ok(database) => make_plan(spec, database, table.as_ref(), &beside, &claim),
+            Err(error @ (ProvisionError::Sharded(_) | ProvisionError::NotSupported(_))) => Plan {
+                blocked: Some(Blocked::by(&error)),
+                ..Plan::default()
+            },
+            Err(error) => return Err(error),
+        },
         mutations: mutations(server, spec).await?,
     })
 }
 
-fn make_plan(spec: &TableSpec, table: Option<&Table>, beside: &[Beside], claim: &Claim) -> Plan {
-    let blocked = |error: ProvisionError| Blocked {
-        message: error.to_string(),
-        agreement: None,
-    };
-    let mark = table.and_then(Table::mark);
-    if let Err(why) = ownership::decide(table.is_some(), mark.as_ref(), claim) {
-        let thing = format!("table {}.{}", spec.database, spec.table);
-        return Plan {
-            steps: Vec::new(),
-            blocked: Some(blocked(ProvisionError::refused(thing, why))),
-        };
+/// Whether the database is there; refuses what no table can be made in.
+async fn fits_in(server: &Server, spec: &TableSpec) -> Result<bool, ProvisionError> {
+    if let Some(cluster) = &spec.cluster {
+        fit_cluster(cluster, observe::shards(server, cluster).await?)?;
     }
+    let database = observe::database(server, &spec.database).await?;
+    if let Some(database) = &database {
+        refuse_cluster(spec, database)?;
+    }
+    Ok(database.is_some())
+}
+
+/// What `ensure` would do, in its order.
+fn make_plan(
+    spec: &TableSpec,
+    database: bool,
+    table: Option<&Table>,
+    beside: &[Beside],
+    claim: &Claim,
+) -> Plan {
+    let mark = table.and_then(Table::mark);
     let mut plan = Plan::default();
+    let verdict = match ownership::decide(table.is_some(), mark.as_ref(), claim) {
+        Ok(verdict) => verdict,
+        Err(why) => {
+            let thing = format!("table {}.{}", spec.database, spec.table);
+            plan.blocked = Some(Blocked::by(&ProvisionError::refused(thing, why)));
+            return plan;
+        }
+    };
+    let created = Mark::created_for(&claim.owner).comment();
+    let step = |statement, does: &str| Step {
+        statement,
+        does: does.to_owned(),
+    };
     match table {
-        None => plan.steps.push(Step {
-            statement: create_event_table(spec, &Mark::created_for(&claim.owner).comment()),
-            does: "event table made".into(),
-        }),
+        None => {
+            if !database {
+                plan.steps
+                    .push(step(create_database(spec, &created), "database made"));
+            }
+            plan.steps
+                .push(step(create_event_table(spec, &created), "event table made"));
+            plan.steps.extend(plan::own_columns(spec));
+        }
         Some(table) => {
             let ours = mark.is_some_and(|mark| mark.created);
             match plan::changes(spec, &table.observed, ours) {
-                Ok(steps) => plan.steps = steps,
+                Ok(steps) => {
+                    if verdict == Verdict::Adopt {
+                        let mark = Mark {
+                            owner: claim.owner.clone(),
+                            created: false,
+                        };
+                        let comment = observe::with_mark(&mark, &table.comment);
+                        plan.steps
+                            .push(step(set_comment(spec, &comment), "marked as adopted"));
+                    }
+                    plan.steps.extend(steps);
+                }
                 Err(refusal) => {
                     let agreement = match &refusal {
                         Refusal::Rewrite(rewrite) => Some(Agreement {
@@ -203,12 +279,13 @@ fn make_plan(spec: &TableSpec, table: Option<&Table>, beside: &[Beside], claim: 
                         _ => None,
                     };
                     match refused(spec, refusal) {
-                        Ok(steps) => plan.steps = steps,
+                        Ok(steps) => plan.steps.extend(steps),
                         Err(error) => {
                             plan.blocked = Some(Blocked {
                                 agreement,
-                                ..blocked(error)
+                                ..Blocked::by(&error)
                             });
+                            return plan;
                         }
                     }
                 }
@@ -217,7 +294,7 @@ fn make_plan(spec: &TableSpec, table: Option<&Table>, beside: &[Beside], claim: 
     }
     match rollup::changes(spec, beside, claim) {
         Ok(steps) => plan.steps.extend(steps),
-        Err(error) => plan.blocked = plan.blocked.or(Some(blocked(error))),
+        Err(error) => plan.blocked = Some(Blocked::by(&error)),
     }
     plan
 }
@@ -258,15 +335,17 @@ pub async fn mutations(server: &Server, spec: &TableSpec) -> Result<Vec<Mutation
 
 /// Ends a change that cannot be finished. What it has rewritten stays so.
 pub async fn kill(server: &Server, spec: &TableSpec, mutation: &Mutation) -> Result<(), ProvisionError> {
-    server
-        .execute(&format!(
-            "KILL MUTATION{} WHERE database = {} AND table = {} AND mutation_id = {} SYNC",
-            spec.on_cluster(),
-            quote_literal(&spec.database),
-            quote_literal(&mutation.table),
-            quote_literal(&mutation.id)
-        ))
-        .await
+    server.execute(&kill_statement(spec, mutation)).await
+}
+
+pub(super) fn kill_statement(spec: &TableSpec, mutation: &Mutation) -> String {
+    format!(
+        "KILL MUTATION{} WHERE database = {} AND table = {} AND mutation_id = {} SYNC",
+        spec.on_cluster(),
+        quote_literal(&spec.database),
+        quote_literal(&mutation.table),
+        quote_literal(&mutation.id)
+    )
 }
 
 /// The statement that writes a column of the team's own into rows that were stored before there was one; `None` where no
@@ -298,11 +377,4 @@ pub async fn months(server: &Server, spec: &TableSpec) -> Result<Vec<u32>, Provi
         ))
         .await?;
     Ok(months.into_iter().map(|row| row.month).collect())
-}
-
-/// What stands behind TTL in a table's definition.
-fn ttl(engine_full: &str) -> Option<String> {
-    let (_, rest) = engine_full.split_once(" TTL ")?;
-    let end = rest.find(" SETTINGS ").unwrap_or(rest.len());
-    Some(rest[..end].to_owned())
 }

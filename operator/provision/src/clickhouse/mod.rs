@@ -94,12 +94,20 @@ impl Server {
             .await
     }
 
-    /// What one question is answered, which is small.
+    /// What one question about tables is answered, which is quick and small.
     pub async fn ask<R>(&self, question: &str) -> Result<Vec<R>, ProvisionError>
     where
         R: clickhouse::RowOwned + clickhouse::RowRead,
     {
-        self.within(ANSWER, self.client.query_raw(question).fetch_all::<R>())
+        self.ask_within(question, ANSWER).await
+    }
+
+    /// What one question about rows is answered, which may take so long.
+    pub async fn ask_within<R>(&self, question: &str, limit: Duration) -> Result<Vec<R>, ProvisionError>
+    where
+        R: clickhouse::RowOwned + clickhouse::RowRead,
+    {
+        self.within(limit, self.client.query_raw(question).fetch_all::<R>())
             .await
     }
 
@@ -215,6 +223,36 @@ fn full_name(spec: &TableSpec) -> String {
     spec.quoted(&spec.table)
 }
 
+fn create_database(spec: &TableSpec, comment: &str) -> String {
+    format!(
+        "CREATE DATABASE IF NOT EXISTS {}{} COMMENT {}",
+        quote_identifier(&spec.database),
+        spec.on_cluster(),
+        quote_literal(comment)
+    )
+}
+
+fn drop_database(spec: &TableSpec) -> String {
+    format!(
+        "DROP DATABASE IF EXISTS {}{}",
+        quote_identifier(&spec.database),
+        spec.on_cluster()
+    )
+}
+
+/// SYNC: a table of the same name may be made right after.
+fn drop_table_statement(spec: &TableSpec, table: &str) -> String {
+    format!(
+        "DROP TABLE IF EXISTS {}{} SYNC",
+        spec.quoted(table),
+        spec.on_cluster()
+    )
+}
+
+fn set_comment(spec: &TableSpec, comment: &str) -> String {
+    format!("{} MODIFY COMMENT {}", spec.alter(), quote_literal(comment))
+}
+
 /// The statement that makes the event table, with that comment.
 fn create_event_table(spec: &TableSpec, comment: &str) -> String {
     EventTable {
@@ -247,14 +285,7 @@ async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Resu
     match observe::database(server, &spec.database).await? {
         Some(database) => refuse_cluster(spec, &database)?,
         None => {
-            let database = quote_identifier(&spec.database);
-            let comment = quote_literal(&created.comment());
-            let on_cluster = spec.on_cluster();
-            server
-                .execute(&format!(
-                    "CREATE DATABASE IF NOT EXISTS {database}{on_cluster} COMMENT {comment}"
-                ))
-                .await?;
+            server.execute(&create_database(spec, &created.comment())).await?;
         }
     }
     let mut there = observe::table(server, spec).await?;
@@ -353,13 +384,7 @@ fn refuse_cluster(spec: &TableSpec, database: &Database) -> Result<(), Provision
 }
 
 async fn comment(server: &Server, spec: &TableSpec, text: &str) -> Result<(), ProvisionError> {
-    server
-        .execute(&format!(
-            "{} MODIFY COMMENT {}",
-            spec.alter(),
-            quote_literal(text)
-        ))
-        .await
+    server.execute(&set_comment(spec, text)).await
 }
 
 async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Deletion, ProvisionError> {
@@ -386,24 +411,13 @@ async fn delete(server: &Server, spec: &TableSpec, owner: &Owner) -> Result<Dele
         && database.tables == 0
         && observe::mark_of(&database.comment).is_some_and(|mark| mark.owner == *owner && mark.created)
     {
-        server
-            .execute(&format!(
-                "DROP DATABASE IF EXISTS {}{}",
-                quote_identifier(&spec.database),
-                spec.on_cluster()
-            ))
-            .await?;
+        server.execute(&drop_database(spec)).await?;
     }
     Ok(deletion)
 }
 
-/// SYNC: a table of the same name may be made right after.
 async fn drop_table(server: &Server, spec: &TableSpec, table: &str) -> Result<(), ProvisionError> {
-    let statement = format!(
-        "DROP TABLE IF EXISTS {}{} SYNC",
-        spec.quoted(table),
-        spec.on_cluster()
-    );
+    let statement = drop_table_statement(spec, table);
     let dropped = tokio::time::timeout(STATEMENT, server.client.query_raw(&statement).execute()).await;
     match dropped.unwrap_or(Err(clickhouse::error::Error::TimedOut)) {
         // A guard against a slip of the hand; deletionPolicy: Delete is none.

@@ -174,12 +174,12 @@ fn layout_fits(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<()
     if differences.is_empty() {
         return Ok(());
     }
-    let aside = quote_identifier(&format!("{}_before_penstock", spec.table));
     Err(Refusal::Schema(format!(
         "{name} cannot hold events: {}. No statement changes that in place; to let a new table be made, move this one \
-         aside: RENAME TABLE {name} TO {}.{aside}",
+         aside: RENAME TABLE {name} TO {}{}",
         differences.join("; "),
-        quote_identifier(&spec.database),
+        spec.quoted(&format!("{}_before_penstock", spec.table)),
+        spec.on_cluster(),
     )))
 }
 
@@ -287,10 +287,7 @@ fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<St
                 format!("column {} is {}", asked.name, there.describe()),
                 format!("{alter} MODIFY COLUMN {}", asked.definition),
             )),
-            (Fit::Missing, _) => steps.push(Step {
-                statement: format!("{alter} ADD COLUMN IF NOT EXISTS {}", asked.definition),
-                does: format!("column {} added", asked.name),
-            }),
+            (Fit::Missing, _) => steps.push(add(spec, &asked)),
             _ => {}
         }
     }
@@ -348,7 +345,7 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
 /// Rows go when their day has come, unless somebody has decided otherwise: a table that is adopted keeps its own rules,
 /// and so does one whose TTL a person has changed.
 fn ttl(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Option<Step> {
-    (ours && !table.engine_full.contains(" TTL ")).then(|| Step {
+    (ours && ttl_in(&table.engine_full).is_none()).then(|| Step {
         // Rows that are there need not be looked through: they are kept for good.
         statement: format!(
             "{} MODIFY TTL {} SETTINGS materialize_ttl_after_modify = 0",
@@ -357,6 +354,26 @@ fn ttl(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Option<Step> {
         ),
         does: format!("TTL {}", EventTable::TTL),
     })
+}
+
+/// What stands behind TTL in a table's definition.
+pub(crate) fn ttl_in(engine_full: &str) -> Option<&str> {
+    let (_, rest) = engine_full.split_once(" TTL ")?;
+    Some(rest.split(" SETTINGS ").next().unwrap_or(rest))
+}
+
+/// What adds the columns of the team's own to a table that has just been made.
+pub(crate) fn own_columns(spec: &TableSpec) -> impl Iterator<Item = Step> {
+    asked(spec)
+        .skip(EVENT_COLUMNS.len())
+        .map(|asked| add(spec, &asked))
+}
+
+fn add(spec: &TableSpec, asked: &Asked) -> Step {
+    Step {
+        statement: format!("{} ADD COLUMN IF NOT EXISTS {}", spec.alter(), asked.definition),
+        does: format!("column {} added", asked.name),
+    }
 }
 
 /// How many blocks the definition says that the table remembers.

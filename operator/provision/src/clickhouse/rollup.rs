@@ -17,7 +17,7 @@ use super::super::error::ProvisionError;
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::extra;
 use super::inspect::RollupState;
-use super::plan::Step;
+use super::plan::{Step, ttl_in};
 
 /// What the name of a view ends with.
 const VIEW: &str = "_view";
@@ -64,6 +64,13 @@ fn state(rollup: &Rollup) -> &'static str {
     }
 }
 
+fn engine(spec: &TableSpec) -> &'static str {
+    match spec.cluster {
+        None => "AggregatingMergeTree",
+        Some(_) => "ReplicatedAggregatingMergeTree",
+    }
+}
+
 /// Makes the table.
 pub(super) fn create_table(spec: &TableSpec, rollup: &Rollup, comment: &str) -> String {
     let mut sql = format!(
@@ -81,8 +88,8 @@ pub(super) fn create_table(spec: &TableSpec, rollup: &Rollup, comment: &str) -> 
         .map(|(name, _)| quote_identifier(name))
         .collect();
     let engine = match spec.cluster {
-        None => "AggregatingMergeTree".to_owned(),
-        Some(_) => format!("ReplicatedAggregatingMergeTree({REPLICA})"),
+        None => engine(spec).to_owned(),
+        Some(_) => format!("{}({REPLICA})", engine(spec)),
     };
     let _ = writeln!(sql, "{}\n)", definitions.join(",\n"));
     let _ = writeln!(
@@ -193,7 +200,7 @@ pub(crate) fn made(spec: &TableSpec, rollup: &Rollup, claim: &Claim) -> [Beside;
     let ttl = ttl(rollup).map_or_else(String::new, |ttl| format!(" TTL {ttl}"));
     let table = Beside {
         name: table_name(spec, rollup),
-        engine: "AggregatingMergeTree".into(),
+        engine: engine(spec).into(),
         engine_full: format!("AggregatingMergeTree ORDER BY app_id{ttl} SETTINGS index_granularity = 16"),
         comment,
         columns: columns(spec, rollup),
@@ -292,7 +299,12 @@ pub(crate) fn changes(
 
 fn fits(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Result<(), ProvisionError> {
     let asked = columns(spec, rollup);
-    if there.engine.ends_with("AggregatingMergeTree") && there.columns == asked {
+    let fits = match spec.cluster {
+        // Made by a person, or adopted: whichever it is, it aggregates.
+        None => there.engine.ends_with("AggregatingMergeTree"),
+        Some(_) => there.engine == "ReplicatedAggregatingMergeTree",
+    };
+    if fits && there.columns == asked {
         return Ok(());
     }
     let (name, aside) = (spec.quoted(&there.name), format!("{}_before", there.name));
@@ -304,26 +316,25 @@ fn fits(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Result<(), Provisi
         each.join(", ")
     };
     Err(ProvisionError::SchemaConflict(format!(
-        "{name} cannot hold the rollup {}: it is {} with {} and not AggregatingMergeTree with {}. To let a new one be \
-         made, move it aside: RENAME TABLE {name} TO {}",
+        "{name} cannot hold the rollup {}: it is {} with {} and not {} with {}. To let a new one be \
+         made, move it aside: RENAME TABLE {name} TO {}{}",
         rollup.name,
         there.engine,
         is(&there.columns),
+        engine(spec),
         is(&asked),
-        spec.quoted(&aside)
+        spec.quoted(&aside),
+        spec.on_cluster()
     )))
 }
 
 /// A retention that has changed.
 fn retention(spec: &TableSpec, rollup: &Rollup, there: &Beside) -> Option<Step> {
     let alter = format!("ALTER TABLE {}{}", spec.quoted(&there.name), spec.on_cluster());
-    let is = there.engine_full.split_once(" TTL ").map(|(_, rest)| {
-        let end = rest.find(" SETTINGS ").unwrap_or(rest.len());
-        rest[..end].to_owned()
-    });
+    let is = ttl_in(&there.engine_full);
     let asked = ttl(rollup);
     let statement = match &asked {
-        _ if is == asked => return None,
+        _ if is == asked.as_deref() => return None,
         Some(ttl) => format!("{alter} MODIFY TTL {ttl}"),
         None => format!("{alter} REMOVE TTL"),
     };
