@@ -7,6 +7,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use penstock_dataplane::consume::native::RowId;
+use penstock_dataplane::consume::position::Position;
+use penstock_dataplane::consume::target::{SUM, Sum};
+
 use super::harness::{Ingest, apps};
 
 const EVENTS: &str = "INSERT%20INTO%20%60growth%60.%60events%60";
@@ -141,22 +145,29 @@ fn event_ids(block: &[u8]) -> Vec<uuid::Uuid> {
         .collect()
 }
 
-/// Which rows of partition -1 the table has at the offset asked for: with one group only, all of them or none.
+/// Which rows of partition -1 the table has at the offset asked for, or their sum: with one group only, all of them or none.
 fn positions(query: &str, held: &Held) -> Vec<u8> {
     assert!(query.contains("src_partition = -1"), "{query}");
     let between = query.split("src_offset BETWEEN ").nth(1).unwrap();
     let offset: i64 = between.split(' ').next().unwrap().parse().unwrap();
-    let mut out = Vec::new();
+    let (mut out, mut sum) = (Vec::new(), Sum::default());
     for ids in held.tokens.values() {
-        for (row, id) in ids.iter().enumerate() {
+        for (row, id) in (0u32..).zip(ids) {
             out.extend_from_slice(&offset.to_le_bytes());
-            out.extend_from_slice(&(row as u32).to_le_bytes());
+            out.extend_from_slice(&row.to_le_bytes());
             let (high, low) = id.as_u64_pair();
             out.extend_from_slice(&high.to_le_bytes());
             out.extend_from_slice(&low.to_le_bytes());
+            sum.add(RowId {
+                position: Position::new(offset, row),
+                event_id: id.as_u128(),
+            });
         }
     }
-    out
+    match query.contains(SUM) {
+        true => [sum.rows.to_le_bytes(), sum.digest.to_le_bytes()].concat(),
+        false => out,
+    }
 }
 
 fn event(id: &str) -> String {
