@@ -8,8 +8,8 @@
 //! user erase             ── and Kafka: what is on its way there?
 //! ```
 //!
-//! Invariants: nothing is written but by `dlq replay`, `replay`, `schema apply`, `schema repair` and `user erase`; standard output carries results only; whatever fails says what to
-//! do about it and ends with a code of [`exit::CODES`].
+//! Invariants: nothing is written but by `dlq replay`, `replay`, `schema apply`, `schema repair` and `user erase`; standard
+//! output carries results only; whatever fails says what to do about it and ends with a code of [`exit::CODES`].
 #![forbid(unsafe_code)]
 
 pub mod arguments;

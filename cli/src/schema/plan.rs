@@ -12,7 +12,7 @@ use crate::text::harmless;
 pub async fn run(stored: &Stored, format: Format) -> Result<End> {
     let plan = stored.inspect().await?.plan;
     print(format, &plan, |plan| text(plan, stored.name()))?;
-    Ok(match plan.steps.is_empty() && plan.blocked.is_none() {
+    Ok(match plan.is_empty() {
         true => End::Done,
         false => End::NotAsAsked,
     })

@@ -73,7 +73,7 @@ fn text(found: &Inspection, pipeline: &str) -> String {
     if !found.mutations.is_empty() {
         let _ = write!(text, "\n{}", under_way(&found.mutations));
     }
-    if !found.plan.steps.is_empty() || found.plan.blocked.is_some() {
+    if !found.plan.is_empty() {
         let _ = writeln!(
             text,
             "\nNot as asked; `penstock schema plan {pipeline}` says more."

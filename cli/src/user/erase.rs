@@ -78,7 +78,7 @@ pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Re
     for place in &places {
         rows.push(counted(place).await?);
     }
-    if !arguments.dry_run && !places.is_empty() && !arguments.yes {
+    if !arguments.dry_run && !arguments.yes {
         agreed(user, rows.iter().sum(), places.len())?;
     }
     let mut outcome = Outcome {

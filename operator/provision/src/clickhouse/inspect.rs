@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::super::TableSpec;
 use super::super::error::ProvisionError;
-use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
+use super::super::ownership::{Claim, Mark, Owner, Verdict};
 use super::observe::{self, Table};
 use super::plan::{self, Refusal};
 pub use super::plan::{Fit, Step};
 use super::rollup::{self, Beside};
-use super::{Server, create_database, create_event_table, fit_cluster, refuse_cluster, refused, set_comment};
+use super::{
+    Server, adopted, create_database, create_event_table, fits_in, is_ours, judge, refused, set_comment,
+};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +94,13 @@ pub struct Blocked {
     pub agreement: Option<Agreement>,
 }
 
+impl Plan {
+    /// Whether the tables are as asked.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_none()
+    }
+}
+
 impl Blocked {
     fn by(error: &ProvisionError) -> Self {
         Self {
@@ -134,16 +143,15 @@ impl Inspection {
     /// How a change of stored rows is begun, as a setting: a table of one server tells at once that there is one, and how far it
     /// is; a Replicated one is waited for, on all its servers.
     pub fn mutations_sync(&self) -> u8 {
-        let engine = self.stored.as_ref().map_or("", |stored| stored.engine.as_str());
-        match engine.starts_with("Replicated") || engine.starts_with("Shared") {
-            true => 2,
-            false => 0,
+        match &self.stored {
+            Some(stored) if plan::is_replicated(&stored.engine) => 2,
+            _ => 0,
         }
     }
 
     /// Whether all is as asked, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        self.plan.steps.is_empty() && self.plan.blocked.is_none() && self.mutations.is_empty()
+        self.plan.is_empty() && self.mutations.is_empty()
     }
 }
 
@@ -210,18 +218,6 @@ pub async fn inspect(
     })
 }
 
-/// Whether the database is there; refuses what no table can be made in.
-async fn fits_in(server: &Server, spec: &TableSpec) -> Result<bool, ProvisionError> {
-    if let Some(cluster) = &spec.cluster {
-        fit_cluster(cluster, observe::shards(server, cluster).await?)?;
-    }
-    let database = observe::database(server, &spec.database).await?;
-    if let Some(database) = &database {
-        refuse_cluster(spec, database)?;
-    }
-    Ok(database.is_some())
-}
-
 /// What `ensure` would do, in its order.
 fn make_plan(
     spec: &TableSpec,
@@ -230,13 +226,11 @@ fn make_plan(
     beside: &[Beside],
     claim: &Claim,
 ) -> Plan {
-    let mark = table.and_then(Table::mark);
     let mut plan = Plan::default();
-    let verdict = match ownership::decide(table.is_some(), mark.as_ref(), claim) {
+    let verdict = match judge(spec, table, claim) {
         Ok(verdict) => verdict,
-        Err(why) => {
-            let thing = format!("table {}.{}", spec.database, spec.table);
-            plan.blocked = Some(Blocked::by(&ProvisionError::refused(thing, why)));
+        Err(error) => {
+            plan.blocked = Some(Blocked::by(&error));
             return plan;
         }
     };
@@ -255,42 +249,34 @@ fn make_plan(
                 .push(step(create_event_table(spec, &created), "event table made"));
             plan.steps.extend(plan::own_columns(spec));
         }
-        Some(table) => {
-            let ours = mark.is_some_and(|mark| mark.created);
-            match plan::changes(spec, &table.observed, ours) {
-                Ok(steps) => {
-                    if verdict == Verdict::Adopt {
-                        let mark = Mark {
-                            owner: claim.owner.clone(),
-                            created: false,
-                        };
-                        let comment = observe::with_mark(&mark, &table.comment);
-                        plan.steps
-                            .push(step(set_comment(spec, &comment), "marked as adopted"));
-                    }
-                    plan.steps.extend(steps);
+        Some(table) => match plan::changes(spec, &table.observed, is_ours(table, claim)) {
+            Ok(steps) => {
+                if verdict == Verdict::Adopt {
+                    let statement = set_comment(spec, &adopted(table, claim));
+                    plan.steps.push(step(statement, "marked as adopted"));
                 }
-                Err(refusal) => {
-                    let agreement = match &refusal {
-                        Refusal::Rewrite(rewrite) => Some(Agreement {
-                            fingerprint: rewrite.fingerprint(),
-                            statements: rewrite.statements(),
-                        }),
-                        _ => None,
-                    };
-                    match refused(spec, refusal) {
-                        Ok(steps) => plan.steps.extend(steps),
-                        Err(error) => {
-                            plan.blocked = Some(Blocked {
-                                agreement,
-                                ..Blocked::by(&error)
-                            });
-                            return plan;
-                        }
+                plan.steps.extend(steps);
+            }
+            Err(refusal) => {
+                let agreement = match &refusal {
+                    Refusal::Rewrite(rewrite) => Some(Agreement {
+                        fingerprint: rewrite.fingerprint(),
+                        statements: rewrite.statements(),
+                    }),
+                    _ => None,
+                };
+                match refused(spec, refusal) {
+                    Ok(steps) => plan.steps.extend(steps),
+                    Err(error) => {
+                        plan.blocked = Some(Blocked {
+                            agreement,
+                            ..Blocked::by(&error)
+                        });
+                        return plan;
                     }
                 }
             }
-        }
+        },
     }
     match rollup::changes(spec, beside, claim) {
         Ok(steps) => plan.steps.extend(steps),

@@ -279,14 +279,8 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outc
 /// The database and the event table.
 async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
     let created = Mark::created_for(&claim.owner);
-    if let Some(cluster) = &spec.cluster {
-        fit_cluster(cluster, observe::shards(server, cluster).await?)?;
-    }
-    match observe::database(server, &spec.database).await? {
-        Some(database) => refuse_cluster(spec, &database)?,
-        None => {
-            server.execute(&create_database(spec, &created.comment())).await?;
-        }
+    if !fits_in(server, spec).await? {
+        server.execute(&create_database(spec, &created.comment())).await?;
     }
     let mut there = observe::table(server, spec).await?;
     let verdict = judge(spec, there.as_ref(), claim)?;
@@ -305,16 +299,10 @@ async fn ensure_events(server: &Server, spec: &TableSpec, claim: &Claim) -> Resu
     let Some(table) = there else {
         return Err(ProvisionError::NotYet(format!("{} vanished", full_name(spec))));
     };
-    let ours = table
-        .mark()
-        .is_some_and(|mark| mark.owner == claim.owner && mark.created);
-    let steps = plan::changes(spec, &table.observed, ours).or_else(|refusal| refused(spec, refusal))?;
+    let steps = plan::changes(spec, &table.observed, is_ours(&table, claim))
+        .or_else(|refusal| refused(spec, refusal))?;
     if verdict == Verdict::Adopt {
-        let mark = Mark {
-            owner: claim.owner.clone(),
-            created: false,
-        };
-        comment(server, spec, &observe::with_mark(&mark, &table.comment)).await?;
+        comment(server, spec, &adopted(&table, claim)).await?;
     }
     let changed = run(server, steps).await?;
     Ok(match verdict {
@@ -352,6 +340,34 @@ fn judge(spec: &TableSpec, there: Option<&Table>, claim: &Claim) -> Result<Verdi
     let mark = there.and_then(Table::mark);
     ownership::decide(there.is_some(), mark.as_ref(), claim)
         .map_err(|why| ProvisionError::refused(format!("table {}.{}", spec.database, spec.table), why))
+}
+
+/// Whether the database is there; refuses what no table can be made in.
+async fn fits_in(server: &Server, spec: &TableSpec) -> Result<bool, ProvisionError> {
+    if let Some(cluster) = &spec.cluster {
+        fit_cluster(cluster, observe::shards(server, cluster).await?)?;
+    }
+    let database = observe::database(server, &spec.database).await?;
+    if let Some(database) = &database {
+        refuse_cluster(spec, database)?;
+    }
+    Ok(database.is_some())
+}
+
+/// Whether Penstock made the table, for this pipeline.
+fn is_ours(table: &Table, claim: &Claim) -> bool {
+    table
+        .mark()
+        .is_some_and(|mark| mark.owner == claim.owner && mark.created)
+}
+
+/// The comment of a table that is adopted.
+fn adopted(table: &Table, claim: &Claim) -> String {
+    let mark = Mark {
+        owner: claim.owner.clone(),
+        created: false,
+    };
+    observe::with_mark(&mark, &table.comment)
 }
 
 /// A pipeline writes to one server, whose rows the others of the cluster copy.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::super::TableSpec;
 use super::super::error::ProvisionError;
 use super::super::ownership::Mark;
-use super::plan::{ObservedColumn, ObservedTable};
+use super::plan::{ObservedColumn, ObservedTable, is_replicated};
 use super::rollup::Beside;
 use super::{ANSWER, Server};
 
@@ -125,7 +125,7 @@ pub(super) async fn table(server: &Server, spec: &TableSpec) -> Result<Option<Ta
         .bind(&spec.database)
         .bind(&spec.table);
     let columns = server.within(ANSWER, question.fetch_all::<ColumnRow>()).await?;
-    let replicated = row.engine.starts_with("Replicated") || row.engine.starts_with("Shared");
+    let replicated = is_replicated(&row.engine);
     let (default_window, default_window_seconds) = defaults(server, replicated).await?;
     Ok(Some(Table {
         comment: row.comment,

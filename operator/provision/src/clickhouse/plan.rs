@@ -303,7 +303,7 @@ fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<St
 /// Without remembered blocks a repeated INSERT is stored twice.
 fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Result<Option<Step>, Refusal> {
     let needed = u64::from(dedup_window(spec.partitions));
-    let replicated = table.engine.starts_with("Replicated") || table.engine.starts_with("Shared");
+    let replicated = is_replicated(&table.engine);
     let setting = if replicated {
         "replicated_deduplication_window"
     } else {
@@ -354,6 +354,11 @@ fn ttl(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Option<Step> {
         ),
         does: format!("TTL {}", EventTable::TTL),
     })
+}
+
+/// Whether other servers copy its rows.
+pub(crate) fn is_replicated(engine: &str) -> bool {
+    engine.starts_with("Replicated") || engine.starts_with("Shared")
 }
 
 /// What stands behind TTL in a table's definition.
