@@ -11,7 +11,7 @@ use super::consumer::Consumer;
 use super::events;
 use super::pipeline::Pipeline;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn rows_keep_what_was_sent() {

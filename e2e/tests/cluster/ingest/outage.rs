@@ -28,20 +28,24 @@ struct Told {
 }
 
 impl Told {
-    /// New ids for every attempt: one that was not acknowledged may be stored or not.
+    /// New ids for every attempt: one that was not acknowledged may be stored or not. Paced: senders as fast as
+    /// they can be take the machine from the broker that is to start beside them, and from all other tests.
     fn send(&self, client: &Client) {
         let ids: Vec<_> = (0..20).map(|_| Uuid::new_v4().to_string()).collect();
         match client.send(&batch(&ids)) {
             (200, told) => {
                 let ids = ids.into_iter().map(|id| (id, told.clone()));
                 self.acknowledged.lock().unwrap().extend(ids);
-                return;
             }
             // 408: this machine was so busy that the request came too slowly.
-            (503 | 408, _) => self.refused.fetch_add(1, Relaxed),
-            (0, _) => self.unanswered.fetch_add(1, Relaxed),
+            (503 | 408, _) => {
+                self.refused.fetch_add(1, Relaxed);
+            }
+            (0, _) => {
+                self.unanswered.fetch_add(1, Relaxed);
+            }
             (status, _) => panic!("{status}"),
-        };
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 
