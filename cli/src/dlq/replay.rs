@@ -177,7 +177,8 @@ fn send(mut replayer: Replayer<'_>, topic: &Topic, plan: &Plan) -> Result<()> {
             offset: message.offset(),
         };
         if let Some(twins) = plan.send.get(&position) {
-            replayer.add(position, message.payload().unwrap_or_default(), twins)?;
+            let line = message.payload().unwrap_or_default();
+            replayer.add(position, message.key(), line, twins)?;
             left -= 1;
         }
         Ok(match left {
@@ -200,7 +201,8 @@ struct Replayer<'p> {
     place: &'p Place,
     producer: ThreadedProducer<Reports>,
     reports: Reports,
-    /// Of the pipeline's topic. Each transaction goes to one of them, because it leaves a mark in each that it touches.
+    /// Of the pipeline's topic. Lines without a key go to one of them in each transaction, because it leaves a mark in
+    /// each that it touches.
     partitions: Vec<i32>,
     turn: usize,
     /// The open transaction: letters, bytes, and what its receipts will say.
@@ -241,7 +243,8 @@ impl<'p> Replayer<'p> {
         Ok(replayer)
     }
 
-    fn add(&mut self, position: Position, line: &[u8], twins: &[Position]) -> Result<()> {
+    /// `key`: of the record that the line came in; then it is a record of one event again.
+    fn add(&mut self, position: Position, key: Option<&[u8]>, line: &[u8], twins: &[Position]) -> Result<()> {
         if self.letters == LETTERS || (self.letters > 0 && self.bytes + line.len() > BYTES) {
             self.commit()?;
         }
@@ -251,11 +254,16 @@ impl<'p> Replayer<'p> {
                 .begin_transaction()
                 .map_err(|error| self.failure(&error))?;
         }
-        let mut value = line.to_vec();
-        value.push(b'\n');
         let name = format!("{}/{position}", self.place.dead_letter_topic);
-        let partition = self.partitions[self.turn % self.partitions.len()];
-        self.produce(&self.place.topic, partition, &value, record::REPLAY, &name)?;
+        let mut value = line.to_vec();
+        let partition = match key {
+            Some(key) => record::partition_of(key, self.partitions.len() as i32),
+            None => {
+                value.push(b'\n');
+                self.partitions[self.turn % self.partitions.len()]
+            }
+        };
+        self.produce(&self.place.topic, partition, key, &value, record::REPLAY, &name)?;
         self.letters += 1;
         self.bytes += line.len();
         self.receipts.add_one(position);
@@ -273,6 +281,7 @@ impl<'p> Replayer<'p> {
             self.produce(
                 &self.place.dead_letter_topic,
                 partition,
+                None,
                 &[],
                 record::REPLAYED,
                 &offsets,
@@ -291,15 +300,24 @@ impl<'p> Replayer<'p> {
         Ok(())
     }
 
-    fn produce(&self, topic: &str, partition: i32, value: &[u8], header: &str, text: &str) -> Result<()> {
+    fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+        header: &str,
+        text: &str,
+    ) -> Result<()> {
         let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
             key: header,
             value: Some(text),
         });
-        let record = BaseRecord::<(), [u8]>::to(topic)
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic)
             .partition(partition)
             .payload(value)
             .headers(headers);
+        record.key = key;
         self.producer
             .send(record)
             .map_err(|(error, _)| self.failure(&error))

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
-pub use stores::{DeadLetter, Kafka, Redis};
+pub use stores::{DeadLetter, Kafka, RecordFormat, RecordKey, Redis};
 pub use tables::{ClickHouse, Counted, Every, ExtraColumn, ExtraKind, Rollup};
 pub use workloads::{
     Batch, Consume, Durability, Endpoint, EndpointTls, Ingest, IngestLimits, KafkaOutage, Protocol,

@@ -18,7 +18,10 @@ use crate::schema;
         .field_path(".topic"),
     validation = Rule::new("!has(self.topic) || !has(self.deadLetter.topic) || self.topic != self.deadLetter.topic")
         .message("deadLetter.topic must differ from topic")
-        .field_path(".deadLetter.topic")
+        .field_path(".deadLetter.topic"),
+    validation = Rule::new("!has(self.key) || self.recordFormat == 'Single'")
+        .message("key is for recordFormat Single: a record of many events has no key")
+        .field_path(".key")
 )]
 pub struct Kafka {
     /// `host:port` of one or more brokers, comma-separated. Default: the installation's Kafka.
@@ -29,7 +32,8 @@ pub struct Kafka {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200), regex(pattern = schema::TOPIC))]
     pub topic: Option<String>,
-    /// Partitions; can grow, cannot shrink.
+    /// Partitions; can grow, cannot shrink. With `recordFormat: Single` they grow only when the annotation
+    /// `penstock.dev/grow-partitions` names the new number: keys move to other partitions.
     #[serde(default = "Kafka::default_partitions")]
     #[schemars(range(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self >= oldSelf").message("partitions can grow but not shrink: Kafka cannot remove a partition"))]
@@ -43,6 +47,13 @@ pub struct Kafka {
     #[serde(default = "Kafka::default_retention")]
     #[schemars(with = "String", length(max = 8), regex(pattern = schema::RETENTION))]
     pub retention: Duration,
+    /// What a record of the topic is. `Batch`: many events, which costs least. `Single`: one event, under a key that
+    /// decides its partition, for stream processors and other readers of the topic.
+    #[serde(default)]
+    pub record_format: RecordFormat,
+    /// What is the key of a record that is one event. An event without it has no key. Default: `UserId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<RecordKey>,
     /// Further settings of the topic, for example `segment.bytes`. What a field of its own says cannot be said here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::topic_config")]
@@ -50,7 +61,7 @@ pub struct Kafka {
         validation = Rule::new("self.all(k, size(k) <= 100 && k.matches('^[a-z][a-z0-9.]*$'))")
             .message("config: names of topic settings are lower-case words joined by dots"),
         validation = Rule::new("!('retention.ms' in self)").message("config: retention.ms is said by retention"),
-        validation = Rule::new("!('cleanup.policy' in self)").message("config: cleanup.policy is always delete, because events have no key"),
+        validation = Rule::new("!('cleanup.policy' in self)").message("config: cleanup.policy is always delete: events are no state that a newer one of the same key replaces"),
         validation = Rule::new("!('min.insync.replicas' in self)").message("config: min.insync.replicas follows from replication")
     )]
     pub config: BTreeMap<String, String>,
@@ -77,10 +88,31 @@ impl Default for Kafka {
             partitions: Self::default_partitions(),
             replication: None,
             retention: Self::default_retention(),
+            record_format: RecordFormat::default(),
+            key: None,
             config: BTreeMap::new(),
             dead_letter: DeadLetter::default(),
         }
     }
+}
+
+/// What a record of the topic is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RecordFormat {
+    #[default]
+    Batch,
+    Single,
+}
+
+/// What is the key of a record that is one event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RecordKey {
+    #[default]
+    UserId,
+    DeviceId,
+    SessionId,
+    EventId,
+    AppId,
 }
 
 /// The topic for what could not be stored.

@@ -23,7 +23,8 @@ pub mod validate;
 pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
 pub use roles::{
     ClickHouseTarget, ConsumeBatch, ConsumeConfig, DrainConfig, Durability, IngestConfig, IngestLimits,
-    KafkaOutage, KafkaTarget, PipelineRef, Protocol, RedisTarget, SpoolConfig, TlsFiles,
+    KafkaOutage, KafkaTarget, PipelineRef, Protocol, RecordFormat, RecordKey, RedisTarget, SpoolConfig,
+    TlsFiles,
 };
 pub use units::{ByteSize, Duration};
 

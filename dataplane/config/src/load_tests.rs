@@ -120,6 +120,8 @@ fn inequalities_hold_before_a_port_is_bound() {
         ("serverHeader: \"a\\nb\"\n", "serverHeader"),
         ("trustedProxies: [10.0.0.1]\n", "trustedProxies"),
         ("tls: {certFile: a}\n", "tls"),
+        ("recordFormat: Avro\n", "recordFormat"),
+        ("recordKey: UserId\n", "recordKey: is for recordFormat `Single`"),
         ("durability: Spooled\n", "durability: `Spooled` needs spool"),
         ("onKafkaOutage: Spool\n", "onKafkaOutage: `Spool` needs spool"),
         (

@@ -156,6 +156,27 @@ pub enum KafkaOutage {
     Reject,
 }
 
+/// What a record of the topic is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordFormat {
+    /// Many events, one a line, without a key.
+    #[default]
+    Batch,
+    /// One event, under a key that decides its partition.
+    Single,
+}
+
+/// What a record that is one event has as its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordKey {
+    #[default]
+    UserId,
+    DeviceId,
+    SessionId,
+    EventId,
+    AppId,
+}
+
 /// The disk that keeps events which Kafka has not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -196,6 +217,11 @@ pub struct IngestConfig {
     #[serde(default)]
     pub limits: IngestLimits,
     #[serde(default)]
+    pub record_format: RecordFormat,
+    /// Of records that are one event; absent: the user's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_key: Option<RecordKey>,
+    #[serde(default)]
     pub durability: Durability,
     /// `Spool` with a spool, else `Reject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,6 +237,14 @@ pub struct IngestConfig {
 }
 
 impl IngestConfig {
+    /// The key of each event, where each is a record of its own.
+    pub fn single_records(&self) -> Option<RecordKey> {
+        match self.record_format {
+            RecordFormat::Batch => None,
+            RecordFormat::Single => Some(self.record_key.unwrap_or_default()),
+        }
+    }
+
     /// What happens while Kafka is away: as configured, or by whether there is a spool.
     pub fn kafka_outage(&self) -> KafkaOutage {
         self.on_kafka_outage.unwrap_or(match self.spool {

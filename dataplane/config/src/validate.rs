@@ -14,7 +14,7 @@ use crate::CONFIG_VERSION;
 use crate::apps::AppsFile;
 use crate::roles::{
     ClickHouseTarget, ConsumeConfig, DrainConfig, Durability, IngestConfig, KafkaOutage, KafkaTarget,
-    PipelineRef, RedisTarget,
+    PipelineRef, RecordFormat, RedisTarget,
 };
 use crate::units::Duration;
 
@@ -228,6 +228,11 @@ impl Validate for IngestConfig {
             "must be at most 4GB",
         );
         rules.require(self.shards <= 256, "shards", "must be at most 256");
+        rules.require(
+            self.record_key.is_none() || self.record_format == RecordFormat::Single,
+            "recordKey",
+            "is for recordFormat `Single`: a record of many events has no key",
+        );
         self.durability_rules(&mut rules);
         rules.0
     }

@@ -53,6 +53,8 @@ pub struct DeadLetter {
     pub position: Position,
     pub reason: Reason,
     pub detail: String,
+    /// Of the record that it came in, which it keeps: a replay needs it.
+    pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
 }
 
@@ -154,9 +156,10 @@ impl DeadLetters {
             Some(app) => headers.insert(header(record::APP, app)),
             None => headers,
         };
-        let record = FutureRecord::<(), [u8]>::to(&self.config.kafka.dead_letter_topic)
+        let mut record = FutureRecord::<[u8], [u8]>::to(&self.config.kafka.dead_letter_topic)
             .payload(&letter.value[..kept])
             .headers(headers);
+        record.key = letter.key.as_deref();
         producer
             .send(record, MESSAGE_TIMEOUT)
             .await
@@ -164,8 +167,13 @@ impl DeadLetters {
             .map_err(|(error, _)| error)
     }
 
-    /// Reads one line of the topic again: a batch keeps columns, not the bytes they came from. Blocks.
-    pub fn original(&self, partition: i32, position: Position) -> Result<Vec<u8>, KafkaError> {
+    /// Reads one line of the topic again, and its record's key: a batch keeps columns, not the bytes they came from.
+    /// Blocks.
+    pub fn original(
+        &self,
+        partition: i32,
+        position: Position,
+    ) -> Result<(Option<Vec<u8>>, Vec<u8>), KafkaError> {
         let consumer: BaseConsumer = client(&self.config)
             .set("group.id", &self.config.group)
             .set("enable.auto.commit", "false")
@@ -192,7 +200,8 @@ impl DeadLetters {
                 .unwrap_or_default()
                 .split(|byte| *byte == b'\n')
                 .nth(position.row as usize);
-            return Ok(line.unwrap_or_default().to_vec());
+            let key = message.key().map(<[u8]>::to_vec);
+            return Ok((key, line.unwrap_or_default().to_vec()));
         }
         Err(KafkaError::MessageConsumption(
             RDKafkaErrorCode::OffsetNotAvailable,

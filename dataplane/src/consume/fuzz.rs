@@ -5,7 +5,7 @@ use super::record::Content;
 /// Every line of a record becomes a row or a dead letter, or the record is refused whole.
 pub fn record(bytes: &[u8]) {
     let mut content = Content::default();
-    let Ok(added) = content.add(0, 0, bytes) else {
+    let Ok(added) = content.add(0, 0, None, bytes) else {
         assert!(content.block.is_empty() && content.dead.is_empty());
         return;
     };

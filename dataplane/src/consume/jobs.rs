@@ -202,6 +202,7 @@ impl Jobs {
                 position: line.position,
                 reason: Reason::Malformed,
                 detail: line.detail.clone(),
+                key: line.key.clone(),
                 value: line.value.clone(),
             })
             .collect();
@@ -217,12 +218,13 @@ impl Jobs {
             let reader = Arc::clone(&jobs.dead_letters);
             let read = tokio::task::spawn_blocking(move || reader.original(tenure.partition, at));
             match read.await {
-                Ok(Ok(value)) => {
+                Ok(Ok((key, value))) => {
                     let letter = DeadLetter {
                         partition: tenure.partition,
                         position: at,
                         reason: Reason::Refused,
                         detail,
+                        key,
                         value,
                     };
                     jobs.write(tenure, &[letter]).await;

@@ -4,9 +4,11 @@
 //! a line that is spelled otherwise is read member by member. The version comes before everything else: a line of
 //! another version was written by a newer Penstock and must not be judged by this one's rules.
 
+use std::borrow::Cow;
+
 use penstock_dataplane_config::record::LINE_VERSION;
 
-use super::scan::{nested_end, string_end, uuid};
+use super::scan::{nested_end, string_end, unescape, uuid};
 
 /// Times outside are not representable as `DateTime64(3)`: from 1900 up to 2299.
 const TIMES: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_791_999_999;
@@ -18,6 +20,21 @@ const RECEIPTS: std::ops::RangeInclusive<i64> = 0..=4_294_967_295_000;
 pub struct Text<'a> {
     pub raw: &'a [u8],
     pub escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    /// What the string says.
+    pub fn decoded(self) -> Cow<'a, str> {
+        if !self.escaped {
+            return String::from_utf8_lossy(self.raw);
+        }
+        let mut plain = Vec::with_capacity(self.raw.len());
+        unescape(self.raw, &mut plain);
+        match String::from_utf8(plain) {
+            Ok(text) => Cow::Owned(text),
+            Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        }
+    }
 }
 
 /// One event.

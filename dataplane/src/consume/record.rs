@@ -15,6 +15,8 @@ pub struct DeadLine {
     pub position: Position,
     /// A sentence for a person.
     pub detail: String,
+    /// Of the record that it came in.
+    pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
 }
 
@@ -40,7 +42,13 @@ pub struct UnknownVersion(pub u64);
 
 impl Content {
     /// Adds the lines of a record.
-    pub fn add(&mut self, partition: i32, offset: i64, value: &[u8]) -> Result<Added, UnknownVersion> {
+    pub fn add(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> Result<Added, UnknownVersion> {
         let block = Arc::make_mut(&mut self.block);
         let mark = block.mark();
         let (rows, dead, bytes) = (block.rows(), self.dead.len(), block.bytes());
@@ -68,6 +76,7 @@ impl Content {
                     self.dead.push(DeadLine {
                         position,
                         detail: error.to_string(),
+                        key: key.map(<[u8]>::to_vec),
                         value: line.to_vec(),
                     });
                 }
@@ -108,7 +117,7 @@ mod tests {
         let mut value = format!("{GOOD}\nnot ours\n\n{GOOD}\n").into_bytes();
         value.extend_from_slice(b"{\"v\":1,\"x\":\"\xff\"}\n");
         value.extend_from_slice(&GOOD.as_bytes()[..100]);
-        let added = content.add(3, 50, &value).unwrap();
+        let added = content.add(3, 50, Some(b"k"), &value).unwrap();
         assert_eq!((added.rows, added.dead), (2, 4));
         let dead: Vec<_> = content
             .dead
@@ -120,6 +129,7 @@ mod tests {
         assert_eq!(dead[2], (4, "the line is not UTF-8 at byte 0"));
         assert_eq!(dead[3].0, 5, "a line cut short");
         assert_eq!(content.dead[3].value, &GOOD.as_bytes()[..100]);
+        assert!(content.dead.iter().all(|dead| dead.key.as_deref() == Some(b"k")));
         let rows: Vec<_> = content.block.row_ids().map(|id| id.position.row).collect();
         assert_eq!(rows, [0, 3]);
     }
@@ -127,10 +137,10 @@ mod tests {
     #[test]
     fn an_unknown_version_takes_nothing_of_the_record() {
         let mut content = Content::default();
-        let before = content.add(0, 1, GOOD.as_bytes()).unwrap();
+        let before = content.add(0, 1, None, GOOD.as_bytes()).unwrap();
         assert_eq!((before.rows, before.dead), (1, 0));
         let value = format!("{GOOD}\nnot ours\n{{\"v\":2,\"new\":true}}\n");
-        assert_eq!(content.add(0, 2, value.as_bytes()), Err(UnknownVersion(2)));
+        assert_eq!(content.add(0, 2, None, value.as_bytes()), Err(UnknownVersion(2)));
         assert_eq!((content.block.rows(), content.dead.len()), (1, 0));
         assert_eq!(content.block.bytes(), before.bytes);
     }
@@ -140,7 +150,9 @@ mod tests {
         for (value, dead) in [(&b""[..], 0), (b"\n", 1)] {
             let mut content = Content::default();
             assert_eq!(
-                content.add(0, 0, value).map(|added| (added.rows, added.dead)),
+                content
+                    .add(0, 0, None, value)
+                    .map(|added| (added.rows, added.dead)),
                 Ok((0, dead))
             );
         }

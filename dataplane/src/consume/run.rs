@@ -181,7 +181,10 @@ impl Run {
             if !self.machine.accepts(offset, value) {
                 continue;
             }
-            match self.forming.add(self.tenure.partition, offset, value) {
+            let added = self
+                .forming
+                .add(self.tenure.partition, offset, message.key(), value);
+            match added {
                 Ok(added) => {
                     self.machine.push(
                         Record {

@@ -136,7 +136,7 @@ impl Inserter {
         let number = i64::try_from(xxh3_64(name.as_bytes()) >> 1).unwrap_or(0);
         let mut content = Content::default();
         content
-            .add(NO_PARTITION, number, &group.record.value)
+            .add(NO_PARTITION, number, None, &group.record.value)
             .map_err(|version| format!("lines of version {} are not known here", version.0))?;
         if let Some(dead) = content.dead.first() {
             return Err(dead.detail.clone());

@@ -63,6 +63,11 @@ impl Outcome {
         })
     }
 
+    /// What was to be one record becomes so many.
+    pub(crate) fn expect(&self, records: usize) {
+        self.open.set(records);
+    }
+
     /// One record more is settled.
     pub(crate) fn settle(&self, fate: Fate) {
         self.worst.set(self.worst.get().max(fate));

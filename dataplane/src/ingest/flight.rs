@@ -81,7 +81,8 @@ pub(crate) fn next(kafka: InKafka, aside: Aside, can_be_kept: bool) -> Next {
 /// A record on its way.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    outcome: Rc<Outcome>,
+    /// Of the requests that have lines in it.
+    outcomes: Vec<Rc<Outcome>>,
     told: Option<Fate>,
     pub(crate) since: Instant,
     pub(crate) is_group: bool,
@@ -96,14 +97,14 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(
-        outcome: Rc<Outcome>,
+        outcomes: Vec<Rc<Outcome>>,
         since: Instant,
         is_group: bool,
         kafka: InKafka,
         permit: Option<Permit>,
     ) -> Self {
         Self {
-            outcome,
+            outcomes,
             told: None,
             since,
             is_group,
@@ -119,7 +120,7 @@ impl Flight {
     pub(crate) fn tell(&mut self, fate: Fate) {
         if self.told.is_none() {
             self.told = Some(fate);
-            self.outcome.settle(fate);
+            self.outcomes.iter().for_each(|outcome| outcome.settle(fate));
             // What the spool has needs no memory here; librdkafka's copy is bounded by the groups in flight.
             self.permit = None;
         }

@@ -4,13 +4,13 @@
 //! (a failed delivery, all connections lost, a group that waits long), and several times a second while the gate is
 //! closed, so that it opens by itself. The same answer tells which partitions have a leader.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
-use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use penstock_dataplane_config::{KafkaTarget, PipelineRef, record};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Health {
     open: AtomicBool,
     partitions: ArcSwap<Vec<i32>>,
+    /// How many the topic has, with a leader or without.
+    count: AtomicI32,
     /// Where partitions ended when they were first seen; kept only for a spool.
     ends: ArcSwap<AHashMap<(Topic, i32), i64>>,
     doubt: Mutex<bool>,
@@ -49,6 +51,7 @@ impl Health {
         Self {
             open: AtomicBool::new(false),
             partitions: ArcSwap::default(),
+            count: AtomicI32::new(0),
             ends: ArcSwap::default(),
             doubt: Mutex::new(false),
             doubted: Condvar::new(),
@@ -64,6 +67,12 @@ impl Health {
     /// The partitions that can be written to. The same allocation until they change.
     pub(crate) fn partitions(&self) -> Arc<Vec<i32>> {
         self.partitions.load_full()
+    }
+
+    /// The partition of a key; `None` while that cannot be written to.
+    pub(crate) fn partition_of(&self, key: &str) -> Option<i32> {
+        let partition = record::partition_of(key.as_bytes(), self.count.load(Relaxed));
+        self.partitions.load().contains(&partition).then_some(partition)
     }
 
     /// An offset that a record produced from now on cannot be before; -1 when nothing is known.
@@ -234,6 +243,7 @@ impl Checker {
         if let Some(error) = topic.error() {
             return Err(format!("topic {name}: {error:?}"));
         }
+        self.health.count.store(topic.partitions().len() as i32, Relaxed);
         let led = topic.partitions().iter().filter(|one| one.leader() >= 0);
         let partitions: Vec<i32> = led.map(|one| one.id()).collect();
         if partitions.is_empty() {

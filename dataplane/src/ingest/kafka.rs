@@ -104,9 +104,11 @@ impl Outcomes {
         self.suspect.store(false, Relaxed);
     }
 
-    fn suspect(&self) {
-        self.suspect.store(true, Relaxed);
+    /// Whether there was an error before that was not looked into.
+    fn suspect(&self) -> bool {
+        let before = self.suspect.swap(true, Relaxed);
         self.wake.notify_one();
+        before
     }
 }
 
@@ -135,7 +137,7 @@ impl ClientContext for Callbacks {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.health.doubt(),
             // A fatal error comes under the code of its cause, so the producer itself is asked.
-            _ => self.outcomes.suspect(),
+            _ => _ = self.outcomes.suspect(),
         }
     }
 }
@@ -148,8 +150,10 @@ impl ProducerContext for Callbacks {
             Ok(message) => Ok((message.partition(), message.offset())),
             Err((error, _)) => {
                 self.health.doubt();
-                self.outcomes.suspect();
-                tracing::warn!(%error, "a group was not acknowledged");
+                // Of many that fail together one is told of.
+                if !self.outcomes.suspect() {
+                    tracing::warn!(%error, "a group was not acknowledged");
+                }
                 Err(match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessage) => {
                         Undelivered::Refused
@@ -214,6 +218,16 @@ pub(crate) struct Producer {
     target: KafkaTarget,
 }
 
+/// A record to be produced, less its other headers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'r> {
+    pub(crate) topic: Topic,
+    /// The value of the header `penstock-group`.
+    pub(crate) name: &'r str,
+    pub(crate) key: Option<&'r str>,
+    pub(crate) value: &'r [u8],
+}
+
 /// How long a producer tries to have a record acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trying {
@@ -263,72 +277,52 @@ impl Producer {
         });
     }
 
-    /// Hands one group over. An error means that it was not produced.
-    pub(crate) fn group(
+    /// Hands one record over. `partition`: -1 leaves it to librdkafka. An error means that it was not produced.
+    pub(crate) fn send<'h>(
         &self,
         number: usize,
         partition: i32,
-        name: &str,
-        value: &[u8],
+        record: &Outgoing<'_>,
+        headers: impl ExactSizeIterator<Item = (&'h str, &'h str)>,
     ) -> Result<(), KafkaError> {
-        let headers = OwnedHeaders::new_with_capacity(1).insert(Header {
+        let name = Header {
             key: record::GROUP,
-            value: Some(name),
-        });
-        let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.topic, number)
-            .partition(partition)
-            .payload(value)
-            .headers(headers);
-        self.inner.send(record).map_err(|(error, _)| error)
-    }
-
-    /// Hands one dead letter over. An error means that it was not produced.
-    pub(crate) fn letter(
-        &self,
-        number: usize,
-        name: &str,
-        app: &str,
-        letter: &Letter,
-    ) -> Result<(), KafkaError> {
-        let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header {
-            key: record::GROUP,
-            value: Some(name),
-        });
-        for (key, value) in letter_headers(app, letter) {
-            headers = headers.insert(Header {
+            value: Some(record.name),
+        };
+        let first = OwnedHeaders::new_with_capacity(1 + headers.len()).insert(name);
+        let headers = headers.fold(first, |headers, (key, value)| {
+            headers.insert(Header {
                 key,
                 value: Some(value),
-            });
-        }
-        let record = BaseRecord::<(), [u8], usize>::with_opaque_to(&self.target.dead_letter_topic, number)
-            .payload(&letter.bytes)
-            .headers(headers);
-        self.inner.send(record).map_err(|(error, _)| error)
-    }
-
-    /// Hands over what the spool has kept. An error means that it was not produced.
-    pub(crate) fn spooled(&self, number: usize, partition: i32, record: &Record) -> Result<(), KafkaError> {
-        let mut headers = OwnedHeaders::new_with_capacity(1 + record.headers.len()).insert(Header {
-            key: record::GROUP,
-            value: Some(&record.name),
+            })
         });
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header {
-                key,
-                value: Some(value),
-            });
-        }
         let topic = match record.topic {
             Topic::Events => &self.target.topic,
             Topic::DeadLetters => &self.target.dead_letter_topic,
         };
-        let mut produced = BaseRecord::<(), [u8], usize>::with_opaque_to(topic, number)
-            .payload(&record.value)
+        let mut produced = BaseRecord::<str, [u8], usize>::with_opaque_to(topic, number)
+            .payload(record.value)
             .headers(headers);
+        if let Some(key) = record.key {
+            produced = produced.key(key);
+        }
         if partition >= 0 {
             produced = produced.partition(partition);
         }
         self.inner.send(produced).map_err(|(error, _)| error)
+    }
+
+    /// Hands over what the spool has kept, or would keep.
+    pub(crate) fn spooled(&self, number: usize, partition: i32, record: &Record) -> Result<(), KafkaError> {
+        let outgoing = Outgoing {
+            topic: record.topic,
+            name: &record.name,
+            key: record.key.as_deref(),
+            value: &record.value,
+        };
+        let headers = record.headers.iter();
+        let headers = headers.map(|(key, value)| (key.as_str(), value.as_str()));
+        self.send(number, partition, &outgoing, headers)
     }
 
     /// The topic's partitions, with a leader or without. Blocks.

@@ -25,7 +25,6 @@ mod flaw;
 mod flight;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-mod gathering;
 mod group;
 mod handler;
 mod head;
@@ -181,6 +180,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
             boot,
             shard,
+            single: config.single_records(),
             durability: config.durability,
             outage: outage.clone(),
             metrics: metrics.clone(),

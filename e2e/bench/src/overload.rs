@@ -15,6 +15,7 @@ use crate::load::{Load, Pace, percentile};
 use crate::measure::Bench;
 use crate::plan::{Drive, Workload};
 use crate::server::Server;
+use crate::summary::median;
 
 /// Of each period Kafka runs so long, and stands still for the rest.
 const RUNS: Duration = Duration::from_millis(10);
@@ -34,7 +35,9 @@ pub struct Overload {
     pub capacity: f64,
     /// The same while three times as much is sent.
     pub goodput: f64,
-    /// Requests that were refused.
+    /// The latter of the former.
+    pub share: f64,
+    /// Requests that were refused, in all runs.
     pub refused: u64,
     /// Milliseconds from the beginning of a refused request to its answer.
     pub refusal_p50: f64,
@@ -43,8 +46,28 @@ pub struct Overload {
     pub adds_up: bool,
 }
 
-/// Measures `server` in front of the Kafka that is process `kafka`.
-pub fn overload(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
+/// Measures `server` in front of the Kafka that is process `kafka`; medians, for the pace of a process that is stopped and
+/// continued is the machine's.
+pub fn overload(bench: &Bench, server: &Server, kafka: i32, runs: usize) -> Result<Overload> {
+    let all: Vec<Overload> = (0..runs)
+        .map(|_| once(bench, server, kafka))
+        .collect::<Result<_>>()?;
+    for one in &all {
+        eprintln!("{one:?}");
+    }
+    let of = |figure: fn(&Overload) -> f64| median(all.iter().map(figure).collect());
+    Ok(Overload {
+        capacity: of(|one| one.capacity),
+        goodput: of(|one| one.goodput),
+        share: of(|one| one.share),
+        refused: all.iter().map(|one| one.refused).sum(),
+        refusal_p50: of(|one| one.refusal_p50),
+        refusal_p99: of(|one| one.refusal_p99),
+        adds_up: all.iter().all(|one| one.adds_up),
+    })
+}
+
+fn once(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
     let topic = bench.topic()?;
     let running = server.start(&bench.bootstrap, &topic)?;
     let shape = bench.shape(server, BATCHES);
@@ -79,9 +102,12 @@ pub fn overload(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> 
         .sum();
     crowded.refusals.sort_unstable();
     let milliseconds = |share| f64::from(percentile(&crowded.refusals, share)) / 1000.0;
+    let capacity = requests * events as f64;
+    let goodput = (crowded.acknowledged * events) as f64 / crowded.elapsed.as_secs_f64();
     Ok(Overload {
-        capacity: requests * events as f64,
-        goodput: (crowded.acknowledged * events) as f64 / crowded.elapsed.as_secs_f64(),
+        capacity,
+        goodput,
+        share: goodput / capacity,
         refused: crowded.refused,
         refusal_p50: milliseconds(0.5),
         refusal_p99: milliseconds(0.99),

@@ -126,6 +126,7 @@ impl Report<'_> {
         let Overload {
             capacity,
             goodput,
+            share,
             refused,
             refusal_p50,
             refusal_p99,
@@ -134,8 +135,10 @@ impl Report<'_> {
         let _ = write!(
             page,
             "\n## Too much\n\nKafka is stopped for seven eighths of the time, and so takes {capacity:.0} events a second in batches \
-             of 1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged and refuses \
-             {refused} requests, half of them within {} ms and 99% within {} ms of their first byte. What was acknowledged is {}.\n",
+             of 1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged, {:.0} % in \
+             the same run, and refuses {refused} requests in all runs, half of them within {} ms and 99% within {} ms of their \
+             first byte. What was acknowledged is {}.\n",
+            100.0 * share,
             short(refusal_p50),
             short(refusal_p99),
             if adds_up {

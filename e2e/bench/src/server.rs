@@ -27,6 +27,8 @@ const APP: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11";
 pub enum Kind {
     /// Penstock's ingest as it ships.
     Ingest,
+    /// The same with `recordFormat: Single`.
+    Single,
     /// The replaced service as it ran: it answers before Kafka does, acks of one.
     FiberAsync,
     /// The same with ingest's promise: it answers after Kafka, acks of all.
@@ -44,6 +46,7 @@ impl Kind {
     pub fn title(self) -> &'static str {
         match self {
             Self::Ingest => "Penstock ingest",
+            Self::Single => "Penstock ingest, single records",
             Self::FiberAsync => "Fiber + kafka-go, async, acks=one",
             Self::FiberSync => "Fiber + kafka-go, sync, acks=all",
             Self::Hyper => "bare hyper, no Kafka",
@@ -56,7 +59,7 @@ impl Kind {
     pub fn record(self, events: usize) -> Option<Record> {
         match self {
             Self::Ingest => Some(Record::Lines),
-            Self::FiberAsync | Self::FiberSync => Some(Record::Event),
+            Self::Single | Self::FiberAsync | Self::FiberSync => Some(Record::Event),
             Self::Collector => Some(Record::Request {
                 events: events as u64,
             }),
@@ -105,13 +108,18 @@ impl Server {
         let mut command = Command::new(&self.program);
         command.env_clear();
         match self.kind {
-            Kind::Ingest => {
+            Kind::Ingest | Kind::Single => {
                 let config = directory.path().join("config.yaml");
                 let apps = directory.path().join("apps.yaml");
                 std::fs::write(&apps, apps_yaml()).doing("writing apps.yaml")?;
+                let format = match self.kind {
+                    Kind::Single => "Single",
+                    _ => "Batch",
+                };
                 let text = format!(
                     "version: 1\npipeline: {{namespace: bench, name: events}}\nlisten: {address}\nadmin: {admin}\n\
-                     kafka: {{bootstrap: '{bootstrap}', topic: {topic}, deadLetterTopic: {}}}\nappsFile: {}\n",
+                     kafka: {{bootstrap: '{bootstrap}', topic: {topic}, deadLetterTopic: {}}}\nappsFile: {}\n\
+                     recordFormat: {format}\n",
                     letters(topic),
                     apps.display()
                 );
@@ -153,7 +161,7 @@ impl Server {
             address,
             _directory: directory,
         };
-        if self.kind == Kind::Ingest {
+        if matches!(self.kind, Kind::Ingest | Kind::Single) {
             let ready = format!("http://{admin}/readyz");
             running.process.wait("ready", || answers(&ready))?;
         }

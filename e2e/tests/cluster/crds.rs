@@ -245,7 +245,9 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
                 "requestTimeout": "10s", "kafkaTimeout": "8s"
             }
         },
-        "kafka": {"partitions": 3, "retention": "7d", "deadLetter": {"retention": "30d"}},
+        "kafka": {
+            "partitions": 3, "retention": "7d", "recordFormat": "Batch", "deadLetter": {"retention": "30d"}
+        },
         "consume": {
             "scaling": {"mode": "Fixed", "replicas": 1},
             "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},

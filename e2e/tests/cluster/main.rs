@@ -18,6 +18,7 @@ mod objects;
 mod outages;
 mod process;
 mod provision;
+mod records;
 mod sdk;
 mod spool;
 mod tables;

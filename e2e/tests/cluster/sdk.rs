@@ -19,7 +19,7 @@ const EVENTS: u64 = 5_000;
 const PER_SECOND: u64 = 500;
 
 /// The folder of Node.js with its program, and the virtual environment of Python.
-fn sdks(kit: &Instance) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn sdks(kit: &Instance) -> Result<(PathBuf, PathBuf)> {
     let script = kit.repository().join("e2e/sdk/fetch");
     let output = Command::new(&script)
         .output()

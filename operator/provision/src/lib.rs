@@ -59,11 +59,18 @@ pub enum Deletion {
     Kept,
 }
 
+/// The annotation of a pipeline by which a person agrees that its topic, whose records have keys, is grown. Its value is
+/// the number of partitions.
+pub const GROW_PARTITIONS: &str = "penstock.dev/grow-partitions";
+
 /// A topic as it shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
     pub name: String,
     pub partitions: u32,
+    /// Records have keys, which more partitions would part from what came before under the same key: the topic is not
+    /// grown. See [`GROW_PARTITIONS`].
+    pub keeps_keys: bool,
     /// Absent: min(3, brokers).
     pub replication: Option<u32>,
     pub retention: Duration,

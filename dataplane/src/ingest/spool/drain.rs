@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::floors::Floors;
-use super::frame::{Place, Topic};
+use super::frame::{Place, Record, Topic};
 use super::lookup;
 use super::segment::State;
 use super::store::{Id, Pending};
@@ -288,16 +288,24 @@ impl Pass {
         let health = Arc::clone(&self.drain.health);
         let bytes = window.iter().map(|one| one.record.value.len()).sum();
         let partition = self.spread.choose(&health.partitions(), bytes, Instant::now());
-        let place_of = |topic| match topic {
-            Topic::Events => partition,
+        let partition_of = |record: &Record| match (record.topic, &record.key) {
+            (Topic::Events, None) => Some(partition),
+            (Topic::Events, Some(key)) => health.partition_of(key),
             // The dead-letter topic always has this one, and most often no other.
-            Topic::DeadLetters => 0,
+            (Topic::DeadLetters, _) => Some(0),
         };
+        let all = window.len();
+        let window: Vec<(Pending, i32)> = window
+            .into_iter()
+            .filter_map(|one| partition_of(&one.record).map(|partition| (one, partition)))
+            .collect();
+        // Those whose partition has no leader have their turn later.
+        let mut all = window.len() == all;
         let attempts: Vec<(Id, Place)> = window
             .iter()
-            .map(|one| {
-                let topic = one.record.topic;
-                (one.id, self.floors.place(&health, topic, place_of(topic)))
+            .map(|(one, partition)| {
+                let place = self.floors.place(&health, one.record.topic, *partition);
+                (one.id, place)
             })
             .collect();
         let noted = self.drain.spool.store().attempt(&attempts);
@@ -306,12 +314,11 @@ impl Pass {
             return false;
         }
         let mut on_their_way = AHashMap::with_capacity(window.len());
-        let mut all = true;
-        for one in window {
+        for (one, partition) in window {
             self.number += 1;
             let Pending { id, record, .. } = one;
             let topic = record.topic;
-            match self.producer.spooled(self.number, place_of(topic), &record) {
+            match self.producer.spooled(self.number, partition, &record) {
                 Ok(()) => {
                     on_their_way.insert(self.number, (id, topic));
                 }

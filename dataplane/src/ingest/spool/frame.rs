@@ -3,7 +3,7 @@
 //! ```text
 //! segment   head | frame | frame | …                      head: magic, format version, checksum
 //! frame     marker 4 | length 4 | checksum 4 | mark 20 | payload
-//! payload   created ms 8 | topic 1 | headers 1 | name | headers | value
+//! payload   created ms 8 | topic 1 | headers 1 | name | headers | value         a key is a header called `penstock-key`
 //! ```
 //! Numbers are little-endian; checksums are CRC-32C. The frame's checksum covers length and payload. The mark has one
 //! of its own, for it is written over in place while the record makes its way: that needs no room, so a full disk
@@ -28,6 +28,9 @@ const MAGIC: &[u8; 8] = b"PENSPOOL";
 /// The version of everything here.
 const VERSION: u32 = 1;
 
+/// The header that a record's key is kept as; Kafka never sees it.
+const KEY: &str = "penstock-key";
+
 /// Which topic a record is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Topic {
@@ -43,9 +46,23 @@ pub(crate) struct Record {
     pub(crate) topic: Topic,
     /// The value of the header `penstock-group`.
     pub(crate) name: String,
+    /// The record's own key, which decides its partition.
+    pub(crate) key: Option<String>,
     /// The other headers.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) value: Vec<u8>,
+}
+
+impl Record {
+    /// The key, and the headers.
+    fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let key = self.key.as_deref().map(|key| (KEY, key));
+        let headers = self
+            .headers
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        key.into_iter().chain(headers)
+    }
 }
 
 /// Where a record may be in Kafka: in this partition, at this offset or after it; -1 for any.
@@ -149,9 +166,10 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, record: &Record, mark: Mark) -> usiz
         Topic::DeadLetters => 1,
     });
     // A record has four headers at most, and none is longer than a few hundred bytes.
-    out.push(record.headers.len().min(255) as u8);
+    let headers = record.texts().count().min(255);
+    out.push(headers as u8);
     push_text(out, &record.name);
-    for (key, value) in record.headers.iter().take(255) {
+    for (key, value) in record.texts().take(headers) {
         push_text(out, key);
         push_text(out, value);
     }
@@ -166,8 +184,7 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, record: &Record, mark: Mark) -> usiz
 /// The bytes that [`push_frame`] will append.
 pub(crate) fn frame_length(record: &Record) -> u64 {
     let headers: usize = record
-        .headers
-        .iter()
+        .texts()
         .map(|(key, value)| 8 + key.len() + value.len())
         .sum();
     (FRAME_HEAD + 14 + record.name.len() + headers + record.value.len()) as u64
@@ -206,15 +223,20 @@ pub(crate) fn parse_payload(payload: &[u8]) -> io::Result<Record> {
         _ => Topic::DeadLetters,
     };
     let name = take_text(&mut rest).ok_or_else(short)?;
-    let mut headers = Vec::with_capacity(usize::from(count));
+    let (mut key, mut headers) = (None, Vec::with_capacity(usize::from(count)));
     for _ in 0..count {
-        let key = take_text(&mut rest).ok_or_else(short)?;
-        headers.push((key, take_text(&mut rest).ok_or_else(short)?));
+        let name = take_text(&mut rest).ok_or_else(short)?;
+        let text = take_text(&mut rest).ok_or_else(short)?;
+        match name == KEY {
+            true => key = Some(text),
+            false => headers.push((name, text)),
+        }
     }
     Ok(Record {
         created,
         topic,
         name,
+        key,
         headers,
         value: rest.to_vec(),
     })
@@ -257,8 +279,9 @@ mod tests {
     fn a_record() -> impl Strategy<Value = Record> {
         let headers = proptest::collection::vec((".{0,20}", ".{0,40}"), 0..5);
         let value = proptest::collection::vec(any::<u8>(), 0..2000);
-        (any::<i64>(), any::<bool>(), ".{0,60}", headers, value).prop_map(
-            |(created, letters, name, headers, value)| Record {
+        let key = proptest::option::of(".{0,20}");
+        (any::<i64>(), any::<bool>(), ".{0,60}", key, headers, value).prop_map(
+            |(created, letters, name, key, headers, value)| Record {
                 created,
                 topic: if letters {
                     Topic::DeadLetters
@@ -266,6 +289,7 @@ mod tests {
                     Topic::Events
                 },
                 name,
+                key,
                 headers,
                 value,
             },

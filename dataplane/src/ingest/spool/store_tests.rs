@@ -14,6 +14,7 @@ fn record(name: &str, bytes: usize) -> Record {
         created: 1_763_730_000_123,
         topic: Topic::Events,
         name: name.to_owned(),
+        key: None,
         headers: Vec::new(),
         value: name.bytes().cycle().take(bytes).collect(),
     }

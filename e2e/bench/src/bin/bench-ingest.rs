@@ -40,7 +40,7 @@ struct Arguments {
     /// `all` takes the OpenTelemetry Collector in.
     #[arg(long, env = "PEERS", default_value = "")]
     peers: String,
-    /// Only loads whose names contain one of these, as `100 x 16, full`; nothing is written.
+    /// Only loads whose names contain one of these, as `100 x 16, full`, or `too much`; nothing is written.
     #[arg(long, env = "ONLY", value_name = "TEXT")]
     only: Vec<String>,
     /// Builds of ingest to hold against each other; nothing is written.
@@ -82,6 +82,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let all = lines(&samples);
     if !arguments.only.is_empty() || !arguments.build.is_empty() {
         print!("{}", brief(&all));
+        if arguments.only.iter().any(|text| text == "too much") {
+            overload(&bench, &servers[0], kafka.pid, arguments.runs)?;
+        }
         return verdict(&all);
     }
     let ingest = &servers[0];
@@ -95,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let crowd = bench.run(ingest, CROWD, None)?;
     show(&crowd);
     let together = together(&bench, ingest, &of_ingest, arguments.runs)?;
-    let overload = overload(&bench, ingest, kafka.pid)?;
+    let overload = overload(&bench, ingest, kafka.pid, arguments.runs)?;
     let partial = of_ingest.iter().find(|line| line.workload == PARTIAL);
     let rate = partial.map_or(0.0, |line| line.rate);
     let slow = slow_clients(&bench, ingest, rate, arguments.runs)?;
@@ -155,6 +158,7 @@ fn servers(kit: &Instance, arguments: &Arguments) -> Result<Vec<Server>> {
     if arguments.peers == "all" {
         let collector = kit.go_program(&progress, "bench-collector", "e2e/bench/peers/collector")?;
         servers.push(server(Kind::Collector, collector));
+        servers.push(server(Kind::Single, kit.program("penstock-dataplane")));
     }
     Ok(servers)
 }

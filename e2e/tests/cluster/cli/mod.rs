@@ -46,7 +46,7 @@ fn ended(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<(Option<i3
 }
 
 /// What it prints, where it succeeds.
-fn printed(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<String> {
+pub(crate) fn printed(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<String> {
     let output = run(kit, trial, arguments)?;
     match output.status.code() {
         Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
@@ -57,7 +57,7 @@ fn printed(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<String> 
     }
 }
 
-fn json(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<Value> {
+pub(crate) fn json(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<Value> {
     let mut all = arguments.to_vec();
     all.extend(["-o", "json"]);
     let text = printed(kit, trial, &all)?;

@@ -12,7 +12,7 @@ use penstock_e2e::Result;
 use penstock_e2e::trial::{SpareKafka, Turn, at_length, meanwhile};
 use uuid::Uuid;
 
-use super::setup::{Client, Ingest, Setup, batch, wait_for};
+use super::setup::{Client, Ingest, Setup, Stored, batch, wait_for};
 
 /// With Kafka. A client waits as long as a busy machine needs.
 const IMPATIENT: &str = "limits: {requestTimeout: 20s, kafkaTimeout: 2s}\n";
@@ -78,14 +78,14 @@ fn on<'a>(kit: &'a Turn, kafka: &SpareKafka<'_>) -> Setup<'a> {
     setup
 }
 
-/// Holds the promise against the topic; how many events are in it.
-fn each_is_stored_once(setup: &Setup<'_>, acknowledged: &BTreeMap<String, String>) -> usize {
-    let stored = setup.stored_ids();
-    let distinct: BTreeSet<_> = stored.iter().collect();
-    assert_eq!(stored.len(), distinct.len(), "an event is stored twice");
+/// Holds the promise against the topic; what is in it.
+fn each_is_stored_once(setup: &Setup<'_>, acknowledged: &BTreeMap<String, String>) -> Stored {
+    let stored = setup.stored();
+    let distinct: BTreeSet<_> = stored.ids.iter().collect();
+    assert_eq!(stored.ids.len(), distinct.len(), "an event is stored twice");
     let missing = acknowledged.keys().filter(|id| !distinct.contains(id)).count();
     assert_eq!(missing, 0, "acknowledged events are not stored");
-    stored.len()
+    stored
 }
 
 /// Four senders, each to one of the clients.
@@ -138,12 +138,29 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
 
 #[test]
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
+    let stored = bridged(3, "")?;
+    assert_eq!(stored.keyed, 0);
+    Ok(())
+}
+
+#[test]
+fn a_spool_bridges_outages_for_single_records_and_their_keys() -> Result<()> {
+    let stored = bridged(1, "recordFormat: Single\nrecordKey: EventId\n")?;
+    assert_eq!(
+        (stored.records, stored.keyed),
+        (stored.ids.len(), stored.ids.len())
+    );
+    Ok(())
+}
+
+/// A broker that dies, and one that stands still so often while ingest dies; what is in the topic then.
+fn bridged(rounds: usize, format: &str) -> Result<Stored> {
     let (kit, kafka) = SpareKafka::turn()?;
     let kafka = kafka.start(&kit)?;
     let setup = on(&kit, &kafka);
     let disk = tempfile::tempdir().unwrap();
     let mut pod = setup.start_with(&format!(
-        "{IMPATIENT}spool: {{dir: {}, maxBytes: 500MB}}",
+        "{IMPATIENT}{format}spool: {{dir: {}, maxBytes: 500MB}}",
         disk.path().display()
     ));
     pod.wait_ready();
@@ -156,7 +173,7 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
         kafka.start().unwrap();
         wait_for("the spool to be drained", || pod.metric(GROUPS) == 0.0);
         assert_eq!(told.refused.load(Relaxed), 0, "nobody noticed the outage");
-        for _ in 0..3 {
+        for _ in 0..rounds {
             told.wait_for_more("", 1000);
             // It has what was sent in its sockets, and works it off when it wakes.
             kafka.signal(Signal::SIGSTOP).unwrap();
@@ -173,11 +190,12 @@ fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     let acknowledged = told.acknowledged.into_inner().unwrap();
     let stored = each_is_stored_once(&setup, &acknowledged);
     println!(
-        "{} acknowledged, {stored} in the topic; {found} groups were found there",
-        acknowledged.len()
+        "{} acknowledged, {} in the topic; {found} groups were found there",
+        acknowledged.len(),
+        stored.ids.len()
     );
     assert!(found > 0.0, "no group was in doubt: this has shown nothing");
-    Ok(())
+    Ok(stored)
 }
 
 #[test]
@@ -226,7 +244,7 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     let in_table: Vec<&str> = rows.lines().collect();
     let direct: BTreeSet<&str> = in_table.iter().copied().collect();
     assert_eq!(in_table.len(), direct.len(), "a row is there twice");
-    let in_topic: BTreeSet<String> = setup.stored_ids().into_iter().collect();
+    let in_topic: BTreeSet<String> = setup.stored().ids.into_iter().collect();
     for (id, told) in &acknowledged {
         let held = match told.as_str() {
             "direct" => direct.contains(id.as_str()),

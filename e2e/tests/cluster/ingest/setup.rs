@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use penstock_dataplane_config::record;
 use penstock_e2e::Result;
 use penstock_e2e::trial::{Turn, port};
 use rdkafka::admin::{NewTopic, TopicReplication};
@@ -22,6 +23,15 @@ use crate::topics;
 const KEY: &str = "a-key-of-the-tests";
 /// Of a machine that has other tests to run.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is in the topic.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) ids: Vec<String>,
+    pub(crate) records: usize,
+    /// Records with a key.
+    pub(crate) keyed: usize,
+}
 
 pub(crate) struct Setup<'a> {
     pub(crate) kit: &'a Turn,
@@ -122,8 +132,8 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// The ids of all events in the topic, in no order. No group is there twice.
-    pub(crate) fn stored_ids(&self) -> Vec<String> {
+    /// All events in the topic, in no order. No group is there twice, and what has a key is in its partition.
+    pub(crate) fn stored(&self) -> Stored {
         let consumer: BaseConsumer = self.kafka().set("group.id", "reader").create().unwrap();
         let metadata = consumer.fetch_metadata(Some(&self.topic), PATIENCE).unwrap();
         let partitions: Vec<_> = metadata.topics()[0]
@@ -131,6 +141,7 @@ impl<'a> Setup<'a> {
             .iter()
             .map(|one| one.id())
             .collect();
+        let count = partitions.len() as i32;
         let (mut list, mut left) = (TopicPartitionList::new(), 0);
         for partition in partitions {
             list.add_partition_offset(&self.topic, partition, Offset::Beginning)
@@ -141,7 +152,8 @@ impl<'a> Setup<'a> {
             left += high - low;
         }
         consumer.assign(&list).unwrap();
-        let (mut ids, mut groups) = (Vec::new(), BTreeSet::new());
+        let mut stored = Stored::default();
+        let mut groups = BTreeSet::new();
         let deadline = Instant::now() + PATIENCE;
         while left > 0 {
             assert!(Instant::now() < deadline, "{left} records not read");
@@ -157,12 +169,17 @@ impl<'a> Setup<'a> {
             let group = message.headers().unwrap().get(0);
             let group = String::from_utf8_lossy(group.value.unwrap()).into_owned();
             assert!(groups.insert(group.clone()), "group {group} is there twice");
+            stored.records += 1;
+            if let Some(key) = message.key() {
+                stored.keyed += 1;
+                assert_eq!(message.partition(), record::partition_of(key, count), "{key:?}");
+            }
             for line in std::str::from_utf8(value).unwrap().lines() {
                 let event: serde_json::Value = serde_json::from_str(line).unwrap();
-                ids.push(event["event_id"].as_str().unwrap().to_owned());
+                stored.ids.push(event["event_id"].as_str().unwrap().to_owned());
             }
         }
-        ids
+        stored
     }
 
     fn redis(&self) -> redis::Connection {

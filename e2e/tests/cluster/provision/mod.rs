@@ -166,6 +166,7 @@ async fn topics(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
 
 fn spec(name: String) -> TopicSpec {
     TopicSpec {
+        keeps_keys: false,
         name,
         partitions: 1,
         replication: None,

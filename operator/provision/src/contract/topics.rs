@@ -73,6 +73,7 @@ impl Suite<'_> {
         TopicSpec {
             name: format!("{}.{name}", self.prefix),
             partitions: 2,
+            keeps_keys: false,
             replication: None,
             retention: Duration::from_secs(3600),
             config: BTreeMap::new(),
@@ -193,6 +194,12 @@ impl Suite<'_> {
             partitions: 5,
             ..two.clone()
         };
+        let keyed = TopicSpec {
+            keeps_keys: true,
+            ..five.clone()
+        };
+        let held = self.ensure(&keyed, &claim).await;
+        assert_eq!(Self::reason(&held), Reason::NotSupported);
         let grown = self.ensure(&five, &claim).await;
         assert_eq!(
             Self::outcome(&grown),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::TopicSpec;
+use super::super::{GROW_PARTITIONS, TopicSpec};
 
 /// A topic as the brokers describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,16 @@ pub(crate) fn changes(
         return Err(format!(
             "topic {name} has {} partitions and {} are asked for: Kafka cannot remove a partition; ask for {}",
             observed.partitions, spec.partitions, observed.partitions
+        ));
+    }
+    if spec.keeps_keys && spec.partitions > observed.partitions {
+        return Err(format!(
+            "topic {name} has {} partitions and {asked} are asked for: its records have keys, and events of one key would \
+             go to another partition than those before. Set the annotation {GROW_PARTITIONS} of the pipeline to {asked} to \
+             have it grown, or kafka.partitions back to {}",
+            observed.partitions,
+            observed.partitions,
+            asked = spec.partitions,
         ));
     }
     if let Some(asked) = spec.replication
@@ -169,6 +179,7 @@ mod tests {
         TopicSpec {
             name: "growth.events".into(),
             partitions: 3,
+            keeps_keys: false,
             replication: None,
             retention: Duration::from_secs(3600),
             config: [("segment.bytes".into(), "1000000".into())].into(),
@@ -217,6 +228,15 @@ mod tests {
             ..spec()
         };
         assert_eq!(changes(&more, &observed, &ours).unwrap().grow_to, Some(6));
+        let keyed = TopicSpec {
+            keeps_keys: true,
+            ..more
+        };
+        let refused = changes(&keyed, &observed, &ours).unwrap_err();
+        assert!(
+            refused.contains("penstock.dev/grow-partitions of the pipeline to 6"),
+            "{refused}"
+        );
         let fewer = TopicSpec {
             partitions: 2,
             ..spec()

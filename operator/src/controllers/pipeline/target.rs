@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use penstock_crds::pipeline::RecordFormat;
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::{Duration, RedisTarget};
 
 use crate::controllers::subject::Subject;
 use crate::settings::Settings;
-use penstock_provision::{Owner, TableSpec, TopicSpec};
+use penstock_provision::{GROW_PARTITIONS, Owner, TableSpec, TopicSpec};
 
 /// Longest name of a topic.
 const MAX_TOPIC: usize = 249;
@@ -128,10 +130,13 @@ impl Target {
             ));
         }
         let partitions = u32::try_from(spec.kafka.partitions).unwrap_or(1);
+        let agreed = pipeline.annotations().get(GROW_PARTITIONS);
+        let may_grow = agreed.is_some_and(|number| number.trim() == partitions.to_string());
         let replication = spec.kafka.replication.and_then(|r| u32::try_from(r).ok());
         let topic_spec = |name: String, retention: Duration, partitions| TopicSpec {
             name,
             partitions,
+            keeps_keys: spec.kafka.record_format == RecordFormat::Single && !may_grow,
             replication,
             retention: retention.get(),
             config: spec.kafka.config.clone(),
@@ -142,6 +147,7 @@ impl Target {
             topic: topic_spec(topic, spec.kafka.retention, partitions),
             // Dead letters are few: one partition keeps them in order.
             dead_letters: TopicSpec {
+                keeps_keys: false,
                 config: std::collections::BTreeMap::new(),
                 ..topic_spec(dead_letters, spec.kafka.dead_letter.retention, 1)
             },
@@ -290,6 +296,24 @@ mod tests {
             !own.installation_clickhouse,
             "the installation's credentials stay with its own ClickHouse"
         );
+    }
+
+    #[test]
+    fn a_topic_with_keys_grows_only_to_the_number_that_a_person_names() {
+        for (format, named, keeps) in [
+            ("Batch", None, false),
+            ("Single", None, true),
+            ("Single", Some("5"), true),
+            ("Single", Some("6"), false),
+        ] {
+            let spec = format!("kafka: {{partitions: 6, recordFormat: {format}}}");
+            let mut pipeline = pipeline("events", "growth", &spec);
+            pipeline.metadata.annotations =
+                named.map(|number| [(GROW_PARTITIONS.to_owned(), number.to_owned())].into());
+            let target = Target::of(&pipeline, &Subject::of(&pipeline), "c1", &settings()).unwrap();
+            assert_eq!(target.topic.keeps_keys, keeps, "{format} {named:?}");
+            assert!(!target.dead_letters.keeps_keys, "it has no keys");
+        }
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub(crate) fn validate(
             request_timeout: limits.request_timeout,
             kafka_timeout: limits.kafka_timeout,
         },
+        record_format: record_format(spec.kafka.record_format),
+        record_key: spec.kafka.key.map(record_key),
         durability: durability(spec.ingest.durability),
         on_kafka_outage: spec.ingest.on_kafka_outage.map(outage),
         spool: spec.ingest.spool.as_ref().map(spool).transpose()?,
@@ -215,6 +217,23 @@ fn spool(spool: &crd::Spool) -> Result<SpoolConfig, Invalid> {
         dir: paths::SPOOL.into(),
         max_bytes,
     })
+}
+
+const fn record_format(format: crd::RecordFormat) -> config::RecordFormat {
+    match format {
+        crd::RecordFormat::Batch => config::RecordFormat::Batch,
+        crd::RecordFormat::Single => config::RecordFormat::Single,
+    }
+}
+
+const fn record_key(key: crd::RecordKey) -> config::RecordKey {
+    match key {
+        crd::RecordKey::UserId => config::RecordKey::UserId,
+        crd::RecordKey::DeviceId => config::RecordKey::DeviceId,
+        crd::RecordKey::SessionId => config::RecordKey::SessionId,
+        crd::RecordKey::EventId => config::RecordKey::EventId,
+        crd::RecordKey::AppId => config::RecordKey::AppId,
+    }
 }
 
 const fn durability(durability: crd::Durability) -> config::Durability {

@@ -77,6 +77,7 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                 "kafka": {
                     "bootstrap": format!("{}:65535", "b".repeat(1018)), "topic": "t".repeat(200),
                     "partitions": 1024, "replication": 9, "retention": "99999d", "config": config,
+                    "recordFormat": "Single", "key": "SessionId",
                     "deadLetter": {"topic": "d".repeat(200), "retention": "99999d"}
                 },
                 "consume": {

@@ -367,6 +367,21 @@ fn kafka() -> Vec<Case> {
             &["spec.kafka.deadLetter.topic"],
         ),
         pipeline(
+            "a format that is none",
+            "kafka: {recordFormat: Avro}",
+            &["spec.kafka.recordFormat"],
+        ),
+        pipeline(
+            "a key of many events",
+            "kafka: {key: DeviceId}",
+            &["spec.kafka.key", "recordFormat Single"],
+        ),
+        pipeline(
+            "a key that is no member",
+            "kafka: {recordFormat: Single, key: Country}",
+            &["spec.kafka.key"],
+        ),
+        pipeline(
             "dead letters for no time",
             "kafka: {deadLetter: {retention: 0h}}",
             &["spec.kafka.deadLetter.retention"],

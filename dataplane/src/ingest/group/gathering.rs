@@ -1,13 +1,16 @@
 //! The groups of a shard that are on their way nowhere yet: one that takes lines, and full ones behind it in the order
 //! in which they leave.
+//!
+//! A group becomes one record, and its requests wait for that; or each of its lines becomes one (see [`super::single`]),
+//! and each request waits for its own lines only.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::budget::Permit;
-use super::fate::{Outcome, Settled};
-use super::line::Lines;
+use crate::ingest::budget::Permit;
+use crate::ingest::fate::{Outcome, Settled};
+use crate::ingest::line::Lines;
 
 /// A record's value before compression. Brokers refuse records over 1 MB, and an idempotent producer does not
 /// recover from that.
@@ -17,24 +20,62 @@ const WORTH_A_SWAP: usize = 64_000;
 /// Buffers kept for reuse.
 const SPARE: usize = 4;
 
-/// Lines that become one record.
+/// Lines that leave together.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) bytes: Vec<u8>,
-    pub(super) outcome: Rc<Outcome>,
+    /// Who waits for them.
+    pub(super) parts: Vec<Part>,
     pub(super) since: Instant,
     /// Held until the record is settled, also when the requests are gone.
     pub(super) permit: Option<Permit>,
 }
 
+/// Lines that share a fate.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Where they end in the group's bytes; they begin where the part before ends.
+    pub(super) end: usize,
+    pub(super) outcome: Rc<Outcome>,
+}
+
+impl Group {
+    /// Who waits for all of it.
+    pub(super) fn outcomes(&self) -> Vec<Rc<Outcome>> {
+        self.parts.iter().map(|part| Rc::clone(&part.outcome)).collect()
+    }
+
+    fn append(&mut self, settled: &mut Vec<Settled>, apart: bool) {
+        let end = self.bytes.len();
+        match self.parts.last_mut() {
+            Some(part) if !apart => part.end = end,
+            _ => self.parts.push(Part {
+                end,
+                outcome: Outcome::of(1),
+            }),
+        }
+        let outcome = self.parts.last().map(|part| Rc::clone(&part.outcome));
+        settled.extend(outcome.map(Settled));
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
+    /// Whether each request waits for its own lines only.
+    apart: bool,
     open: Option<Group>,
     full: VecDeque<Group>,
     spare: Vec<Vec<u8>>,
 }
 
 impl Gathering {
+    pub(super) fn new(apart: bool) -> Self {
+        Self {
+            apart,
+            ..Self::default()
+        }
+    }
+
     /// How many groups wait.
     pub(super) fn len(&self) -> usize {
         self.full.len() + usize::from(self.open.is_some())
@@ -58,7 +99,7 @@ impl Gathering {
             let to = lines.lines[index + fits - 1].end;
             let group = self.open.get_or_insert_with(|| Group {
                 bytes: self.spare.pop().unwrap_or_default(),
-                outcome: Outcome::of(1),
+                parts: Vec::with_capacity(1),
                 since: Instant::now(),
                 permit: None,
             });
@@ -76,7 +117,7 @@ impl Gathering {
                     none => *none = Some(share),
                 }
             }
-            settled.push(Settled(Rc::clone(&group.outcome)));
+            group.append(&mut settled, self.apart);
             (from, index) = (to, index + fits);
         }
         settled
@@ -162,5 +203,24 @@ mod tests {
         );
         gathering.reuse(alone.bytes);
         assert_eq!(gathering.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn requests_wait_together_or_apart() {
+        let budget = Budget::new(50_000_000);
+        for (apart, ends) in [(false, vec![600]), (true, vec![300, 600])] {
+            let mut gathering = Gathering::new(apart);
+            let mut settled = Vec::new();
+            for letter in *b"ab" {
+                let permit = budget.take(10_000).await.unwrap();
+                settled.extend(gathering.append(&mut lines(letter, &[100, 200]), 2, permit));
+            }
+            let group = gathering.next(|_| true).unwrap();
+            let found: Vec<_> = group.parts.iter().map(|part| part.end).collect();
+            assert_eq!(found, ends);
+            for (one, part) in settled.iter().zip(group.parts.iter().cycle()) {
+                assert!(Rc::ptr_eq(&one.0, &part.outcome));
+            }
+        }
     }
 }

@@ -10,11 +10,18 @@
 //!                                  '-(Kafka is away)-> spool, or refused --'
 //! ```
 //!
+//! With `recordFormat: Single` a group leaves as many records, a line each ([`single`]), and the number in flight
+//! is that of records.
+//!
 //! With a spool nothing is given up: what could not be produced goes there as a group that Kafka certainly does not
 //! hold; what was produced and is not acknowledged in time goes there as one that it may hold, and stays with the
 //! producer, whose acknowledgement deletes it again.
 //!
 //! The flusher runs as a task of the shard, so it comes after the connections that are ready: that is what gathers.
+
+mod gathering;
+mod leave;
+mod single;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,22 +29,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use penstock_dataplane_config::{Durability, KafkaTarget, PipelineRef};
+use penstock_dataplane_config::{Durability, KafkaTarget, PipelineRef, RecordKey};
 use uuid::Uuid;
 
-use super::budget::Permit;
-use super::fate::{Fate, Outcome, Settled};
-use super::flight::{Aside, Flight, InKafka, Then, next};
-use super::gathering::{Gathering, Group};
-use super::health::Health;
-use super::kafka::{Callbacks, Delivered, Kept, Outcomes, Producer, PutAside, Trying, letter_headers};
-use super::line::{Letter, Lines};
-use super::metrics::IngestMetrics;
-use super::outage::Outage;
-use super::partition::Spread;
-use super::spool::{Floors, Keep, Record, State as Spooled, Topic};
-use super::statistics::ProducerSeries;
+use self::gathering::Gathering;
 use crate::forgotten::Forgotten;
+use crate::ingest::budget::Permit;
+use crate::ingest::fate::{Fate, Outcome, Settled};
+use crate::ingest::flight::{Aside, Flight, InKafka, Then, next};
+use crate::ingest::health::Health;
+use crate::ingest::kafka::{
+    Callbacks, Delivered, Kept, Outcomes, Outgoing, Producer, PutAside, Trying, letter_headers,
+};
+use crate::ingest::line::{Letter, Lines};
+use crate::ingest::metrics::IngestMetrics;
+use crate::ingest::outage::Outage;
+use crate::ingest::partition::Spread;
+use crate::ingest::spool::{Floors, Record, Topic};
+use crate::ingest::statistics::ProducerSeries;
 use crate::utc::now_ms;
 
 /// Records on their way at once: the next group is produced while the broker writes the one before.
@@ -52,7 +61,8 @@ const FLUSH_STEP: Duration = Duration::from_millis(20);
 struct State {
     gathering: Gathering,
     flights: AHashMap<usize, Flight>,
-    groups_in_flight: usize,
+    /// Records of events that Kafka has not answered for.
+    in_flight: usize,
     groups_aside: usize,
     floors: Floors,
     sequence: usize,
@@ -85,6 +95,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
+    /// The key of each event, where each is a record of its own.
+    pub(crate) single: Option<RecordKey>,
     pub(crate) durability: Durability,
     pub(crate) outage: Outage,
     pub(crate) metrics: IngestMetrics,
@@ -99,8 +111,12 @@ impl Groups {
     ) -> Result<Self, rdkafka::error::KafkaError> {
         let producer = settings.producer(&outcomes, &health)?;
         let spread = Spread::new(&settings.boot, settings.shard, Instant::now());
+        let state = State {
+            gathering: Gathering::new(settings.single.is_some()),
+            ..State::default()
+        };
         Ok(Self {
-            state: RefCell::default(),
+            state: RefCell::new(state),
             spread: RefCell::new(spread),
             producer: RefCell::new(producer),
             outcomes,
@@ -136,7 +152,7 @@ impl Groups {
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {
             true => state.groups_aside < self.settings.outage.room(),
-            false => state.groups_in_flight < IN_FLIGHT,
+            false => state.in_flight < self.settings.in_flight(),
         };
         if room && state.gathering.len() > 0 {
             self.outcomes.wake.notify_one();
@@ -159,24 +175,31 @@ impl Groups {
                 created: now_ms(),
                 topic: Topic::DeadLetters,
                 name: name.clone(),
+                key: None,
                 headers: letter_headers(app, letter)
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .into(),
                 value: letter.bytes.clone(),
             });
             let now = Instant::now();
-            let mut flight = Flight::new(Rc::clone(&outcome), now, false, InKafka::Never, None);
+            let waiting = vec![Rc::clone(&outcome)];
+            let mut flight = Flight::new(waiting, now, false, InKafka::Never, None);
             flight.kept = kept;
             if !away || matches!(self.settings.outage, Outage::Reject) {
                 flight.place = state.floors.place(&self.health, Topic::DeadLetters, 0);
-                let produced = match &flight.kept {
-                    Some(record) => self
-                        .producer
-                        .borrow()
-                        .spooled(number, flight.place.partition, record),
-                    // Which partition takes it is librdkafka's choice, unless it may have to be found again.
-                    None => self.producer.borrow().letter(number, &name, app, letter),
+                // Which partition takes it is librdkafka's choice, unless it may have to be found again.
+                let partition = match flight.kept {
+                    Some(_) => flight.place.partition,
+                    None => -1,
                 };
+                let outgoing = Outgoing {
+                    topic: Topic::DeadLetters,
+                    name: &name,
+                    key: None,
+                    value: &letter.bytes,
+                };
+                let headers = letter_headers(app, letter).into_iter();
+                let produced = self.producer.borrow().send(number, partition, &outgoing, headers);
                 match produced {
                     Ok(()) => flight.kafka = InKafka::Out,
                     Err(error) => tracing::warn!(%error, "a dead letter was not produced"),
@@ -247,7 +270,7 @@ impl Groups {
             let Some(flight) = state.flights.get_mut(&number) else {
                 continue;
             };
-            state.groups_in_flight -= usize::from(flight.is_group);
+            state.in_flight -= usize::from(flight.is_group);
             flight.kafka = match stored {
                 Ok((partition, offset)) => {
                     let topic = if flight.is_group {
@@ -312,69 +335,10 @@ impl Groups {
             (Then::Release(id), Some(spool)) => spool.release(id),
             _ => {}
         }
-        if let Some(record) = flight.kept {
+        if let Some(record) = flight.kept
+            && self.settings.single.is_none()
+        {
             state.gathering.reuse(record.value);
-        }
-    }
-
-    /// Has a record kept aside of Kafka.
-    fn keep_aside(&self, number: usize, flight: &mut Flight) {
-        let Some(record) = flight.kept.take() else { return };
-        let keep = Keep {
-            record,
-            state: match flight.kafka {
-                InKafka::Never => Spooled::Certain,
-                InKafka::Out => Spooled::Owned,
-                InKafka::Acknowledged | InKafka::Failed(_) => Spooled::Maybe,
-            },
-            place: flight.place,
-            number,
-            outcomes: Arc::clone(&self.outcomes),
-        };
-        flight.aside = Aside::Asked;
-        if !self.settings.outage.keep(keep) {
-            // As if it had been tried: the answer comes with the others.
-            self.outcomes.tell(PutAside { number, kept: None });
-        }
-    }
-
-    fn produce(&self) {
-        let state = &mut *self.state.borrow_mut();
-        while state.groups_in_flight < IN_FLIGHT {
-            let Some(group) = state.gathering.next(|_| true) else {
-                return;
-            };
-            let now = Instant::now();
-            let bytes = group.bytes.len();
-            let partitions = self.health.partitions();
-            let partition = self.spread.borrow_mut().choose(&partitions, bytes, now);
-            let number = state.next_number();
-            let name = self.name(number);
-            let place = state.floors.place(&self.health, Topic::Events, partition);
-            let sent = self
-                .producer
-                .borrow()
-                .group(number, partition, &name, &group.bytes);
-            let mut flight = Flight::new(group.outcome, now, true, InKafka::Never, group.permit);
-            flight.place = place;
-            match self.settings.outage {
-                Outage::Spool(_) => flight.kept = Some(record_of(name, group.bytes)),
-                Outage::Reject | Outage::Direct(_) => state.gathering.reuse(group.bytes),
-            }
-            match sent {
-                Ok(()) => {
-                    self.settings.metrics.group_bytes.inc_by(bytes as u64);
-                    flight.kafka = InKafka::Out;
-                    state.groups_in_flight += 1;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a group was not produced");
-                    self.health.doubt();
-                    state.groups_aside += usize::from(flight.kept.is_some());
-                }
-            }
-            state.flights.insert(number, flight);
-            self.advance(state, number);
         }
     }
 
@@ -384,43 +348,6 @@ impl Groups {
         let waits = state.gathering.len() > 0 || !state.flights.is_empty();
         if waits || self.outcomes.is_suspect() {
             self.outcomes.wake.notify_one();
-        }
-    }
-
-    /// Kafka is away, or too slow: what has waited so long and was not produced goes elsewhere. With no such place it is
-    /// refused, and nothing of it can be stored later.
-    fn put_aside(&self, longest: Duration) {
-        let state = &mut *self.state.borrow_mut();
-        let now = Instant::now();
-        let has_place = !matches!(self.settings.outage, Outage::Reject);
-        while state.groups_aside < self.settings.outage.room() {
-            let over = |group: &Group| now.saturating_duration_since(group.since) >= longest;
-            let Some(group) = state.gathering.next(over) else {
-                return;
-            };
-            let number = state.next_number();
-            let mut flight = Flight::new(group.outcome, group.since, true, InKafka::Never, group.permit);
-            if has_place {
-                flight.kept = Some(record_of(self.name(number), group.bytes));
-                state.groups_aside += 1;
-            } else {
-                state.gathering.reuse(group.bytes);
-            }
-            state.flights.insert(number, flight);
-            self.advance(state, number);
-        }
-    }
-
-    /// What the producer has had for longer than a request can wait is kept in the spool as well.
-    fn spool_overdue(&self) {
-        if self.settings.outage.spool().is_none() {
-            return;
-        }
-        let state = &mut *self.state.borrow_mut();
-        for (number, flight) in &mut state.flights {
-            if flight.waits() && flight.since.elapsed() >= self.settings.timeout {
-                self.keep_aside(*number, flight);
-            }
         }
     }
 
@@ -460,7 +387,7 @@ impl Groups {
         let oldest = out.map(|flight| flight.since).min();
         self.health.waits_since(self.settings.shard, oldest);
         // The gauges are the sum of all shards.
-        let now = (state.gathering.len() as i64, state.groups_in_flight as i64);
+        let now = (state.gathering.len() as i64, state.in_flight as i64);
         let before = self.shown.replace(now);
         self.settings.metrics.groups_waiting.inc_by(now.0 - before.0);
         self.settings.metrics.groups_in_flight.inc_by(now.1 - before.1);
@@ -475,6 +402,14 @@ impl State {
 }
 
 impl Settings {
+    /// Records of a shard on their way to Kafka at once.
+    const fn in_flight(&self) -> usize {
+        match self.single {
+            None => IN_FLIGHT,
+            Some(_) => single::IN_FLIGHT,
+        }
+    }
+
     fn producer(
         &self,
         outcomes: &Arc<Outcomes>,
@@ -491,15 +426,5 @@ impl Settings {
             forgotten: Forgotten::default(),
         };
         Producer::new(&self.target, &self.pipeline, trying, callbacks)
-    }
-}
-
-fn record_of(name: String, value: Vec<u8>) -> Record {
-    Record {
-        created: now_ms(),
-        topic: Topic::Events,
-        name,
-        headers: Vec::new(),
-        value,
     }
 }
