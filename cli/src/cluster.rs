@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use penstock_crds::{App, IngestionPipeline};
-use penstock_dataplane_config::ConsumeConfig;
 use penstock_dataplane_config::load::{Environment, load};
+use penstock_dataplane_config::{ClientTls, ConsumeConfig, KafkaTarget};
 
 use crate::exit::{Failure, Result};
+use crate::kafka::Brokers;
 
 /// An object, or why this version cannot read it.
 pub type Guard<K> = DeserializeGuard<K>;
@@ -173,6 +174,22 @@ impl Cluster {
             Ok(loaded) => Ok(loaded.config),
             Err(error) => Err(unreadable(&error.to_string())),
         }
+    }
+
+    /// The pipeline's Kafka as its consumers reach it: with what their Secret holds, where it asks who is there.
+    pub async fn brokers(&self, pipeline: &str, kafka: &KafkaTarget) -> Result<Brokers> {
+        let cluster = kafka.cluster();
+        let any_file = |tls: &ClientTls| tls.ca_file.is_some() || tls.cert_file.is_some();
+        if cluster.sasl.is_none() && !cluster.tls.as_ref().is_some_and(any_file) {
+            return Ok(Brokers::of_pods(cluster, BTreeMap::new()));
+        }
+        let name = format!("{pipeline}-consume");
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = api.get_opt(&name).await;
+        let found = found.map_err(|error| self.failure(&format!("read the Secret {name}"), &error))?;
+        let files = found.and_then(|secret| secret.data).unwrap_or_default();
+        let files = files.into_iter().map(|(name, content)| (name, content.0));
+        Ok(Brokers::of_pods(cluster, files.collect()))
     }
 
     fn no_pipeline(&self, name: &str) -> Failure {

@@ -2,22 +2,22 @@
 //!
 //! Only what is committed is read: records of a replay that was cut short are never seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use penstock_connect::Unusable;
+use penstock_connect::kafka::Reports;
+use penstock_dataplane_config::KafkaCluster;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::exit::{Failure, Result};
 use crate::output::note;
-use crate::text::harmless;
 
 /// How long an answer may take.
 pub const ANSWER: Duration = Duration::from_secs(10);
@@ -25,57 +25,85 @@ const POLL: Duration = Duration::from_millis(100);
 /// Without a word from Kafka for so long, reading is given up.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Why librdkafka could not connect last, which says more than its answers do.
-#[derive(Clone, Debug, Default)]
-pub struct Reports(Arc<Mutex<Option<String>>>);
-
-impl Reports {
-    fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A sentence about an address that does not answer.
-    pub fn unreachable(&self, bootstrap: &str, error: &dyn std::fmt::Display) -> Failure {
-        let why = self.last().unwrap_or_else(|| error.to_string());
-        Failure::Unreachable(format!(
+/// A sentence about an address that does not answer.
+pub fn unreachable(reports: &Reports, bootstrap: &str, error: &dyn std::fmt::Display) -> Failure {
+    let why = reports.last().unwrap_or_else(|| error.to_string());
+    Failure::Unreachable(match reports.refusal() {
+        Some(_) => format!("Kafka at {bootstrap} does not let this in: {why}"),
+        None => format!(
             "Kafka at {bootstrap} cannot be reached from here: {why}. Run this where its addresses resolve, as in a pod of the cluster, or give one that does with --kafka HOST:PORT"
-        ))
+        ),
+    })
+}
+
+/// A Kafka, and what its clients say who they are with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Brokers {
+    cluster: KafkaCluster,
+    /// The files that a pipeline's pods have for it, by name.
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Brokers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Brokers({})", self.bootstrap())
     }
 }
 
-impl ClientContext for Reports {
-    /// Why a connection fails is only said here: `[thrd:…]: host:port/bootstrap: Failed to resolve …`.
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        if facility == "FAIL" {
-            let why = message.split_once("]: ").map_or(message, |(_, why)| why);
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(harmless(why));
+impl Brokers {
+    /// Ones that ask nobody who it is.
+    pub fn at(bootstrap: &str) -> Self {
+        Self {
+            cluster: KafkaCluster {
+                bootstrap: bootstrap.to_owned(),
+                tls: None,
+                sasl: None,
+            },
+            files: BTreeMap::new(),
         }
     }
 
-    fn error(&self, _: KafkaError, _: &str) {}
+    /// As a pipeline's pods reach it, with their files.
+    pub fn of_pods(cluster: KafkaCluster, files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { cluster, files }
+    }
+
+    /// The same at the address that a person gives, if any.
+    pub fn or_at(mut self, bootstrap: Option<&str>) -> Self {
+        if let Some(bootstrap) = bootstrap {
+            bootstrap.clone_into(&mut self.cluster.bootstrap);
+        }
+        self
+    }
+
+    pub fn bootstrap(&self) -> &str {
+        &self.cluster.bootstrap
+    }
+
+    /// What every client has in common.
+    pub fn client(&self) -> Result<ClientConfig> {
+        let read = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let content = self.files.get(name.as_ref());
+            content
+                .cloned()
+                .ok_or_else(|| Unusable::new(path, "is not in the Secret of the pipeline's consumers"))
+        };
+        let client = penstock_connect::kafka::client_with(&self.cluster, &read);
+        let mut client = client.map_err(|unusable| Failure::Failed(unusable.to_string()))?;
+        common(&mut client);
+        Ok(client)
+    }
 }
 
-impl ConsumerContext for Reports {}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
-
-    /// A record that is not delivered fails its transaction.
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
-}
-
-/// What every client has in common.
-pub fn client(bootstrap: &str) -> ClientConfig {
-    let mut client = ClientConfig::new();
+fn common(client: &mut ClientConfig) {
     client
         // What is logged goes to `Reports`, and nowhere else.
         .set_log_level(RDKafkaLogLevel::Info)
-        .set("bootstrap.servers", bootstrap)
         .set("client.id", "penstock-cli")
         .set("allow.auto.create.topics", "false")
         .set("socket.timeout.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000");
-    client
 }
 
 /// Offsets of a partition: the first that is there, and the one that comes next.
@@ -89,7 +117,7 @@ pub struct Bounds {
 /// A topic, open for reading.
 pub struct Topic {
     name: String,
-    bootstrap: String,
+    brokers: Brokers,
     consumer: BaseConsumer<Reports>,
     pub bounds: Vec<Bounds>,
 }
@@ -102,8 +130,10 @@ impl std::fmt::Debug for Topic {
 
 impl Topic {
     /// Learns the topic's partitions and what they hold now.
-    pub fn open(bootstrap: &str, name: &str) -> Result<Self> {
-        let consumer: BaseConsumer<Reports> = client(bootstrap)
+    pub fn open(brokers: &Brokers, name: &str) -> Result<Self> {
+        let bootstrap = brokers.bootstrap();
+        let consumer: BaseConsumer<Reports> = brokers
+            .client()?
             // Asked for by librdkafka, and joined by nobody.
             .set("group.id", "penstock-cli")
             .set("enable.auto.commit", "false")
@@ -115,7 +145,7 @@ impl Topic {
             .map_err(|error| Failure::Usage(format!("{bootstrap} is no address of Kafka: {error}")))?;
         let mut topic = Self {
             name: name.to_owned(),
-            bootstrap: bootstrap.to_owned(),
+            brokers: brokers.clone(),
             consumer,
             bounds: Vec::new(),
         };
@@ -236,7 +266,11 @@ impl Topic {
             }
             if !follow && heard.elapsed() > SILENCE {
                 let reports = self.consumer.context();
-                return Err(reports.unreachable(&self.bootstrap, &"it does not answer"));
+                return Err(unreachable(
+                    reports,
+                    self.brokers.bootstrap(),
+                    &"it does not answer",
+                ));
             }
         }
         Ok(())
@@ -250,7 +284,7 @@ impl Topic {
             }
             let _ = self.consumer.poll(Duration::from_millis(10));
         }
-        failure(&self.bootstrap, self.consumer.context(), error)
+        failure(self.brokers.bootstrap(), self.consumer.context(), error)
     }
 }
 
@@ -271,9 +305,11 @@ impl std::fmt::Debug for Committed {
 
 impl Committed {
     /// Learns what the topic holds now.
-    pub fn open(bootstrap: &str, group: &str, topic: &str) -> Result<Self> {
-        let topic = Topic::open(bootstrap, topic)?;
-        let consumer: BaseConsumer<Reports> = client(bootstrap)
+    pub fn open(brokers: &Brokers, group: &str, topic: &str) -> Result<Self> {
+        let bootstrap = brokers.bootstrap();
+        let topic = Topic::open(brokers, topic)?;
+        let consumer: BaseConsumer<Reports> = brokers
+            .client()?
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_uncommitted")
@@ -345,7 +381,7 @@ impl Committed {
     }
 
     fn failure(&self, error: &KafkaError) -> Failure {
-        failure(&self.topic.bootstrap, self.consumer.context(), error)
+        failure(self.topic.brokers.bootstrap(), self.consumer.context(), error)
     }
 
     /// How many consumers are in the group.
@@ -426,7 +462,7 @@ pub fn failure(bootstrap: &str, reports: &Reports, error: &KafkaError) -> Failur
             | Code::MessageTimedOut
             | Code::AllBrokersDown
             | Code::Resolve,
-        ) => reports.unreachable(bootstrap, error),
+        ) => unreachable(reports, bootstrap, error),
         Some(code) => Failure::Failed(format!("Kafka at {bootstrap} refused: {code}")),
         None => Failure::Failed(format!("Kafka at {bootstrap}: {error}")),
     }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cluster::{Cluster, Where};
 use crate::exit::Result;
+use crate::kafka::Brokers;
 
 /// Addresses, where the cluster is not to be asked.
 #[derive(Clone, Debug, Default, Args)]
@@ -19,8 +20,7 @@ pub struct Given {
 /// A pipeline's Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// `host:port`, comma-separated.
-    pub bootstrap: String,
+    pub brokers: Brokers,
     pub topic: String,
     pub dead_letter_topic: String,
 }
@@ -37,14 +37,16 @@ impl Place {
             |topic: &str| dead_letter_topic.map_or_else(|| format!("{topic}.dlq"), str::to_owned);
         if let (Some(bootstrap), Some(topic)) = (&given.kafka, &given.topic) {
             return Ok(Self {
-                bootstrap: bootstrap.clone(),
+                brokers: Brokers::at(bootstrap),
                 topic: topic.clone(),
                 dead_letter_topic: letters_of(topic),
             });
         }
-        let kafka = Cluster::connect(place).await?.consumer(pipeline).await?.kafka;
+        let cluster = Cluster::connect(place).await?;
+        let kafka = cluster.consumer(pipeline).await?.kafka;
+        let brokers = cluster.brokers(pipeline, &kafka).await?;
         Ok(Self {
-            bootstrap: given.kafka.clone().unwrap_or(kafka.bootstrap),
+            brokers: brokers.or_at(given.kafka.as_deref()),
             dead_letter_topic: match (dead_letter_topic, &given.topic) {
                 (Some(told), _) => told.to_owned(),
                 (None, Some(topic)) => letters_of(topic),

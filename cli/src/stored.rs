@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use penstock_crds::IngestionPipeline;
 use penstock_crds::pipeline::AdoptionPolicy;
+use penstock_dataplane_config::ClientTls;
 use penstock_provision::clickhouse::Server;
 use penstock_provision::clickhouse::inspect::{Inspection, inspect};
 use penstock_provision::{ProvisionError, TableSpec};
@@ -29,6 +30,9 @@ pub struct Reach {
     /// The file that holds the user's password; default: what $CLICKHOUSE_PASSWORD says
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// For an https address: the file with who may have signed its certificate; default: the system's authorities
+    #[arg(long, value_name = "FILE", env = "CLICKHOUSE_CA_FILE")]
+    pub clickhouse_ca: Option<PathBuf>,
 }
 
 impl Reach {
@@ -71,13 +75,19 @@ impl Stored {
             )));
         }
         let program = ("penstock-cli", env!("CARGO_PKG_VERSION"));
+        let tls = ClientTls {
+            ca_file: reach.clickhouse_ca.clone(),
+            ..ClientTls::default()
+        };
         Ok(Self {
             server: Server::new(
                 &url,
+                &tls,
                 reach.clickhouse_user.as_deref(),
                 password.as_deref(),
                 program,
-            ),
+            )
+            .map_err(|error| Failure::Usage(error.to_string()))?,
             namespace: cluster.namespace.clone(),
             pipeline,
             spec,

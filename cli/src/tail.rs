@@ -60,7 +60,7 @@ pub async fn run(place: &Where, arguments: &Tail) -> Result<End> {
         Some(app) if !is_uuid(app) => Some(app_id(place, app).await?),
         app => app.as_ref().map(|id| id.to_ascii_lowercase()),
     };
-    let topic = Topic::open(&found.bootstrap, &found.topic)?;
+    let topic = Topic::open(&found.brokers, &found.topic)?;
     let (from, start) = match (&arguments.since, arguments.from_beginning) {
         (Some(ago), _) => (topic.since(ago.get())?, format!("{ago} ago")),
         (None, true) => (topic.beginning(), "its beginning".into()),

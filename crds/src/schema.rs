@@ -43,7 +43,7 @@ pub(crate) const BOOTSTRAP: &str = concat!("^", host_port!(), "(,", host_port!()
 /// `host:port`.
 pub(crate) const HOST_PORT: &str = concat!("^", host_port!(), "$");
 /// `http://host:port`.
-pub(crate) const HTTP_URL: &str = concat!("^http://", host_port!(), "/?$");
+pub(crate) const HTTP_URL: &str = concat!("^https?://", host_port!(), "/?$");
 
 /// Labels to match, bounded.
 pub(crate) fn match_labels(_: &mut SchemaGenerator) -> Schema {

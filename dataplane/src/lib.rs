@@ -6,7 +6,6 @@
 //! ingest/       HTTP -> Kafka
 //! consume/      Kafka -> ClickHouse
 //! forgotten.rs  a Kafka client that knows no broker any more
-//! redis_connection.rs  opening a connection to Redis
 //! stops.rs      where JSON strings may stop, found by vectors
 //! utc.rs        days and minutes, their names and their ends
 //! ```
@@ -18,6 +17,5 @@ mod forgotten;
 pub mod fuzz;
 pub mod ingest;
 pub mod process;
-mod redis_connection;
 mod stops;
 mod utc;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::daemon::{ConfigFile, Daemon};
 use crate::error::{Context, Error, Result};
 use crate::instance::{CLICKHOUSE_PORT, Instance, NODE_ADDRESS};
+use crate::secured::CLICKHOUSE_TLS_PORT;
 use crate::{file, probe, secret};
 
 /// May do everything: the operator's user.
@@ -38,6 +39,7 @@ pub(crate) fn daemon(instance: &Instance) -> Result<Daemon> {
     let users = instance.clickhouse_users()?;
     let directory = instance.data_dir("clickhouse");
     let users_file = directory.join("users");
+    let services = instance.services_certificate();
     let mut daemon = Daemon::new(installed_front(instance))
         .directory(directory.join("data"))
         .argument("--lib")
@@ -46,6 +48,12 @@ pub(crate) fn daemon(instance: &Instance) -> Result<Daemon> {
         .argument(directory.join("data"))
         .argument("--listen")
         .argument(format!("{NODE_ADDRESS}:{CLICKHOUSE_PORT}"))
+        .argument("--listen-tls")
+        .argument(format!("{NODE_ADDRESS}:{CLICKHOUSE_TLS_PORT}"))
+        .argument("--cert")
+        .argument(services.chain)
+        .argument("--key")
+        .argument(services.key)
         .argument("--users-file")
         .argument(&users_file);
     daemon.files.push(ConfigFile {

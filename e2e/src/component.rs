@@ -141,7 +141,7 @@ impl Component {
             Self::Kubelet => Ok(node::kubelet(instance)),
             Self::Proxy => Ok(node::proxy(instance)),
             Self::Kafka(id) => kafka::daemon(instance, id),
-            Self::Redis => Ok(redis::daemon(instance)),
+            Self::Redis => redis::daemon(instance),
             Self::ClickHouse => clickhouse::daemon(instance),
         }
     }

@@ -13,6 +13,7 @@ use crate::error::{Context, Result};
 use crate::file;
 use crate::instance::{Instance, NODE_ADDRESS, kafka_port};
 use crate::secret;
+use crate::secured::{self, USER};
 
 const LOG4J: &str = include_str!("../manifests/kafka-log4j2.properties");
 const STARTED: &str = "Kafka Server started";
@@ -36,6 +37,10 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
     let brokers = cluster_of(instance, id)?;
     let directory = directory(instance, id);
     let properties = directory.join("server.properties");
+    let mut text = server_properties(id, &brokers, &directory.join("data").display().to_string());
+    if !is_spare(id) {
+        text.push_str(&secured_properties(instance));
+    }
     let log4j = directory.join("log4j2.properties");
     let classpath = format!("{}/*", instance.cache().kafka().join("libs").display());
     let heap = if brokers.len() == 1 {
@@ -50,12 +55,11 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
     } else {
         &["-XX:+UseG1GC"]
     };
+    let password = instance.service_password()?;
+    let scram = |mechanism: &str| format!("{mechanism}=[name={USER},password={password}]");
     let mut daemon = Daemon::new("java")
         .directory(directory.join("data"))
-        .file(
-            &properties,
-            server_properties(id, &brokers, &directory.join("data").display().to_string()),
-        )
+        .file(&properties, text)
         .file(&log4j, LOG4J)
         .arguments(machine.iter().copied())
         .arguments(["-Xms64m", heap, "-Djava.awt.headless=true"])
@@ -78,6 +82,10 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
             &cluster_id(instance)?,
             "--config",
             &properties.display().to_string(),
+            "--add-scram",
+            &scram("SCRAM-SHA-512"),
+            "--add-scram",
+            &scram("SCRAM-SHA-256"),
         ]
         .map(Into::into)
         .to_vec(),
@@ -119,6 +127,21 @@ fn server_properties(id: u8, brokers: &[u8], data: &str) -> String {
         .map(|&voter| format!("{voter}@{NODE_ADDRESS}:{}", kafka_port(voter) + 1))
         .collect();
     let port = kafka_port(id);
+    // Listeners beside the plain one: name, protocol, port.
+    let secured: &[(&str, &str, u16)] = match is_spare(id) {
+        true => &[],
+        false => &[
+            ("SECURED", "SASL_SSL", secured::kafka_port(id)),
+            ("MUTUAL", "SSL", secured::kafka_port(id) + 1),
+        ],
+    };
+    let listed = |each: &dyn Fn(&str, &str, u16) -> String| -> String {
+        let texts = secured
+            .iter()
+            .map(|(name, protocol, port)| each(name, protocol, *port));
+        texts.collect()
+    };
+    let address = |name: &str, _: &str, port: u16| format!(",{name}://{NODE_ADDRESS}:{port}");
     let (replicas, in_sync) = if brokers.len() >= 3 { (3, 2) } else { (1, 1) };
     let mut text = String::new();
     let mut set = |name: &str, value: &str| {
@@ -131,18 +154,22 @@ fn server_properties(id: u8, brokers: &[u8], data: &str) -> String {
     set(
         "listeners",
         &format!(
-            "PLAINTEXT://{NODE_ADDRESS}:{port},CONTROLLER://{NODE_ADDRESS}:{}",
-            port + 1
+            "PLAINTEXT://{NODE_ADDRESS}:{port},CONTROLLER://{NODE_ADDRESS}:{}{}",
+            port + 1,
+            listed(&address)
         ),
     );
     set(
         "advertised.listeners",
-        &format!("PLAINTEXT://{NODE_ADDRESS}:{port}"),
+        &format!("PLAINTEXT://{NODE_ADDRESS}:{port}{}", listed(&address)),
     );
     set("controller.listener.names", "CONTROLLER");
     set(
         "listener.security.protocol.map",
-        "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        &format!(
+            "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{}",
+            listed(&|name, protocol, _| format!(",{name}:{protocol}"))
+        ),
     );
     set("inter.broker.listener.name", "PLAINTEXT");
     set("log.dirs", data);
@@ -177,6 +204,22 @@ fn server_properties(id: u8, brokers: &[u8], data: &str) -> String {
     text
 }
 
+/// What the listeners for those who say who they are need.
+fn secured_properties(instance: &Instance) -> String {
+    let keystore = instance.services_keystore();
+    let ca = instance.services_certificate().ca;
+    let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+    format!(
+        "ssl.keystore.type=PEM\nssl.keystore.location={}\nssl.truststore.type=PEM\nssl.truststore.location={}\n\
+         sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256\n\
+         listener.name.secured.scram-sha-512.sasl.jaas.config={scram}\n\
+         listener.name.secured.scram-sha-256.sasl.jaas.config={scram}\n\
+         listener.name.mutual.ssl.client.auth=required\n",
+        keystore.display(),
+        ca.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +229,8 @@ mod tests {
         let text = server_properties(1, &[1], "/d");
         for line in [
             "controller.quorum.voters=1@10.240.0.1:9093",
-            "advertised.listeners=PLAINTEXT://10.240.0.1:9092",
+            "advertised.listeners=PLAINTEXT://10.240.0.1:9092,SECURED://10.240.0.1:9192,MUTUAL://10.240.0.1:9193",
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL",
             "offsets.topic.replication.factor=1",
             "transaction.state.log.min.isr=1",
             "broker.session.timeout.ms=6000",
@@ -211,7 +255,7 @@ mod tests {
         for line in [
             "node.id=2",
             "controller.quorum.voters=1@10.240.0.1:9093,2@10.240.0.1:9095,3@10.240.0.1:9097",
-            "listeners=PLAINTEXT://10.240.0.1:9094,CONTROLLER://10.240.0.1:9095",
+            "listeners=PLAINTEXT://10.240.0.1:9094,CONTROLLER://10.240.0.1:9095,SECURED://10.240.0.1:9194,MUTUAL://10.240.0.1:9195",
             "offsets.topic.replication.factor=3",
             "transaction.state.log.min.isr=2",
         ] {

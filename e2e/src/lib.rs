@@ -49,6 +49,7 @@ pub mod quickstart;
 mod redis;
 mod run;
 mod secret;
+pub mod secured;
 pub mod status;
 pub mod trial;
 pub mod up;

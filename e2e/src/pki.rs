@@ -150,6 +150,17 @@ fn subjects(node: &str) -> Result<Vec<Subject>> {
                 address([127, 0, 0, 1]),
             ],
         },
+        Subject {
+            file: "services",
+            name: "services".into(),
+            organization: None,
+            serves: vec![
+                dns("localhost")?,
+                address(NODE_ADDRESS.octets()),
+                address([127, 0, 0, 1]),
+            ],
+        },
+        client("penstock-client", "penstock", None),
         client("admin", "kubernetes-admin", Some("system:masters")),
         client(
             "kube-apiserver-kubelet-client",

@@ -105,6 +105,19 @@ const TOOLS: &[Tool] = &[
         Needed::For(Group::Kubernetes),
     ),
     tool("make", "make", "install make", Needed::For(Group::Kubernetes)),
+    // Penstock's Kafka client is compiled against them.
+    tool(
+        "pkg-config",
+        "pkg-config",
+        "install pkg-config",
+        Needed::For(Group::Kubernetes),
+    ),
+    tool(
+        "openssl.pc",
+        "libssl-dev",
+        "install the headers of OpenSSL 3",
+        Needed::For(Group::Kubernetes),
+    ),
     tool(
         "redis-server",
         "redis-server",
@@ -242,8 +255,15 @@ fn report(missing: &[Missing], debian: bool) -> Error {
     Error::new(text).next("install them, then run the same command again")
 }
 
+/// A program, or a library to compile against, by what pkg-config knows it as.
 fn on_path(program: &str) -> bool {
-    find(program).is_some()
+    match program.strip_suffix(".pc") {
+        Some(library) => Command::new("pkg-config")
+            .args(["--exists", library])
+            .status()
+            .is_ok_and(|status| status.success()),
+        None => find(program).is_some(),
+    }
 }
 
 /// A program on the PATH, or where the system keeps its own, which is not on every person's PATH.

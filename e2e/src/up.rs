@@ -93,6 +93,7 @@ impl Instance {
 
     fn start_all(&self, plan: &Plan, progress: &Progress) -> Result<()> {
         let brokers = self.record()?.brokers.unwrap_or(1);
+        self.make_secured()?;
         if plan.wants(Group::Kafka) {
             kafka::make_cluster_id(self)?;
         }

@@ -13,6 +13,7 @@ pub mod admin;
 pub mod api;
 pub mod backoff;
 pub mod conditions;
+pub mod connections;
 pub mod controllers;
 pub mod events;
 pub mod health;

@@ -18,6 +18,8 @@ use tokio::time::{sleep, timeout};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Readiness};
+use crate::connections::KafkaAccess;
+use crate::controllers::pipeline::target;
 use crate::controllers::{
     self,
     cache::{Scope, definitions_installed},
@@ -183,9 +185,19 @@ fn shared(
             .clickhouse_admin
             .as_ref()
             .map(|files| files.password.clone()),
+        tls: settings.connections.clickhouse.clone(),
     });
+    let (own, kafka) = (
+        settings.kafka_bootstrap.clone(),
+        settings.connections.kafka.clone(),
+    );
+    // What is the installation's goes to its own brokers, never to ones that a pipeline names.
+    let access = move |bootstrap: &str| match &own {
+        Some(own) if target::are_of(bootstrap, own) => kafka.to(bootstrap),
+        _ => KafkaAccess::default().to(bootstrap),
+    };
     let services = Services {
-        topics: Arc::new(KafkaAdmin::new()),
+        topics: Arc::new(KafkaAdmin::new(Arc::new(access))),
         tables: Arc::new(ClickHouseAdmin::new(installation)),
         quotas: Arc::new(RedisQuotas::new()),
     };

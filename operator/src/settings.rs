@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::connections::{ConnectionArgs, Connections};
 use crate::tenancy::Patterns;
 
 /// Flags.
@@ -43,6 +44,8 @@ pub struct Args {
     /// Redis for pipelines that name none: `host:port`.
     #[arg(long, env = "PENSTOCK_REDIS_ADDRESS", default_value = "")]
     redis_address: String,
+    #[command(flatten)]
+    connections: ConnectionArgs,
     /// Name of this cluster in marks of ownership and ids. Default: the uid of the namespace kube-system.
     #[arg(long, env = "PENSTOCK_CLUSTER_ID", default_value = "")]
     cluster_id: String,
@@ -87,6 +90,8 @@ pub struct Settings {
     pub clickhouse_admin: Option<CredentialFiles>,
     pub clickhouse_consumer: Option<CredentialFiles>,
     pub redis_address: Option<String>,
+    /// How these are reached.
+    pub connections: Connections,
     pub cluster_id: Option<String>,
     pub topics: Patterns,
     pub databases: Patterns,
@@ -159,11 +164,22 @@ impl TryFrom<Args> for Settings {
         let clickhouse_url = given(args.clickhouse_url).map(|url| url.trim_end_matches('/').to_owned());
         if clickhouse_url
             .as_deref()
-            .is_some_and(|url| !url.starts_with("http://"))
+            .is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://"))
         {
             return Err(refused(
                 "PENSTOCK_CLICKHOUSE_URL",
-                "an address like http://host:8123",
+                "an address like http://host:8123 or https://host:8443",
+            ));
+        }
+        let connections =
+            Connections::of(&args.connections).map_err(|(setting, why)| refused(setting, why))?;
+        let encrypted = clickhouse_url
+            .as_deref()
+            .is_some_and(|url| url.starts_with("https://"));
+        if connections.clickhouse.is_some() && !encrypted {
+            return Err(refused(
+                "PENSTOCK_CLICKHOUSE_CA_FILE",
+                "is for an address in PENSTOCK_CLICKHOUSE_URL that begins with https://",
             ));
         }
         Ok(Self {
@@ -184,6 +200,7 @@ impl TryFrom<Args> for Settings {
                 args.clickhouse_consumer_password_file,
             )?,
             redis_address: given(args.redis_address),
+            connections,
             cluster_id: given(args.cluster_id),
             topics: Patterns::new(listed(&args.tenancy_topics)),
             databases: Patterns::new(listed(&args.tenancy_databases)),

@@ -58,3 +58,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $tag := default (default .Chart.AppVersion .Values.image.tag) .Values.dataplane.image.tag -}}
 {{- printf "%s:%s" $repository $tag -}}
 {{- end -}}
+
+{{/* The Secrets that the operator is given, by the volume that each is mounted as. Values that are kept from an earlier
+     chart lack some of them. */}}
+{{- define "penstock.secrets" -}}
+{{- $all := dict
+  "clickhouse-admin" .Values.clickhouse.adminSecret
+  "clickhouse-ca" .Values.clickhouse.caSecret
+  "clickhouse-consumer" .Values.clickhouse.consumerSecret
+  "kafka-admin" (.Values.kafka.sasl).adminSecret
+  "kafka-admin-cert" (.Values.kafka.tls).adminCertSecret
+  "kafka-ca" (.Values.kafka.tls).caSecret
+  "kafka-pod" (.Values.kafka.sasl).podSecret
+  "kafka-pod-cert" (.Values.kafka.tls).podCertSecret
+  "redis" .Values.redis.secret
+  "redis-ca" (.Values.redis.tls).caSecret
+-}}
+{{- range $name, $secret := $all }}
+{{- if $secret }}
+{{ $name }}: {{ $secret | quote }}
+{{- end }}
+{{- end }}
+{{- end }}

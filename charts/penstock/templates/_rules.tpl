@@ -42,7 +42,7 @@ and `bind` appear nowhere.
 
 {{- define "penstock.rules.secrets" -}}
 # get: keys that an App names. list, watch: metadata only, to notice a change or a loss. create: generated keys.
-# patch: the consumers' ClickHouse user. delete: a generated key that the spec no longer has.
+# patch: what pods log in with. delete: a generated key, or what pods logged in with, that is no longer needed.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]

@@ -43,7 +43,7 @@ struct View {
 }
 
 pub fn run(place: &Place, arguments: &List) -> Result<End> {
-    let topic = Topic::open(&place.bootstrap, &place.dead_letter_topic)?;
+    let topic = Topic::open(&place.brokers, &place.dead_letter_topic)?;
     let from = match &arguments.since {
         Some(ago) => topic.since(ago.get())?,
         None => topic.beginning(),

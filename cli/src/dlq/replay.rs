@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use clap::Args;
+use penstock_connect::kafka::Reports;
 use penstock_dataplane_config::record;
 use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -31,7 +32,7 @@ use super::offsets::{Named, Position, Positions};
 use super::plan::{Known, Plan};
 use super::{Of, reasons};
 use crate::exit::{End, Failure, Result};
-use crate::kafka::{Reports, Topic, client, failure};
+use crate::kafka::{Topic, failure, unreachable};
 use crate::output::{Format, Progress, print};
 use crate::place::Place;
 use crate::text::count;
@@ -80,7 +81,7 @@ struct Kept {
 }
 
 pub fn run(place: &Place, arguments: &Replay) -> Result<End> {
-    let pipeline = Topic::open(&place.bootstrap, &place.topic)?;
+    let pipeline = Topic::open(&place.brokers, &place.topic)?;
     // The replayer's before all reading: what another one was about is then over.
     let replayer = match arguments.dry_run {
         true => None,
@@ -89,7 +90,7 @@ pub fn run(place: &Place, arguments: &Replay) -> Result<End> {
             pipeline.bounds.iter().map(|bounds| bounds.partition).collect(),
         )?),
     };
-    let letters = Topic::open(&place.bootstrap, &place.dead_letter_topic)?;
+    let letters = Topic::open(&place.brokers, &place.dead_letter_topic)?;
     let plan = look(place, &letters, arguments)?;
     if let Some(replayer) = replayer
         && !plan.send.is_empty()
@@ -216,7 +217,9 @@ struct Replayer<'p> {
 impl<'p> Replayer<'p> {
     fn begin(place: &'p Place, partitions: Vec<i32>) -> Result<Self> {
         let reports = Reports::default();
-        let producer: ThreadedProducer<Reports> = client(&place.bootstrap)
+        let producer: ThreadedProducer<Reports> = place
+            .brokers
+            .client()?
             .set(
                 "transactional.id",
                 format!("penstock-replay.{}", place.dead_letter_topic),
@@ -226,7 +229,7 @@ impl<'p> Replayer<'p> {
             .set("acks", "all")
             .set("compression.type", "lz4")
             .create_with_context(reports.clone())
-            .map_err(|error| failure(&place.bootstrap, &reports, &error))?;
+            .map_err(|error| failure(place.brokers.bootstrap(), &reports, &error))?;
         let replayer = Self {
             place,
             producer,
@@ -346,12 +349,12 @@ impl<'p> Replayer<'p> {
                 Failure::Failed("Kafka does not allow transactions to this user".into())
             }
             Some(Code::OperationTimedOut | Code::MessageTimedOut | Code::BrokerTransportFailure) => {
-                let unreachable = self.reports.unreachable(&self.place.bootstrap, error);
+                let unreachable = unreachable(&self.reports, self.place.brokers.bootstrap(), error);
                 Failure::Unreachable(format!("{unreachable}. {so_far}; run it again"))
             }
             _ => Failure::Failed(format!(
                 "Kafka at {} refused: {error}. {so_far}; run it again",
-                self.place.bootstrap
+                self.place.brokers.bootstrap()
             )),
         }
     }

@@ -50,7 +50,7 @@ pub fn run(place: &Place, arguments: &Show) -> Result<End> {
             "one letter is shown at a time; `penstock dlq list` shows several".into(),
         ));
     };
-    let topic = Topic::open(&place.bootstrap, &place.dead_letter_topic)?;
+    let topic = Topic::open(&place.brokers, &place.dead_letter_topic)?;
     let absent = || {
         Failure::NotFound(format!(
             "there is no letter {position} in {}",

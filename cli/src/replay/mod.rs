@@ -72,11 +72,12 @@ pub async fn run(place: &Where, arguments: &Replay) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
     let stored = Stored::find(&cluster, &arguments.pipeline, &arguments.reach).await?;
     let consumer = cluster.consumer(&arguments.pipeline).await?;
-    let bootstrap = arguments.kafka.as_ref().unwrap_or(&consumer.kafka.bootstrap);
+    let brokers = cluster.brokers(&arguments.pipeline, &consumer.kafka).await?;
+    let brokers = brokers.or_at(arguments.kafka.as_deref());
     let name = &consumer.kafka.topic;
-    let topic = Topic::open(bootstrap, name)?;
-    let letters = Topic::open(bootstrap, &consumer.kafka.dead_letter_topic)?;
-    let group = Committed::open(bootstrap, &consumer.group, name)?;
+    let topic = Topic::open(&brokers, name)?;
+    let letters = Topic::open(&brokers, &consumer.kafka.dead_letter_topic)?;
+    let group = Committed::open(&brokers, &consumer.group, name)?;
     if rewind::was_cut_short(&stored) && !arguments.dry_run {
         note("A replay of this pipeline was cut short; its consumers are started again first.");
         rewind::resume(&cluster, &stored, &group, arguments.timeout.get()).await?;

@@ -188,8 +188,9 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
 /// Waits until consumers have committed all that the topic holds now.
 async fn passed(cluster: &Cluster, place: &Place, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
     let consumer = cluster.consumer(place.stored.name()).await?;
-    let bootstrap = arguments.kafka.as_deref().unwrap_or(&consumer.kafka.bootstrap);
-    let group = Committed::open(bootstrap, &consumer.group, &consumer.kafka.topic)?;
+    let brokers = cluster.brokers(place.stored.name(), &consumer.kafka).await?;
+    let brokers = brokers.or_at(arguments.kafka.as_deref());
+    let group = Committed::open(&brokers, &consumer.group, &consumer.kafka.topic)?;
     while let Some(behind) = group.behind()? {
         let what = format!("{behind} records for {} are not stored yet", place.stored.table());
         waiting.tick(&what, AGAIN).await?;

@@ -121,6 +121,11 @@ fn inequalities_hold_before_a_port_is_bound() {
         ("trustedProxies: [10.0.0.1]\n", "trustedProxies"),
         ("tls: {certFile: a}\n", "tls"),
         ("recordFormat: Avro\n", "recordFormat"),
+        (
+            "redis: {address: 'r:6379', usernameFile: /u}\n",
+            "redis.usernameFile",
+        ),
+        ("redis: {address: 'r:6379', tls: {certFile: /c}}\n", "redis.tls"),
         ("recordKey: UserId\n", "recordKey: is for recordFormat `Single`"),
         ("durability: Spooled\n", "durability: `Spooled` needs spool"),
         ("onKafkaOutage: Spool\n", "onKafkaOutage: `Spool` needs spool"),
@@ -242,5 +247,48 @@ fn a_drain_needs_a_directory_and_kafka() {
     ] {
         let refused = load(&file.replace(from, to)).unwrap_err().to_string();
         assert!(refused.contains(field), "{to}: {refused}");
+    }
+}
+
+#[test]
+fn secured_connections_are_whole() {
+    let consume = |pairs: &[(&str, &str)]| load::<ConsumeConfig>(CONSUME, &environment(pairs));
+    let sasl = |mechanism| {
+        [
+            ("PENSTOCK_KAFKA__SASL__MECHANISM", mechanism),
+            ("PENSTOCK_KAFKA__SASL__USERNAME_FILE", "/k/username"),
+            ("PENSTOCK_KAFKA__SASL__PASSWORD_FILE", "/k/password"),
+        ]
+    };
+    let secured = [
+        ("PENSTOCK_KAFKA__TLS__CA_FILE", "/k/ca.crt"),
+        ("PENSTOCK_CLICKHOUSE__URL", "https://clickhouse:8443"),
+        ("PENSTOCK_CLICKHOUSE__TLS__CA_FILE", "/c/ca.crt"),
+        ("PENSTOCK_REDIS__ADDRESS", "redis:6380"),
+        ("PENSTOCK_REDIS__TLS__CA_FILE", "/r/ca.crt"),
+        ("PENSTOCK_REDIS__PASSWORD_FILE", "/r/password"),
+    ];
+    for mechanism in ["ScramSha512", "ScramSha256", "Plain"] {
+        let config = consume(&[&secured[..], &sasl(mechanism)].concat())
+            .unwrap()
+            .config;
+        let cluster = config.kafka.cluster();
+        assert!(cluster.tls.is_some() && cluster.sasl.is_some(), "{cluster:?}");
+    }
+    for (pairs, field) in [
+        (&sasl("Plain")[..], "kafka.sasl.mechanism"),
+        (&sasl("GssApi"), "PENSTOCK_KAFKA__SASL__MECHANISM"),
+        (&[("PENSTOCK_KAFKA__TLS__KEY_FILE", "/k/tls.key")], "kafka.tls"),
+        (
+            &[("PENSTOCK_CLICKHOUSE__TLS__CA_FILE", "/c/ca.crt")],
+            "clickhouse.tls",
+        ),
+        (
+            &[("PENSTOCK_CLICKHOUSE__URL", "ftp://clickhouse")],
+            "clickhouse.url",
+        ),
+    ] {
+        let refused = consume(pairs).unwrap_err().to_string();
+        assert!(refused.contains(field), "{pairs:?}: {refused}");
     }
 }

@@ -37,7 +37,7 @@ const ADDRESSES: &[(&str, &str, &str, &[&str], &str)] = &[
 const GONE: &[(&str, &str)] = &[
     (
         "REDIS_PASSWORD",
-        "credentials come from files, never from variables",
+        "credentials come from files: set redis.passwordFile",
     ),
     (
         "CLICKHOUSE_USER",

@@ -15,6 +15,47 @@ pub struct PipelineRef {
     pub name: String,
 }
 
+/// How a connection is encrypted: files of PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientTls {
+    /// Who may have signed the server's certificate; absent: the system's authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// What this side shows the server, then those it is signed by. With `keyFile` or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// How Kafka is told who is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SaslMechanism {
+    ScramSha512,
+    ScramSha256,
+    /// The password itself; only where the connection is encrypted.
+    Plain,
+}
+
+/// Who is there, by files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sasl {
+    pub mechanism: SaslMechanism,
+    pub username_file: PathBuf,
+    pub password_file: PathBuf,
+}
+
+/// A Kafka cluster, and how it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaCluster {
+    /// `host:port`, comma-separated.
+    pub bootstrap: String,
+    pub tls: Option<ClientTls>,
+    pub sasl: Option<Sasl>,
+}
+
 /// Where events are kept until they are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -23,6 +64,23 @@ pub struct KafkaTarget {
     pub bootstrap: String,
     pub topic: String,
     pub dead_letter_topic: String,
+    /// Absent: the connection is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Absent: Kafka is told no name, or takes it from the certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+}
+
+impl KafkaTarget {
+    /// The cluster without the topics.
+    pub fn cluster(&self) -> KafkaCluster {
+        KafkaCluster {
+            bootstrap: self.bootstrap.clone(),
+            tls: self.tls.clone(),
+            sasl: self.sasl.clone(),
+        }
+    }
 }
 
 /// Where quota usage is shared and live figures are kept. Without it each pod of ingest keeps its own share of the
@@ -41,9 +99,31 @@ pub struct RedisTarget {
     /// Keys start with this; the operator sets the cluster's id, so clusters may share a Redis.
     #[serde(default = "RedisTarget::default_prefix")]
     pub prefix: String,
+    /// Absent: the connection is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// A user of Redis's access lists; absent with a password: the default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
 }
 
 impl RedisTarget {
+    /// An address without a user, with all else as it is by default.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            database: 0,
+            connect_timeout: Self::default_connect_timeout(),
+            command_timeout: Self::default_command_timeout(),
+            prefix: Self::default_prefix(),
+            tls: None,
+            username_file: None,
+            password_file: None,
+        }
+    }
+
     fn default_connect_timeout() -> Duration {
         Duration::from_secs(5)
     }
@@ -59,7 +139,7 @@ impl RedisTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClickHouseTarget {
-    /// `http://host:port`.
+    /// `http://host:port`, or `https://host:port`.
     pub url: String,
     pub database: String,
     pub table: String,
@@ -68,6 +148,9 @@ pub struct ClickHouseTarget {
     pub username_file: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// How an `https` address is spoken to; absent: with the system's authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
     /// How long one INSERT may take; must be below Kafka's `max.poll.interval.ms` (5 minutes).
     #[serde(default = "ClickHouseTarget::default_insert_timeout")]
     pub insert_timeout: Duration,

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use crate::CONFIG_VERSION;
 use crate::apps::AppsFile;
 use crate::roles::{
-    ClickHouseTarget, ConsumeConfig, DrainConfig, Durability, IngestConfig, KafkaOutage, KafkaTarget,
-    PipelineRef, RecordFormat, RedisTarget,
+    ClickHouseTarget, ClientTls, ConsumeConfig, DrainConfig, Durability, IngestConfig, KafkaOutage,
+    KafkaTarget, PipelineRef, RecordFormat, RedisTarget, SaslMechanism,
 };
 use crate::units::Duration;
 
@@ -109,6 +109,21 @@ impl Rules {
             "kafka.deadLetterTopic",
             rule,
         );
+        self.client_tls("kafka.tls", kafka.tls.as_ref());
+        let plain = kafka.sasl.as_ref().map(|sasl| sasl.mechanism) == Some(SaslMechanism::Plain);
+        self.require(
+            !plain || kafka.tls.is_some(),
+            "kafka.sasl.mechanism",
+            "`Plain` needs kafka.tls: it sends the password itself",
+        );
+    }
+
+    fn client_tls(&mut self, field: &str, tls: Option<&ClientTls>) {
+        self.require(
+            tls.is_none_or(|tls| tls.cert_file.is_some() == tls.key_file.is_some()),
+            field,
+            "certFile and keyFile are given together or not at all",
+        );
     }
 
     fn redis(&mut self, redis: &RedisTarget) {
@@ -124,11 +139,27 @@ impl Rules {
             "must be above 0",
         );
         self.require(!redis.prefix.is_empty(), "redis.prefix", "must not be empty");
+        self.client_tls("redis.tls", redis.tls.as_ref());
+        self.require(
+            redis.username_file.is_none() || redis.password_file.is_some(),
+            "redis.usernameFile",
+            "needs redis.passwordFile",
+        );
     }
 
     fn clickhouse(&mut self, clickhouse: &ClickHouseTarget) {
-        let scheme = clickhouse.url.starts_with("http://");
-        self.require(scheme, "clickhouse.url", "must begin with http://");
+        let encrypted = clickhouse.url.starts_with("https://");
+        self.require(
+            encrypted || clickhouse.url.starts_with("http://"),
+            "clickhouse.url",
+            "must begin with http:// or https://",
+        );
+        self.client_tls("clickhouse.tls", clickhouse.tls.as_ref());
+        self.require(
+            encrypted || clickhouse.tls.is_none(),
+            "clickhouse.tls",
+            "is for an address that begins with https://",
+        );
         self.require(
             !clickhouse.database.is_empty(),
             "clickhouse.database",

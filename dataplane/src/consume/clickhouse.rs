@@ -6,13 +6,13 @@
 //! needs no restart.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -23,7 +23,6 @@ use super::failure::{Class, Failure};
 use super::native::Block;
 use super::upload::{StillAllowed, Upload};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a question may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest answer to a question: the positions of a whole batch.
@@ -34,16 +33,20 @@ const LONGEST_ANSWER: usize = 64 << 20;
 pub struct ClickHouse(Arc<Shared>);
 
 struct Shared {
-    client: Client<HttpConnector, Upload>,
+    client: Client<HttpsConnector<HttpConnector>, Upload>,
     target: ClickHouseTarget,
     base: String,
     insert: String,
 }
 
-/// A URL that cannot be used.
+/// Why a target cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not of the form http://host:port")]
-pub struct BadUrl(String);
+pub enum BadTarget {
+    #[error("`{0}` is not of the form http://host:port or https://host:port")]
+    Url(String),
+    #[error(transparent)]
+    File(#[from] penstock_connect::Unusable),
+}
 
 impl std::fmt::Debug for ClickHouse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,16 +55,15 @@ impl std::fmt::Debug for ClickHouse {
 }
 
 impl ClickHouse {
-    pub fn new(target: &ClickHouseTarget) -> Result<Self, BadUrl> {
-        let bad = || BadUrl(target.url.clone());
+    pub fn new(target: &ClickHouseTarget) -> Result<Self, BadTarget> {
+        let bad = || BadTarget::Url(target.url.clone());
         let uri: Uri = target.url.parse().map_err(|_| bad())?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(bad());
-        }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_keepalive(Some(Duration::from_secs(30)));
+        let https = match (uri.scheme_str(), uri.host()) {
+            (Some("http"), Some(_)) => false,
+            (Some("https"), Some(_)) => true,
+            _ => return Err(bad()),
+        };
+        let connector = penstock_connect::http::connector(https, target.tls.as_ref())?;
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(8))
             .build(connector);
@@ -183,21 +185,14 @@ impl ClickHouse {
             ("x-clickhouse-key", &self.0.target.password_file),
         ] {
             let Some(file) = file else { continue };
-            let mut value = HeaderValue::from_bytes(&read_secret(file)?).map_err(|_| unusable(header))?;
+            let secret = penstock_connect::secret(file)
+                .map_err(|unusable| Failure::new(Class::Denied, format!("cannot read {unusable}")))?;
+            let mut value = HeaderValue::try_from(secret).map_err(|_| unusable(header))?;
             value.set_sensitive(true);
             request.headers_mut().insert(header, value);
         }
         Ok(request)
     }
-}
-
-fn read_secret(file: &Path) -> Result<Vec<u8>, Failure> {
-    let mut secret = std::fs::read(file)
-        .map_err(|error| Failure::new(Class::Denied, format!("cannot read {}: {error}", file.display())))?;
-    while matches!(secret.last(), Some(b'\n' | b'\r')) {
-        secret.pop();
-    }
-    Ok(secret)
 }
 
 /// An error and what caused it: the outer one alone says "client error (Connect)".
@@ -236,11 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_addresses_are_taken() {
+    fn only_addresses_of_http_are_taken() {
         for (url, good) in [
             ("http://localhost:8123", true),
             ("http://localhost:8123/", true),
-            ("https://localhost:8443", false),
+            ("https://localhost:8443", true),
+            ("ftp://localhost:8443", false),
             ("localhost:8123", false),
             ("", false),
         ] {

@@ -87,7 +87,7 @@ impl DeadLetters {
         if let Some(made) = producer.as_ref() {
             return Ok(made.clone());
         }
-        let made: FutureProducer = client(&self.config)
+        let made: FutureProducer = client(&self.config)?
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
@@ -174,7 +174,7 @@ impl DeadLetters {
         partition: i32,
         position: Position,
     ) -> Result<(Option<Vec<u8>>, Vec<u8>), KafkaError> {
-        let consumer: BaseConsumer = client(&self.config)
+        let consumer: BaseConsumer = client(&self.config)?
             .set("group.id", &self.config.group)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")

@@ -169,7 +169,7 @@ pub(super) fn join(
     };
     // Each partition has a queue of its own, so the bound is split among them.
     let read_ahead = (READ_AHEAD_KB / partitions.max(1)).max(512);
-    client(config)
+    client(config)?
         .set("group.id", &config.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", SESSION_MS.to_string())
@@ -193,14 +193,13 @@ pub(super) fn join(
 }
 
 /// What every connection to Kafka has in common.
-pub(super) fn client(config: &ConsumeConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
+pub(super) fn client(config: &ConsumeConfig) -> KafkaResult<ClientConfig> {
+    let mut client = penstock_connect::kafka::client(&config.kafka.cluster())?;
     client
-        .set("bootstrap.servers", &config.kafka.bootstrap)
         .set("client.id", format!("penstock-consume-{}", config.pipeline.name))
         .set("topic.metadata.refresh.interval.ms", "5000")
         .set("allow.auto.create.topics", "false")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000");
-    client
+    Ok(client)
 }

@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use penstock_connect::kafka::Reports;
 use penstock_dataplane_config::ConsumeConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -191,7 +192,8 @@ async fn wait_for_topic(
     kafka: &Dependency,
     process: &Process,
 ) -> Result<Option<u32>, RoleError> {
-    let asking: Arc<BaseConsumer> = Arc::new(group::client(config).create()?);
+    let asking = group::client(config)?.create_with_context(Reports::default())?;
+    let asking: Arc<BaseConsumer<Reports>> = Arc::new(asking);
     while !process.shutdown.is_begun() {
         let (asking, topic) = (Arc::clone(&asking), config.kafka.topic.clone());
         let found = tokio::task::spawn_blocking(move || partitions_of(&asking, &topic)).await?;
@@ -207,10 +209,14 @@ async fn wait_for_topic(
     Ok(None)
 }
 
-fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Result<u32, String> {
+fn partitions_of(consumer: &BaseConsumer<Reports>, topic: &str) -> Result<u32, String> {
     let metadata = consumer
         .fetch_metadata(Some(topic), Duration::from_secs(5))
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| {
+            // What librdkafka logs comes with the events that are polled for.
+            while consumer.poll(Duration::ZERO).is_some() {}
+            consumer.context().explain(&error)
+        })?;
     match metadata.topics().iter().find(|found| found.name() == topic) {
         Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
             Ok(found.partitions().len() as u32)

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::kafka::{Kept, PutAside};
 use super::spool::{Keep, Topic};
-use crate::consume::clickhouse::{BadUrl, ClickHouse};
+use crate::consume::clickhouse::ClickHouse;
 use crate::consume::failure::Failure;
 use crate::consume::position::{Part, Position};
 use crate::consume::record::Content;
@@ -56,7 +56,7 @@ impl Direct {
         let groups = Family::<Outcome, Counter>::default();
         let count = |outcome| groups.get_or_create_owned(&Outcome { outcome });
         let inserter = Inserter {
-            clickhouse: ClickHouse::new(clickhouse).map_err(|error: BadUrl| error.to_string())?,
+            clickhouse: ClickHouse::new(clickhouse)?,
             patience,
             stored: count("stored"),
             failed: count("failed"),

@@ -90,6 +90,8 @@ pub(crate) struct Flight {
     pub(crate) aside: Aside,
     /// Where Kafka may hold it.
     pub(crate) place: Place,
+    /// Of its value, where that has to be known.
+    pub(crate) bytes: usize,
     /// What would be kept aside; with no place for it there is nothing to keep.
     pub(crate) kept: Option<Record>,
     permit: Option<Permit>,
@@ -111,6 +113,7 @@ impl Flight {
             kafka,
             aside: Aside::Nothing,
             place: Place::ANYWHERE,
+            bytes: 0,
             kept: None,
             permit,
         }

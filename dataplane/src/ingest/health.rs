@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
+use penstock_connect::kafka::Reports;
 use penstock_dataplane_config::{KafkaTarget, PipelineRef, record};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
-use super::kafka::{Outcomes, client_config, log};
+use super::kafka::{METADATA, Outcomes, client_config, log};
 use super::spool::Topic;
 use crate::process::{Dependency, Shutdown};
 
@@ -135,6 +136,8 @@ pub(crate) struct Checker {
     dependency: Dependency,
     shards: Vec<Arc<Outcomes>>,
     shutdown: Shutdown,
+    /// Since when the topic has more partitions than is published.
+    grown: Option<Instant>,
 }
 
 impl Checker {
@@ -148,7 +151,7 @@ impl Checker {
         shutdown: Shutdown,
     ) -> KafkaResult<Self> {
         Ok(Self {
-            client: client_config(target, pipeline).create_with_context(Quiet)?,
+            client: client_config(target, pipeline)?.create_with_context(Quiet::default())?,
             target: target.clone(),
             pipeline: pipeline.clone(),
             dead_letters: has_spool.then(|| target.dead_letter_topic.clone()),
@@ -156,6 +159,7 @@ impl Checker {
             dependency,
             shards,
             shutdown,
+            grown: None,
         })
     }
 
@@ -191,7 +195,8 @@ impl Checker {
     }
 
     fn ask_by_another(&mut self) {
-        match client_config(&self.target, &self.pipeline).create_with_context(Quiet) {
+        let another = client_config(&self.target, &self.pipeline);
+        match another.and_then(|config| config.create_with_context(Quiet::default())) {
             Ok(client) => {
                 let old = std::mem::replace(&mut self.client, client);
                 // Closing it may take a moment.
@@ -229,23 +234,38 @@ impl Checker {
         self.health.ends.store(Arc::new(ends));
     }
 
+    /// Publishes how many partitions the topic has. More of them only once every producer knows them: one refuses what is
+    /// for a partition that it has not heard of.
+    fn count(&mut self, partitions: i32) {
+        let known = self.health.count.load(Relaxed);
+        if known > 0 && partitions > known {
+            let since = self.grown.get_or_insert_with(Instant::now);
+            if since.elapsed() < METADATA + ANSWER {
+                return;
+            }
+        }
+        self.grown = None;
+        self.health.count.store(partitions, Relaxed);
+    }
+
     /// The topic's partitions that have a leader, or why it cannot be written to.
-    fn look(&self) -> Result<Vec<i32>, String> {
-        let name = &self.target.topic;
+    fn look(&mut self) -> Result<Vec<i32>, String> {
+        let name = self.target.topic.clone();
         self.client.poll(Duration::ZERO);
         let metadata = self
             .client
             .client()
-            .fetch_metadata(Some(name), ANSWER)
-            .map_err(|error| error.to_string())?;
+            .fetch_metadata(Some(&name), ANSWER)
+            .map_err(|error| self.client.context().0.explain(&error))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         let topic = topic.ok_or_else(|| format!("the brokers do not know topic {name}"))?;
         if let Some(error) = topic.error() {
             return Err(format!("topic {name}: {error:?}"));
         }
-        self.health.count.store(topic.partitions().len() as i32, Relaxed);
+        let count = topic.partitions().len() as i32;
         let led = topic.partitions().iter().filter(|one| one.leader() >= 0);
         let partitions: Vec<i32> = led.map(|one| one.id()).collect();
+        self.count(count);
         if partitions.is_empty() {
             return Err(format!("no partition of topic {name} has a leader"));
         }
@@ -262,10 +282,12 @@ impl std::fmt::Debug for Checker {
 }
 
 /// The checker's errors are its result; they need no lines of their own.
-struct Quiet;
+#[derive(Default)]
+struct Quiet(Reports);
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.see(facility, message);
         log(level, facility, message);
     }
 

@@ -30,6 +30,8 @@ use crate::forgotten::Forgotten;
 
 /// What `penstock-step` of a dead letter says here.
 const STEP: &str = "ingest";
+/// How often a producer asks which partitions there are.
+pub(crate) const METADATA: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -195,10 +197,9 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Settings shared by the producers and the health check.
-pub(crate) fn client_config(target: &KafkaTarget, pipeline: &PipelineRef) -> ClientConfig {
-    let mut config = ClientConfig::new();
+pub(crate) fn client_config(target: &KafkaTarget, pipeline: &PipelineRef) -> KafkaResult<ClientConfig> {
+    let mut config = penstock_connect::kafka::client(&target.cluster())?;
     config
-        .set("bootstrap.servers", &target.bootstrap)
         .set(
             "client.id",
             format!("penstock-ingest-{}-{}", pipeline.namespace, pipeline.name),
@@ -207,9 +208,12 @@ pub(crate) fn client_config(target: &KafkaTarget, pipeline: &PipelineRef) -> Cli
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
-        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set(
+            "topic.metadata.refresh.interval.ms",
+            METADATA.as_millis().to_string(),
+        )
         .set("log.connection.close", "false");
-    config
+    Ok(config)
 }
 
 /// A shard's producer.
@@ -248,7 +252,7 @@ impl Producer {
             Trying::For(timeout) => (timeout.as_millis(), timeout.as_millis()),
             Trying::Forever(timeout) => (0, timeout.as_millis()),
         };
-        let inner = client_config(target, pipeline)
+        let inner = client_config(target, pipeline)?
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("compression.type", "lz4")

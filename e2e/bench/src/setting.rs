@@ -84,6 +84,8 @@ impl Setting {
 #[derive(Debug)]
 pub struct Stacks {
     pub penstock: Stack,
+    /// The same with two rollups.
+    pub counted: Stack,
     pub replaced: Stack,
 }
 
@@ -97,15 +99,18 @@ impl Stacks {
             program,
         };
         let dataplane = kit.program("penstock-dataplane");
-        Ok(Self {
-            penstock: Stack {
-                name: "Penstock",
-                server: server(Kind::Ingest, dataplane.clone()),
-                sink: Sink {
-                    kind: sink::Kind::Penstock,
-                    program: dataplane,
-                },
+        let penstock = |name, counted| Stack {
+            name,
+            server: server(Kind::Ingest, dataplane.clone()),
+            sink: Sink {
+                kind: sink::Kind::Penstock,
+                program: dataplane.clone(),
             },
+            counted,
+        };
+        Ok(Self {
+            penstock: penstock("Penstock", false),
+            counted: penstock("Penstock, two rollups", true),
             replaced: Stack {
                 name: "Fiber, kafka-go, clickhouse-go",
                 // With ingest's promise, which in batches is also the cheaper of its two modes.
@@ -119,6 +124,7 @@ impl Stacks {
                     },
                     program: kit.go_program(&progress, "bench-gosink", "e2e/bench/peers/gosink")?,
                 },
+                counted: false,
             },
         })
     }

@@ -22,6 +22,7 @@ mod request;
 mod service;
 mod session;
 mod statement;
+mod tls;
 mod users;
 
 use std::net::SocketAddr;
@@ -33,10 +34,12 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::engine::{Connection, Engine};
 use crate::policy::Policy;
@@ -64,6 +67,15 @@ struct Arguments {
     /// The address to listen on; port 0 takes a free one, which is printed
     #[arg(long, default_value = "127.0.0.1:8123")]
     listen: SocketAddr,
+    /// The address to listen on for HTTPS; needs --cert and --key
+    #[arg(long, requires = "cert")]
+    listen_tls: Option<SocketAddr>,
+    /// The certificate for HTTPS, PEM
+    #[arg(long, requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long)]
+    key: Option<PathBuf>,
     /// name:password or name:password:insert, which may only INSERT and SELECT. Visible in the process list
     #[arg(long = "user", value_name = "NAME:PASSWORD[:insert]")]
     users: Vec<String>,
@@ -94,6 +106,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), String> {
     // Everything that can be wrong is found before the port is bound.
     let users = Users::load(&arguments.users, arguments.users_file.as_deref())?;
+    let acceptor = match (&arguments.cert, &arguments.key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
     if arguments.concurrency == 0 {
         return Err("--concurrency must be at least 1".to_string());
     }
@@ -111,7 +127,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
         .max_blocking_threads(arguments.concurrency + 1)
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let outcome = runtime.block_on(serve(&arguments, users, &engine, first));
+    let outcome = runtime.block_on(serve(&arguments, acceptor, users, &engine, first));
     // Joins the pool, so that no thread is inside the engine when it is shut down.
     drop(runtime);
     engine.shutdown();
@@ -120,6 +136,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
 
 async fn serve(
     arguments: &Arguments,
+    acceptor: Option<TlsAcceptor>,
     users: Users,
     engine: &Arc<Engine>,
     mut first: Connection,
@@ -154,9 +171,18 @@ async fn serve(
         signal(SignalKind::terminate()).map_err(|error| format!("cannot handle SIGTERM: {error}"))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| format!("cannot handle SIGINT: {error}"))?;
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    let listener = listen(arguments.listen).await?;
+    let encrypted = match (arguments.listen_tls, acceptor) {
+        (Some(address), Some(acceptor)) => Some((listen(address).await?, acceptor)),
+        _ => None,
+    };
+    let accept_encrypted = async || match &encrypted {
+        Some((listener, acceptor)) => listener
+            .accept()
+            .await
+            .map(|(stream, _)| (stream, acceptor.clone())),
+        None => std::future::pending().await,
+    };
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     println!("clickhouse-front {} listens on http://{address}", server.version);
 
@@ -167,13 +193,24 @@ async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    no_delay(&stream);
                     connections.spawn(connection(stream, Arc::clone(&server), stopping.clone()));
                 }
-                // Out of file descriptors: what is open goes on, and closes in time.
-                Err(error) => {
-                    eprintln!("clickhouse-front: cannot accept: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(error) => cannot_accept(&error).await,
+            },
+            accepted = accept_encrypted() => match accepted {
+                Ok((stream, acceptor)) => {
+                    no_delay(&stream);
+                    let (server, stopping) = (Arc::clone(&server), stopping.clone());
+                    connections.spawn(async move {
+                        // Who does not finish the handshake is no client.
+                        let shaken = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await;
+                        if let Ok(Ok(stream)) = shaken {
+                            connection(stream, server, stopping).await;
+                        }
+                    });
                 }
+                Err(error) => cannot_accept(&error).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             _ = sweep.tick() => server.sessions.sweep(Instant::now()),
@@ -204,9 +241,28 @@ async fn serve(
     Ok(())
 }
 
-async fn connection(stream: tokio::net::TcpStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
-    // Small replies must not wait for a delayed acknowledgement.
+async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+/// Small replies must not wait for a delayed acknowledgement.
+fn no_delay(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
+}
+
+/// Out of file descriptors: what is open goes on, and closes in time.
+async fn cannot_accept(error: &std::io::Error) {
+    eprintln!("clickhouse-front: cannot accept: {error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    server: Arc<Server>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
         async move { Ok::<_, std::convert::Infallible>(service::answer(server, request).await) }

@@ -20,6 +20,7 @@ mod process;
 mod provision;
 mod records;
 mod sdk;
+mod secured;
 mod spool;
 mod tables;
 mod tls;

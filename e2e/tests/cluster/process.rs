@@ -17,8 +17,8 @@ use penstock_e2e::{Error, Instance, Result};
 use serde_json::Value;
 
 /// The cluster, and what an operator is started with.
-struct Cluster {
-    kit: Turn,
+pub(crate) struct Cluster {
+    pub(crate) kit: Turn,
     image: String,
     /// The installed operator is, and comes back when this is dropped.
     switched_off: bool,
@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// Without it.
-    fn alone() -> Result<Self> {
+    pub(crate) fn alone() -> Result<Self> {
         let mut cluster = Self::of(Turn::alone()?)?;
         let kit = &cluster.kit;
         // Earlier tests' pipelines may need the installed operator to end; one of a test that failed may never do so.
@@ -65,7 +65,13 @@ impl Cluster {
     }
 
     /// Starts an operator whose Lease is in `lease`.
-    fn operator(&self, lease: &str, name: &str, port: u16, more: &[(&str, &str)]) -> Result<Operator> {
+    pub(crate) fn operator(
+        &self,
+        lease: &str,
+        name: &str,
+        port: u16,
+        more: &[(&str, &str)],
+    ) -> Result<Operator> {
         let users = self.kit.clickhouse_users()?;
         let folder = std::env::temp_dir().join(format!("penstock-operator-{lease}-{name}"));
         std::fs::create_dir_all(&folder).expect("a folder for credentials");
@@ -164,7 +170,7 @@ fn put_back(kit: &Instance, definition: &str) -> Result<()> {
 }
 
 /// A running operator; killed when dropped.
-struct Operator {
+pub(crate) struct Operator {
     child: Child,
     folder: PathBuf,
     port: u16,
@@ -195,7 +201,7 @@ impl Operator {
         self.page("/readyz").is_some_and(|(status, _)| status == 200)
     }
 
-    fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         self.page("/metrics")
             .is_some_and(|(_, text)| text.lines().any(|line| line == "penstock_operator_leader 1"))
     }

@@ -27,7 +27,7 @@ fn unavailable(service: Service, address: &str) -> ProvisionError {
 
 #[cfg(test)]
 mod tests {
-    use penstock_dataplane_config::{Duration, RedisTarget};
+    use penstock_dataplane_config::RedisTarget;
 
     use super::super::contract;
     use super::*;
@@ -49,13 +49,7 @@ mod tests {
     #[tokio::test]
     async fn quotas_keep_the_contract() {
         let fake = FakeRedis::new("redis:6379");
-        let target = RedisTarget {
-            address: "redis:6379".into(),
-            database: 0,
-            connect_timeout: Duration::from_secs(5),
-            command_timeout: Duration::from_secs(3),
-            prefix: "contract".into(),
-        };
+        let target = RedisTarget::at("redis:6379");
         contract::quotas(&fake, &fake, &target).await;
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use penstock_dataplane_config::{Quota, RedisTarget};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError};
+use redis::{FromRedisValue, Pipeline, RedisError};
 use uuid::Uuid;
 
 use super::error::{ProvisionError, Service};
@@ -77,14 +77,6 @@ impl RedisQuotas {
             .remove(place);
     }
 
-    async fn open(redis: &RedisTarget) -> Result<MultiplexedConnection, RedisError> {
-        let client = Client::open(format!("redis://{}/{}", redis.address, redis.database))?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(redis.connect_timeout.get()))
-            .set_response_timeout(Some(redis.command_timeout.get()));
-        client.get_multiplexed_async_connection_with_config(&config).await
-    }
-
     /// Runs commands. A connection that was held may have died since; then a new one is tried, once.
     async fn run<T: FromRedisValue>(
         &self,
@@ -99,7 +91,9 @@ impl RedisQuotas {
                 Err(_) => self.forget(&place),
             }
         }
-        let mut connection = Self::open(redis).await.map_err(|error| failed(redis, &error))?;
+        let mut connection = penstock_connect::redis::open(redis)
+            .await
+            .map_err(|error| failed(redis, &error))?;
         match commands.query_async(&mut connection).await {
             Ok(answer) => {
                 self.hold(place, connection);

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 pub const PIPELINE: &str = "penstock.dev/pipeline";
 /// Annotation of a pod template: changes when its pods must restart.
 pub const CONFIG_HASH: &str = "penstock.dev/config-hash";
-/// Annotation of a running ingest pod: changes when its list of Apps has changed, which makes kubelet renew the mount.
-pub const APPS_REVISION: &str = "penstock.dev/apps-revision";
+/// Annotation of a running pod: changes when its list of Apps or its Secret has changed, which makes kubelet renew the
+/// mounts.
+pub const FILES_REVISION: &str = "penstock.dev/files-revision";
 /// Annotation of an ingest pod with a spool: its durability. What its spool may hold is judged by what it runs, which is
 /// not always what the spec says by now.
 pub const DURABILITY: &str = "penstock.dev/durability";

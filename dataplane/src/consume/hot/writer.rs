@@ -16,7 +16,6 @@ use super::keys::Keys;
 use super::{Outcome, Waiting};
 use crate::consume::metrics::ConsumeMetrics;
 use crate::process::Dependency;
-use crate::redis_connection;
 
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Without figures to write Redis is asked so often whether it is there.
@@ -96,7 +95,7 @@ impl Writer {
     async fn send(&mut self, commands: impl Iterator<Item = Cmd>) -> Result<(), RedisError> {
         let connection = match &mut self.connection {
             Some(open) => open,
-            none => none.insert(redis_connection::open(&self.target).await?),
+            none => none.insert(penstock_connect::redis::open(&self.target).await?),
         };
         let mut pipeline = Pipeline::new();
         let mut commands = commands.peekable();

@@ -8,22 +8,26 @@ use penstock_dataplane_config::RecordKey;
 
 use super::gathering::Group;
 use super::single::{self, Event};
-use super::{Groups, State};
+use super::{Groups, IN_FLIGHT, State};
+use crate::ingest::budget::Permit;
 use crate::ingest::flight::{Aside, Flight, InKafka};
 use crate::ingest::kafka::{Outgoing, PutAside};
 use crate::ingest::outage::Outage;
 use crate::ingest::spool::{Keep, Record, State as Spooled, Topic};
 use crate::utc::now_ms;
 
+/// Records on their way aside of Kafka at once, where each line is one.
+const ASIDE: usize = 1000;
+
 impl Groups {
     /// Hands over what may leave.
     pub(super) fn produce(&self) {
         let state = &mut *self.state.borrow_mut();
-        while state.in_flight < self.settings.in_flight() {
+        let now = Instant::now();
+        while self.has_room(state, now) {
             let Some(group) = state.gathering.next(|_| true) else {
                 return;
             };
-            let now = Instant::now();
             let partitions = self.health.partitions();
             let partition = self
                 .spread
@@ -31,14 +35,16 @@ impl Groups {
                 .choose(&partitions, group.bytes.len(), now);
             match self.settings.single {
                 None => self.produce_whole(state, group, partition, now),
-                Some(key) => self.each(state, group, key, |state, flight, number, event| {
-                    let partition = match &event.key {
-                        Some(key) => self.health.partition_of(key),
-                        None => Some(partition),
-                    };
-                    self.produce_one(state, flight, number, event, partition);
-                }),
+                Some(key) => self.produce_each(state, group, key, partition, now),
             }
+        }
+    }
+
+    /// Whether more may leave for Kafka.
+    pub(super) fn has_room(&self, state: &State, now: Instant) -> bool {
+        match self.settings.single {
+            None => state.in_flight < IN_FLIGHT,
+            Some(_) => state.lanes.have_room(now) && state.groups_aside < ASIDE,
         }
     }
 
@@ -62,48 +68,14 @@ impl Groups {
             Outage::Spool(_) => flight.kept = Some(record_of(name, group.bytes)),
             Outage::Reject | Outage::Direct(_) => state.gathering.reuse(group.bytes),
         }
-        if let Err(error) = &sent {
-            tracing::warn!(%error, "a group was not produced");
-        }
-        self.depart(state, number, flight, sent.is_ok().then_some(bytes));
-    }
-
-    /// One line as a record. `partition`: `None` where it has no leader; it would wait in vain.
-    fn produce_one(
-        &self,
-        state: &mut State,
-        mut flight: Flight,
-        number: usize,
-        event: &Event<'_>,
-        partition: Option<i32>,
-    ) {
-        let name = self.name(number);
-        let sent = partition.is_some_and(|partition| {
-            flight.place = state.floors.place(&self.health, Topic::Events, partition);
-            let outgoing = Outgoing {
-                topic: Topic::Events,
-                name: &name,
-                key: event.key.as_deref(),
-                value: event.value,
-            };
-            let headers = event.headers().into_iter();
-            let sent = self.producer.borrow().send(number, partition, &outgoing, headers);
-            sent.inspect_err(|error| tracing::debug!(%error, "an event was not produced"))
-                .is_ok()
-        });
-        flight.kept = self.settings.outage.spool().map(|_| event.record(name));
-        self.depart(state, number, flight, sent.then_some(event.value.len()));
-    }
-
-    /// A record is on its way: to Kafka with so many bytes, or elsewhere.
-    fn depart(&self, state: &mut State, number: usize, mut flight: Flight, sent: Option<usize>) {
         match sent {
-            Some(bytes) => {
+            Ok(()) => {
                 self.settings.metrics.group_bytes.inc_by(bytes as u64);
                 flight.kafka = InKafka::Out;
                 state.in_flight += 1;
             }
-            None => {
+            Err(error) => {
+                tracing::warn!(%error, "a group was not produced");
                 self.health.doubt();
                 state.groups_aside += usize::from(flight.kept.is_some());
             }
@@ -112,25 +84,83 @@ impl Groups {
         self.advance(state, number);
     }
 
-    /// Has something done with each line of a group, as a record of its own.
-    fn each(
-        &self,
-        state: &mut State,
-        mut group: Group,
-        key: RecordKey,
-        mut with: impl FnMut(&mut State, Flight, usize, &Event<'_>),
-    ) {
-        let now = Instant::now();
+    /// Each line as a record. `spread`: the partition of those without a key.
+    fn produce_each(&self, state: &mut State, group: Group, key: RecordKey, spread: i32, now: Instant) {
+        let events = single::events(&group.bytes, &group.parts, key);
+        let mut places: Vec<Option<i32>> = events
+            .iter()
+            .map(|event| {
+                let partition = match &event.key {
+                    Some(key) => self.health.partition_of(key)?,
+                    None => spread,
+                };
+                let takes = state.lanes.depart(partition, event.value.len(), now);
+                takes.then_some(partition)
+            })
+            .collect();
+        // What no partition takes would wait in vain. Without a spool its request is refused as a whole, before anything of
+        // it leaves: it comes again as a whole.
+        if self.settings.outage.spool().is_none() {
+            let mut refused = vec![false; group.parts.len()];
+            for (event, _) in events.iter().zip(&places).filter(|(_, place)| place.is_none()) {
+                refused[event.part] = true;
+            }
+            for (event, place) in events.iter().zip(&mut places) {
+                if let Some(partition) = place.take_if(|_| refused[event.part]) {
+                    state.lanes.stay(partition, event.value.len());
+                }
+            }
+        }
+        let mut permit = group.permit;
+        for (event, place) in events.iter().zip(places) {
+            let (number, mut flight) = flight_of(state, event, &mut permit, now);
+            let name = self.name(number);
+            let sent = place.is_some_and(|partition| {
+                flight.place = state.floors.place(&self.health, Topic::Events, partition);
+                let sent = self.send(number, partition, &name, event);
+                if !sent {
+                    state.lanes.stay(partition, event.value.len());
+                    self.health.doubt();
+                }
+                sent
+            });
+            flight.kept = self.settings.outage.spool().map(|_| event.record(name));
+            if sent {
+                self.settings.metrics.group_bytes.inc_by(event.value.len() as u64);
+                flight.kafka = InKafka::Out;
+                state.in_flight += 1;
+            } else {
+                state.groups_aside += usize::from(flight.kept.is_some());
+            }
+            state.flights.insert(number, flight);
+            self.advance(state, number);
+        }
+        drop(events);
+        state.gathering.reuse(group.bytes);
+    }
+
+    fn send(&self, number: usize, partition: i32, name: &str, event: &Event<'_>) -> bool {
+        let outgoing = Outgoing {
+            topic: Topic::Events,
+            name,
+            key: event.key.as_deref(),
+            value: event.value,
+        };
+        let headers = event.headers().into_iter();
+        let sent = self.producer.borrow().send(number, partition, &outgoing, headers);
+        sent.inspect_err(|error| tracing::debug!(%error, "an event was not produced"))
+            .is_ok()
+    }
+
+    /// Each line into the spool.
+    fn keep_each(&self, state: &mut State, group: Group, key: RecordKey, now: Instant) {
+        let mut permit = group.permit;
         for event in single::events(&group.bytes, &group.parts, key) {
-            let number = state.next_number();
-            // The line's own copies here and in librdkafka.
-            let permit = group
-                .permit
-                .as_mut()
-                .and_then(|permit| permit.split((event.value.len() * 2).min(permit.num_permits())));
-            let outcomes = vec![Rc::clone(event.outcome)];
-            let flight = Flight::new(outcomes, now, true, InKafka::Never, permit);
-            with(state, flight, number, &event);
+            let (number, mut flight) = flight_of(state, &event, &mut permit, now);
+            flight.kept = Some(event.record(self.name(number)));
+            state.groups_aside += 1;
+            state.flights.insert(number, flight);
+            self.advance(state, number);
         }
         state.gathering.reuse(group.bytes);
     }
@@ -147,12 +177,7 @@ impl Groups {
                 return;
             };
             if let (Some(key), Outage::Spool(_)) = (self.settings.single, &self.settings.outage) {
-                self.each(state, group, key, |state, mut flight, number, event| {
-                    flight.kept = Some(event.record(self.name(number)));
-                    state.groups_aside += 1;
-                    state.flights.insert(number, flight);
-                    self.advance(state, number);
-                });
+                self.keep_each(state, group, key, now);
                 continue;
             }
             let number = state.next_number();
@@ -175,8 +200,9 @@ impl Groups {
             return;
         }
         let state = &mut *self.state.borrow_mut();
+        let now = Instant::now();
         for (number, flight) in &mut state.flights {
-            if flight.waits() && flight.since.elapsed() >= self.settings.timeout {
+            if flight.waits() && now.saturating_duration_since(flight.since) >= self.settings.timeout {
                 self.keep_aside(*number, flight);
             }
         }
@@ -202,6 +228,23 @@ impl Groups {
             self.outcomes.tell(PutAside { number, kept: None });
         }
     }
+}
+
+/// The record of a line, with its share of the group's permit: the line's own copies here and in librdkafka.
+fn flight_of(
+    state: &mut State,
+    event: &Event<'_>,
+    permit: &mut Option<Permit>,
+    now: Instant,
+) -> (usize, Flight) {
+    let share = permit.as_mut().and_then(|permit| {
+        let bytes = (event.value.len() * 2).min(permit.num_permits());
+        permit.split(bytes)
+    });
+    let outcomes = vec![Rc::clone(event.outcome)];
+    let mut flight = Flight::new(outcomes, now, true, InKafka::Never, share);
+    flight.bytes = event.value.len();
+    (state.next_number(), flight)
 }
 
 fn record_of(name: String, value: Vec<u8>) -> Record {

@@ -10,8 +10,8 @@
 //!                                  '-(Kafka is away)-> spool, or refused --'
 //! ```
 //!
-//! With `recordFormat: Single` a group leaves as many records, a line each ([`single`]), and the number in flight
-//! is that of records.
+//! With `recordFormat: Single` a group leaves as many records, a line each ([`single`]). Then what is in flight is bounded by
+//! [`lanes`], for each goes to the partition of its key.
 //!
 //! With a spool nothing is given up: what could not be produced goes there as a group that Kafka certainly does not
 //! hold; what was produced and is not acknowledged in time goes there as one that it may hold, and stays with the
@@ -20,6 +20,7 @@
 //! The flusher runs as a task of the shard, so it comes after the connections that are ready: that is what gathers.
 
 mod gathering;
+mod lanes;
 mod leave;
 mod single;
 
@@ -33,6 +34,7 @@ use penstock_dataplane_config::{Durability, KafkaTarget, PipelineRef, RecordKey}
 use uuid::Uuid;
 
 use self::gathering::Gathering;
+use self::lanes::Lanes;
 use crate::forgotten::Forgotten;
 use crate::ingest::budget::Permit;
 use crate::ingest::fate::{Fate, Outcome, Settled};
@@ -53,6 +55,9 @@ use crate::utc::now_ms;
 const IN_FLIGHT: usize = 2;
 /// A cause that lasts must not make producers without end.
 const REBUILD_EVERY: Duration = Duration::from_secs(1);
+/// So many records are looked at whenever something happens, more of them only so often.
+const FEW: usize = 64;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a stopping shard waits for its last acknowledgements.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 const FLUSH_STEP: Duration = Duration::from_millis(20);
@@ -63,6 +68,8 @@ struct State {
     flights: AHashMap<usize, Flight>,
     /// Records of events that Kafka has not answered for.
     in_flight: usize,
+    /// The same by partition, where keys decide which one it is.
+    lanes: Lanes,
     groups_aside: usize,
     floors: Floors,
     sequence: usize,
@@ -82,6 +89,8 @@ pub(crate) struct Groups {
     /// Waiting and in flight, as the gauges have them.
     shown: Cell<(i64, i64)>,
     rebuilt: Cell<Option<Instant>>,
+    /// When all that is on its way was looked at last.
+    looked: Cell<Instant>,
 }
 
 /// What a shard's groups are made with.
@@ -125,6 +134,7 @@ impl Groups {
             answers: RefCell::default(),
             shown: Cell::default(),
             rebuilt: Cell::default(),
+            looked: Cell::new(Instant::now()),
         })
     }
 
@@ -152,7 +162,7 @@ impl Groups {
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {
             true => state.groups_aside < self.settings.outage.room(),
-            false => state.in_flight < self.settings.in_flight(),
+            false => self.has_room(state, Instant::now()),
         };
         if room && state.gathering.len() > 0 {
             self.outcomes.wake.notify_one();
@@ -234,8 +244,21 @@ impl Groups {
             self.produce();
             self.put_aside(self.settings.patience);
         }
-        self.spool_overdue();
-        self.show();
+        if self.looks_due() {
+            self.spool_overdue();
+            self.show();
+        }
+    }
+
+    /// Looking at all that is on its way costs nothing for a few records, and too much for thousands at each of their
+    /// acknowledgements.
+    fn looks_due(&self) -> bool {
+        let many = self.state.borrow().flights.len() > FEW;
+        let due = !many || self.looked.get().elapsed() >= LOOK_EVERY;
+        if due {
+            self.looked.set(Instant::now());
+        }
+        due
     }
 
     /// Brings everything on its way to an end, as far as that is possible in [`LAST_FLUSH`].
@@ -266,11 +289,16 @@ impl Groups {
         self.outcomes.take(&mut delivered);
         self.outcomes.take_put_aside(&mut put_aside);
         let state = &mut *self.state.borrow_mut();
+        let now = Instant::now();
         for Delivered { number, stored } in delivered.drain(..) {
             let Some(flight) = state.flights.get_mut(&number) else {
                 continue;
             };
             state.in_flight -= usize::from(flight.is_group);
+            if self.settings.single.is_some() && flight.is_group {
+                let partition = flight.place.partition;
+                state.lanes.arrive(partition, flight.bytes, stored.is_ok(), now);
+            }
             flight.kafka = match stored {
                 Ok((partition, offset)) => {
                     let topic = if flight.is_group {
@@ -402,14 +430,6 @@ impl State {
 }
 
 impl Settings {
-    /// Records of a shard on their way to Kafka at once.
-    const fn in_flight(&self) -> usize {
-        match self.single {
-            None => IN_FLIGHT,
-            Some(_) => single::IN_FLIGHT,
-        }
-    }
-
     fn producer(
         &self,
         outcomes: &Arc<Outcomes>,

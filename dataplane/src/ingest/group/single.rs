@@ -15,10 +15,6 @@ use crate::ingest::fate::Outcome;
 use crate::ingest::spool::{Record, Topic};
 use crate::utc::now_ms;
 
-/// Records of a shard on their way to Kafka at once. Not a few, as of groups: what is to be waited for is the slowest
-/// of many partitions.
-pub(super) const IN_FLIGHT: usize = 1000;
-
 /// A line that becomes a record.
 #[derive(Debug)]
 pub(super) struct Event<'g> {
@@ -29,10 +25,12 @@ pub(super) struct Event<'g> {
     pub(super) value: &'g [u8],
     /// Of the request that it came with.
     pub(super) outcome: &'g Rc<Outcome>,
+    /// Which of the group's parts that is.
+    pub(super) part: usize,
 }
 
 impl<'g> Event<'g> {
-    fn new(value: &'g [u8], key: RecordKey, outcome: &'g Rc<Outcome>) -> Self {
+    fn new(value: &'g [u8], key: RecordKey, part: usize, outcome: &'g Rc<Outcome>) -> Self {
         // Ingest wrote the line, so it can be read.
         let line = parse(value).ok();
         let id = |id: u128| Uuid::from_u128(id).hyphenated().to_string();
@@ -42,6 +40,7 @@ impl<'g> Event<'g> {
             event_type: line.map_or(Cow::Borrowed(""), |line| line.event_type.decoded()),
             value,
             outcome,
+            part,
         }
     }
 
@@ -81,12 +80,12 @@ fn key_of<'g>(line: &Line<'g>, key: RecordKey) -> Option<Cow<'g, str>> {
 pub(super) fn events<'g>(bytes: &'g [u8], parts: &'g [Part], key: RecordKey) -> Vec<Event<'g>> {
     let mut events = Vec::with_capacity(bytes.len() / 256 + 1);
     let mut start = 0;
-    for part in parts {
+    for (index, part) in parts.iter().enumerate() {
         let before = events.len();
         let lines = bytes[start..part.end].split_inclusive(|byte| *byte == b'\n');
         events.extend(lines.map(|line| {
             let value = line.strip_suffix(b"\n").unwrap_or(line);
-            Event::new(value, key, &part.outcome)
+            Event::new(value, key, index, &part.outcome)
         }));
         part.outcome.expect(events.len() - before);
         start = part.end;
@@ -96,7 +95,10 @@ pub(super) fn events<'g>(bytes: &'g [u8], parts: &'g [Part], key: RecordKey) -> 
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::ingest::fate::{Fate, Settled};
 
     const LINE: &str = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"native","event_type":"sign up","user_id":"u-\u00e9\"1","session_id":"s"}"#;
 
@@ -110,7 +112,7 @@ mod tests {
             (RecordKey::EventId, Some("0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f")),
             (RecordKey::AppId, Some("6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11")),
         ] {
-            let event = Event::new(LINE.as_bytes(), key, &outcome);
+            let event = Event::new(LINE.as_bytes(), key, 0, &outcome);
             assert_eq!(event.key.as_deref(), expected, "{key:?}");
             assert_eq!(
                 event.headers(),
@@ -136,15 +138,15 @@ mod tests {
         };
         let parts = [part(1), part(3)];
         let events = events(&bytes, &parts, RecordKey::UserId);
-        let of: Vec<_> = events
-            .iter()
-            .map(|event| {
-                parts
-                    .iter()
-                    .position(|part| Rc::ptr_eq(&part.outcome, event.outcome))
-            })
-            .collect();
-        assert_eq!(of, [Some(0), Some(1), Some(1)]);
+        let of: Vec<_> = events.iter().map(|event| event.part).collect();
+        assert_eq!(of, [0, 1, 1]);
         assert!(events.iter().all(|event| event.value == LINE.as_bytes()));
+        // A request is answered when the last of its events is.
+        let mut settled = parts.each_ref().map(|part| Settled(Rc::clone(&part.outcome)));
+        for (event, waits) in events.iter().zip([[false, true], [false, true], [false, false]]) {
+            event.outcome.settle(Fate::Stored);
+            let now = settled.each_mut().map(|one| one.now_or_never().is_none());
+            assert_eq!(now, waits);
+        }
     }
 }

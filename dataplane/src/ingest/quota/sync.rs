@@ -26,7 +26,6 @@ use super::super::last::Last;
 use super::super::metrics::IngestMetrics;
 use super::{Quota, burst};
 use crate::process::Dependency;
-use crate::redis_connection;
 use crate::utc::{day_name, now_ms};
 
 const LEASE_EVERY: Duration = Duration::from_millis(100);
@@ -118,7 +117,7 @@ impl Exchange {
             return;
         };
         if self.connection.is_none() && self.tried.is_none_or(|at| at.elapsed() >= RECONNECT_AFTER) {
-            match redis_connection::open(target).await {
+            match penstock_connect::redis::open(target).await {
                 Ok(made) => self.connection = Some(made),
                 Err(error) => dependency.lost(error.to_string()),
             }

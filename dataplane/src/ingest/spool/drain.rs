@@ -31,7 +31,7 @@ use crate::ingest::statistics::ProducerSeries;
 use crate::process::{RoleError, Shutdown};
 
 /// Groups and bytes on their way at once.
-const WINDOW: usize = 256;
+const WINDOW: usize = 2048;
 const WINDOW_BYTES: usize = 4_000_000;
 /// How often the gate is looked at while it is closed.
 const CLOSED: Duration = Duration::from_millis(100);
@@ -218,7 +218,8 @@ impl Pass {
                 Topic::Events => &target.topic,
                 Topic::DeadLetters => &target.dead_letter_topic,
             };
-            let found = match lookup::find(client_config(target, pipeline), name, &wanted) {
+            let config = client_config(target, pipeline);
+            let found = match config.and_then(|config| lookup::find(config, name, &wanted)) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(%error, topic = %name, groups = wanted.len(), "cannot look groups of the spool up");

@@ -28,7 +28,7 @@ const MAGIC: &[u8; 8] = b"PENSPOOL";
 /// The version of everything here.
 const VERSION: u32 = 1;
 
-/// The header that a record's key is kept as; Kafka never sees it.
+/// The header that a record's key is kept as. Kafka never sees it, unless a Penstock that knows no keys drains the spool.
 const KEY: &str = "penstock-key";
 
 /// Which topic a record is for.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::frame::{Place, Record};
+use super::frame::{Place, Record, frame_length};
 use super::metrics::SpoolMetrics;
 use super::segment::State;
 use super::store::{Depth, Id, SpoolError, Store};
@@ -124,7 +124,7 @@ impl Spool {
 
     /// Has a record kept; the outcome comes to its shard. False when too much waits already, or the spool is closed.
     pub(crate) fn keep(&self, keep: Keep) -> bool {
-        let bytes = keep.record.value.len();
+        let bytes = frame_length(&keep.record) as usize;
         let fits = self.0.queued.fetch_add(bytes, Relaxed) + bytes <= QUEUE;
         if fits && self.send(Command::Keep(keep)) {
             return true;
@@ -214,7 +214,7 @@ impl Spool {
             while let Some(command) = next {
                 match command {
                     Command::Keep(keep) => {
-                        bytes += keep.record.value.len();
+                        bytes += frame_length(&keep.record) as usize;
                         batch.push(keep);
                     }
                     Command::Done(id) => store.done(id),
@@ -246,45 +246,36 @@ impl Spool {
         }
     }
 
-    /// Keeps what can be kept: all at once, and if that fails one by one, for the small ones may still have room.
+    /// Keeps what can be kept: all at once, and if that fails in halves, for the small ones may still have room.
     fn append(&self, store: &mut Store, batch: &[Keep]) -> Vec<Option<Id>> {
         let records: Vec<_> = batch
             .iter()
             .map(|one| (&one.record, one.state, one.place))
             .collect();
-        let kept = match store.append(&records) {
-            Ok(ids) => {
-                if !ids.is_empty() {
-                    self.0.metrics.sync.observe(store.last_sync.as_secs_f64());
-                    self.well();
-                }
-                ids.into_iter().map(Some).collect()
-            }
-            Err(_) if records.len() > 1 => {
-                let one_by_one = records.iter().map(|record| self.append_one(store, record));
-                one_by_one.collect()
-            }
-            Err(error) => {
-                self.ill(&error);
-                vec![None]
-            }
-        };
+        let mut kept = Vec::with_capacity(records.len());
+        self.append_all(store, &records, &mut kept);
         let count = kept.iter().filter(|one| one.is_some()).count();
         self.0.metrics.kept.inc_by(count as u64);
         self.0.metrics.refused.inc_by((kept.len() - count) as u64);
         kept
     }
 
-    fn append_one(&self, store: &mut Store, record: &(&Record, State, Place)) -> Option<Id> {
-        match store.append(std::slice::from_ref(record)) {
+    fn append_all(&self, store: &mut Store, records: &[(&Record, State, Place)], kept: &mut Vec<Option<Id>>) {
+        match store.append(records) {
+            Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
                 self.0.metrics.sync.observe(store.last_sync.as_secs_f64());
                 self.well();
-                ids.first().copied()
+                kept.extend(ids.into_iter().map(Some));
+            }
+            Err(_) if records.len() > 1 => {
+                let (first, second) = records.split_at(records.len() / 2);
+                self.append_all(store, first, kept);
+                self.append_all(store, second, kept);
             }
             Err(error) => {
                 self.ill(&error);
-                None
+                kept.push(None);
             }
         }
     }

@@ -40,6 +40,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Setting { bench, store, .. } = &setting;
     let mut raw = RawFile::create("bench-e2e");
     let both = [&stacks.penstock, &stacks.replaced];
+    let all = [&stacks.penstock, &stacks.replaced, &stacks.counted];
 
     eprintln!("== warming up");
     for stack in both {
@@ -48,7 +49,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut costs = Vec::new();
     for run in 1..=arguments.storing.runs {
         eprintln!("== run {run} of {}", arguments.storing.runs);
-        for stack in both {
+        for stack in all {
             let cost = whole(bench, store, stack, arguments.rows)?;
             eprintln!(
                 "{:<36} server {:.3} + consumer {:.3} + ClickHouse {:.3} = {:.3} us/event, merges {:.3}, {:.0}/s",
@@ -73,7 +74,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         .collect::<Result<Vec<Fresh>>>()?;
     eprintln!("{moderate:?}");
 
-    let lines = both
+    let lines = all
         .iter()
         .map(|stack| Some((stack.name, cost(&costs, stack.name)?)))
         .collect::<Option<Vec<_>>>()

@@ -58,7 +58,7 @@ pub fn catch_up(
     source: &Source,
     merges: Merges,
 ) -> Result<Sample> {
-    let table = store.table()?;
+    let table = store.table(false)?;
     if merges == Merges::Afterwards {
         table.stop_merges()?;
     }

@@ -23,6 +23,8 @@ pub struct Stack {
     pub name: &'static str,
     pub server: Server,
     pub sink: Sink,
+    /// Whether its table has rollups.
+    pub counted: bool,
 }
 
 /// A stack that runs; its topic and its table hold one event.
@@ -58,7 +60,7 @@ impl Cpu {
 impl<'b> Pipeline<'b> {
     /// Starts everything and sends one event, so that the sink has joined its group.
     pub fn start(bench: &'b Bench, store: &Store, stack: &'b Stack) -> Result<Self> {
-        let (topic, table) = (bench.topic()?, store.table()?);
+        let (topic, table) = (bench.topic()?, store.table(stack.counted)?);
         let server = stack.server.start(&bench.bootstrap, &topic)?;
         let mut sink = stack.sink.start(&bench.bootstrap, &topic, store, &table)?;
         let one = Workload::new(1, Encoding::Plain, Drive::Full);

@@ -181,8 +181,9 @@ impl EndToEnd<'_> {
              time of a process for one event; Kafka's is not in it.",
         );
         page.push_str(
-            "### What an event costs\n\nRequests of 1000 over 8 connections, as fast as they are taken, until every row can be read. No \
-             rollups. Merges were stopped, and came afterwards.\n\n\
+            "### What an event costs\n\nRequests of 1000 over 8 connections, as fast as they are taken, until every row can be read. Merges \
+             were stopped, and came afterwards. The two rollups are those of [tables.md](tables.md): events by name and minute, \
+             users by day.\n\n\
              | stack | server us/event | consumer us/event | ClickHouse us/event | together (lowest-highest) | merges afterwards \
              us/event | events/s |\n|---|---|---|---|---|---|---|\n",
         );

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::clickhouse::Credentials;
 use penstock_e2e::error::Context as _;
 use penstock_e2e::{Component, Error, Instance, Result};
+use penstock_provision::clickhouse::Installation;
+use penstock_provision::{Claim, ClickHouseAdmin, Owner, TableAdmin as _, TableSpec};
+use tempfile::TempDir;
 
 use crate::process;
 use crate::server::LOAD_CORE;
@@ -27,6 +29,10 @@ pub struct Store {
     pub consumer: Credentials,
     pid: u32,
     partitions: u32,
+    /// Makes tables, as it does for the operator.
+    maker: ClickHouseAdmin,
+    runtime: tokio::runtime::Runtime,
+    _credentials: TempDir,
     /// Of a core, see [`Store::rest`].
     at_rest: Cell<f64>,
     sequence: Cell<u32>,
@@ -93,6 +99,23 @@ impl Store {
             Error::new("ClickHouse does not run").next(kit.command("up --only kafka,clickhouse"))
         })?;
         process::keep_on(running.pid, LOAD_CORE)?;
+        let credentials = tempfile::tempdir().doing("making a folder")?;
+        let file = |name: &str, text: &str| {
+            let path = credentials.path().join(name);
+            std::fs::write(&path, text)
+                .doing(format_args!("writing {}", path.display()))
+                .map(|()| path)
+        };
+        let maker = ClickHouseAdmin::new(Some(Installation {
+            url: kit.clickhouse_url(),
+            username_file: Some(file("username", &users.admin.user)?),
+            password_file: Some(file("password", &users.admin.password)?),
+            tls: None,
+        }));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .doing("starting a runtime")?;
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .proxy(None)
@@ -109,6 +132,9 @@ impl Store {
             consumer: users.consumer,
             pid: running.pid.cast_unsigned(),
             partitions,
+            maker,
+            runtime,
+            _credentials: credentials,
             at_rest: Cell::new(0.0),
             sequence: Cell::new(0),
         })
@@ -118,7 +144,7 @@ impl Store {
     /// on that is no run's cost: a slow consumer would pay for it longest.
     pub fn rest(&self) -> Result<f64> {
         const TIME: Duration = Duration::from_secs(5);
-        let table = self.table()?;
+        let table = self.table(false)?;
         let since = self.now()?;
         while since.at.elapsed() < TIME {
             table.rows()?;
@@ -166,24 +192,27 @@ impl Store {
         Ok(self.client.ask("SELECT version() FORMAT TSV")?.trim().to_owned())
     }
 
-    /// An empty event table in a database of its own, made by the statement with which the operator makes it.
-    pub fn table(&self) -> Result<Table> {
+    /// An empty event table in a database of its own, made as the operator makes it. `counted`: with the two rollups of
+    /// docs/tables.md.
+    pub fn table(&self, counted: bool) -> Result<Table> {
         let number = self.sequence.get() + 1;
         self.sequence.set(number);
         let table = Table {
             client: self.client.clone(),
             database: format!("bench_{}_{number}", std::process::id()),
         };
-        self.client.ask(&format!("CREATE DATABASE {}", table.database))?;
-        let statement = EventTable {
-            database: &table.database,
-            table: "events",
-            cluster: None,
-            comment: "bench",
-            dedup_window: dedup_window(self.partitions),
+        let mut spec = TableSpec::new(&table.database, "events", self.partitions);
+        if counted {
+            let rollups = serde_json::json!([
+                {"name": "per_minute", "count": "Events", "every": "Minute", "by": ["event_name"]},
+                {"name": "users_per_day", "count": "Users", "every": "Day"},
+            ]);
+            spec.rollups = serde_json::from_value(rollups).doing("reading rollups")?;
         }
-        .create_statement();
-        self.client.ask(&statement)?;
+        let claim = Claim::new(Owner::new("bench", &table.database, "events"), false);
+        self.runtime
+            .block_on(self.maker.ensure_table(&self.url, &spec, &claim))
+            .doing("making a table")?;
         Ok(table)
     }
 }
@@ -246,16 +275,14 @@ impl Table {
         }
     }
 
+    /// Of all tables, for rollups are tables of their own.
     pub fn stop_merges(&self) -> Result<()> {
-        self.client
-            .ask(&format!("SYSTEM STOP MERGES {}.events", self.database))
-            .map(drop)
+        self.client.ask("SYSTEM STOP MERGES").map(drop)
     }
 
     /// Lets merges go on and waits until there is nothing more to merge.
     pub fn merge(&self) -> Result<()> {
-        self.client
-            .ask(&format!("SYSTEM START MERGES {}.events", self.database))?;
+        self.client.ask("SYSTEM START MERGES")?;
         let question = format!(
             "SELECT (SELECT count() FROM system.merges WHERE database = '{0}'),
              (SELECT sum(cityHash64(name)) FROM system.parts WHERE active AND database = '{0}') FORMAT TSV",

@@ -21,6 +21,12 @@ const MATRIX: &[(&str, &str)] = &[
          consumer}\nredis: {address: 'r:6379'}\n",
     ),
     (
+        "secured",
+        "kafka: {bootstrap: 'a:9093', tls: {enabled: true, caSecret: ca, adminCertSecret: admin-cert, podCertSecret: pod-cert}, \
+         sasl: {mechanism: ScramSha512, adminSecret: kafka-admin, podSecret: kafka-pod}}\nclickhouse: {url: 'https://c:8443', \
+         caSecret: ca}\nredis: {address: 'r:6380', secret: redis-user, tls: {enabled: true, caSecret: ca}}\n",
+    ),
+    (
         "two-replicas",
         "replicas: 2\npodDisruptionBudget: {enabled: true}\n",
     ),

@@ -34,6 +34,8 @@ fn bad_values_are_refused_with_their_path() -> Result<()> {
         ("kafka: {bootstrap: nohost}", "/kafka/bootstrap"),
         ("kafka: {bootstrap: 'a:9092, b:9092'}", "/kafka/bootstrap"),
         ("kafka: {brokers: 'a:9092'}", "/kafka"),
+        ("kafka: {sasl: {mechanism: Kerberos}}", "/kafka/sasl/mechanism"),
+        ("redis: {tls: true}", "/redis/tls"),
         ("clickhouse: {url: 'tcp://c:9000'}", "/clickhouse/url"),
         (
             "clickhouse: {url: 'http://user:secret@c:8123'}",
@@ -78,19 +80,31 @@ fn bad_values_are_refused_with_their_path() -> Result<()> {
 fn the_guide_s_values_are_accepted() -> Result<()> {
     let kit = Turn::beside_others()?;
     let guide = fs::read_to_string(kit.repository().join("docs/install.md")).expect("the guide");
-    let block = guide.split("```yaml\n").nth(1).expect("a block of values");
-    let values = block
-        .split("```")
-        .next()
-        .unwrap_or_default()
-        .replace("REGISTRY", "registry.test");
-    assert!(values.contains("adminSecret"), "{values}");
-    let output = Chart {
+    let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
+    };
+    let blocks: Vec<String> = guide
+        .split("```yaml\n")
+        .skip(1)
+        .take(2)
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .collect();
+    let [first, secured] = &blocks[..] else {
+        panic!("two blocks of values: {blocks:?}")
+    };
+    assert!(
+        first.contains("adminSecret") && secured.contains("mechanism"),
+        "{blocks:?}"
+    );
+    for values in [
+        first.clone(),
+        format!("image: {{repository: REGISTRY/p}}\n{secured}"),
+    ] {
+        let values = values.replace("REGISTRY", "registry.test");
+        let output = chart.template(&values, &[]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    .template(&values, &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
     Ok(())
 }
 

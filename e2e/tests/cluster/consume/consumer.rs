@@ -23,6 +23,16 @@ pub(crate) struct Consumer {
 impl Consumer {
     /// Starts one that reaches ClickHouse at `url`; `settings` are lines of YAML.
     pub(crate) fn start_at(pipeline: &Pipeline, url: &str, settings: &str) -> Self {
+        Self::start_with(pipeline, url, settings, &[])
+    }
+
+    /// The same with variables, which go before the file.
+    pub(crate) fn start_with(
+        pipeline: &Pipeline,
+        url: &str,
+        settings: &str,
+        variables: &[(String, String)],
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = pipeline.folder.path();
@@ -53,6 +63,7 @@ impl Consumer {
             .args(["consume", "--config"])
             .arg(&config)
             .env_clear()
+            .envs(variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("the log again"))
             .stderr(out)

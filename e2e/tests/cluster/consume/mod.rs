@@ -2,12 +2,12 @@
 //! once, whatever dies, stalls or lies.
 
 mod catch_up;
-mod consumer;
+pub(crate) mod consumer;
 mod delivery;
 mod events;
 mod hot;
 mod outages;
-mod pipeline;
+pub(crate) mod pipeline;
 mod proxy;
 mod records;
 mod replay;

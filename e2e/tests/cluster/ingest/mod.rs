@@ -5,7 +5,7 @@
 )]
 
 mod outage;
-mod setup;
+pub(crate) mod setup;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};

@@ -102,6 +102,11 @@ impl<'a> Setup<'a> {
 
     /// `settings`: lines for its configuration.
     pub(crate) fn start_with(&self, settings: &str) -> Ingest {
+        self.start_as(settings, &[])
+    }
+
+    /// The same with variables, which go before the file.
+    pub(crate) fn start_as(&self, settings: &str, variables: &[(String, String)]) -> Ingest {
         let (port, admin) = (port(), port());
         let name = format!("config-{port}.yaml");
         let config = self.directory.path().join(name);
@@ -117,7 +122,11 @@ impl<'a> Setup<'a> {
             self.apps_file().display(),
         );
         std::fs::write(&config, text).unwrap();
-        let command = (self.kit.program("penstock-dataplane"), config);
+        let command = Program {
+            binary: self.kit.program("penstock-dataplane"),
+            config,
+            variables: variables.to_vec(),
+        };
         let child = run(&command);
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -222,8 +231,19 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// The binary and its configuration.
-fn run((binary, config): &(PathBuf, PathBuf)) -> Child {
+/// What a process is started from.
+struct Program {
+    binary: PathBuf,
+    config: PathBuf,
+    variables: Vec<(String, String)>,
+}
+
+fn run(program: &Program) -> Child {
+    let Program {
+        binary,
+        config,
+        variables,
+    } = program;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -235,6 +255,7 @@ fn run((binary, config): &(PathBuf, PathBuf)) -> Child {
         .arg("--config")
         .arg(config)
         .env_clear()
+        .envs(variables.iter().cloned())
         .stdout(log);
     command
         .spawn()
@@ -247,7 +268,7 @@ fn log_of(config: &Path) -> PathBuf {
 
 /// One process.
 pub(crate) struct Ingest {
-    command: (PathBuf, PathBuf),
+    command: Program,
     child: Child,
     port: u16,
     admin: u16,
@@ -355,7 +376,7 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(log_of(&self.command.1)).unwrap_or_default();
+            let log = std::fs::read_to_string(log_of(&self.command.config)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let last = &lines[lines.len().saturating_sub(40)..];
             eprintln!("the process's last lines:\n{}", last.join("\n"));

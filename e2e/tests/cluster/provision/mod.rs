@@ -6,8 +6,8 @@ mod kafka;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use penstock_dataplane_config::RedisTarget;
 use penstock_dataplane_config::table::quote_identifier;
-use penstock_dataplane_config::{Duration as Span, RedisTarget};
 use penstock_e2e::trial::SpareKafka;
 use penstock_e2e::{Instance, Result};
 use penstock_provision::clickhouse::Installation;
@@ -95,11 +95,9 @@ async fn quotas(kit: &Instance, run: &str) {
     let address = kit.redis_address();
     let side = Redis(redis::Client::open(format!("redis://{address}/3")).expect("an address"));
     let target = RedisTarget {
-        address,
         database: 3,
-        connect_timeout: Span::from_secs(5),
-        command_timeout: Span::from_secs(3),
         prefix: format!("contract-{run}"),
+        ..RedisTarget::at(address)
     };
     contract::quotas(&RedisQuotas::new(), &side, &target).await;
 }
@@ -117,6 +115,7 @@ async fn tables(kit: &Instance, run: &str) -> Result<()> {
         url: url.clone(),
         username_file: Some(file("username", &admin.user)),
         password_file: Some(file("password", &admin.password)),
+        tls: None,
     };
     let tables = ClickHouseAdmin::new(Some(installation.clone()));
     contract::tables(&tables, &ClickHouse(kit), &url, &format!("contract_{run}")).await;
@@ -153,7 +152,7 @@ async fn topics(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
     let side = Kafka::new(kafka)?;
     let brokers = u32::try_from(kafka.components().count()).expect("a few brokers");
     contract::topics(
-        &KafkaAdmin::new(),
+        &KafkaAdmin::open_to_all(),
         &side,
         &bootstrap,
         &format!("contract-{run}"),
@@ -178,7 +177,11 @@ fn spec(name: String) -> TopicSpec {
 /// Operators of two clusters share a Kafka and no Lease. Whoever is second, by a hair or by a day, must be told.
 async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
     let bootstrap = kafka.bootstrap();
-    let operators = [KafkaAdmin::new(), KafkaAdmin::new(), KafkaAdmin::new()];
+    let operators = [
+        KafkaAdmin::open_to_all(),
+        KafkaAdmin::open_to_all(),
+        KafkaAdmin::open_to_all(),
+    ];
     for round in 0..5 {
         let spec = spec(format!("shared-{run}.round-{round}"));
         let claims: Vec<_> = (0..3)
@@ -213,7 +216,7 @@ async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>,
 /// One Kafka that is away must not make a hundred pipelines wait for each other.
 async fn a_hundred_pipelines_hear_of_an_outage_in_time(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
     let bootstrap = kafka.bootstrap();
-    let admin = KafkaAdmin::new();
+    let admin = KafkaAdmin::open_to_all();
     assert_eq!(admin.ping(&bootstrap).await, Ok(()));
     kafka.kill()?;
     let specs: Vec<_> = (0..100).map(|n| spec(format!("outage-{run}.{n}"))).collect();

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clickhouse::Client;
+use hyper_util::rt::TokioExecutor;
+use penstock_dataplane_config::ClientTls;
 use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifier, quote_literal};
 
 use self::observe::{Database, Table};
@@ -28,6 +30,8 @@ use super::{Answer, Deletion, Outcome, TableAdmin, TableSpec};
 
 /// For a question.
 const ANSWER: Duration = Duration::from_secs(4);
+/// ClickHouse closes what is idle for three seconds.
+const POOL_IDLE: Duration = Duration::from_secs(2);
 /// For a statement that changes something; those used here touch only metadata.
 const STATEMENT: Duration = Duration::from_secs(20);
 /// TABLE_SIZE_EXCEEDS_MAX_DROP_SIZE_LIMIT
@@ -40,13 +44,26 @@ pub struct Installation {
     /// Files, read for every request: a rotated password needs no restart. Absent: the server's default user.
     pub username_file: Option<PathBuf>,
     pub password_file: Option<PathBuf>,
+    /// How an `https` address is spoken to; absent: with the system's authorities.
+    pub tls: Option<ClientTls>,
 }
 
 /// Administers tables of any number of ClickHouse servers.
 #[derive(Clone)]
 pub struct ClickHouseAdmin {
+    /// For addresses that are not encrypted.
     client: Client,
     installation: Option<Installation>,
+}
+
+/// A client for one `https` address. It is made for each job: certificates may have changed since the last.
+fn encrypted(url: &str, tls: Option<&ClientTls>) -> Result<Client, ProvisionError> {
+    let connector = penstock_connect::http::connector(true, tls)
+        .map_err(|unusable| failure::unavailable(url, unusable.to_string()))?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .build(connector);
+    Ok(Client::with_http_client(http))
 }
 
 impl fmt::Debug for ClickHouseAdmin {
@@ -71,21 +88,30 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// As a person reaches it; without a user, the server's default one. `program` is what its log says who asked.
-    pub fn new(url: &str, user: Option<&str>, password: Option<&str>, program: (&str, &str)) -> Self {
-        let mut client = Client::default()
-            .with_product_info(program.0, program.1)
-            .with_url(url);
+    /// As a person reaches it; without a user, the server's default one. `tls` is for an `https` address. `program` is what
+    /// its log says who asked.
+    pub fn new(
+        url: &str,
+        tls: &ClientTls,
+        user: Option<&str>,
+        password: Option<&str>,
+        program: (&str, &str),
+    ) -> Result<Self, ProvisionError> {
+        let client = match url.starts_with("https://") {
+            true => encrypted(url, Some(tls))?,
+            false => Client::default(),
+        };
+        let mut client = client.with_product_info(program.0, program.1).with_url(url);
         if let Some(user) = user {
             client = client.with_user(user);
         }
         if let Some(password) = password {
             client = client.with_password(password);
         }
-        Self {
+        Ok(Self {
             client,
             url: url.to_owned(),
-        }
+        })
     }
 
     /// Runs one statement, which may take so long.
@@ -152,19 +178,23 @@ impl Server {
 impl ClickHouseAdmin {
     pub fn new(installation: Option<Installation>) -> Self {
         Self {
-            client: Client::default().with_product_info("penstock-operator", env!("CARGO_PKG_VERSION")),
+            client: Client::default(),
             installation,
         }
     }
 
     async fn server(&self, url: &str) -> Result<Server, ProvisionError> {
-        let mut client = self.client.clone().with_url(url);
         // Credentials go to the installation's own address, never to one that a pipeline names.
-        if let Some(installation) = self
-            .installation
-            .as_ref()
-            .filter(|own| same_address(&own.url, url))
-        {
+        let own = self.installation.as_ref();
+        let own = own.filter(|own| same_address(&own.url, url));
+        let client = match url.starts_with("https://") {
+            true => encrypted(url, own.and_then(|own| own.tls.as_ref()))?,
+            false => self.client.clone(),
+        };
+        let mut client = client
+            .with_product_info("penstock-operator", env!("CARGO_PKG_VERSION"))
+            .with_url(url);
+        if let Some(installation) = own {
             if let Some(file) = &installation.username_file {
                 client = client.with_user(credential(url, file).await?);
             }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use penstock_dataplane_config::KafkaCluster;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -21,6 +22,8 @@ use super::registry::Known;
 /// For any one question to the cluster. A pipeline must say within 15 s that Kafka is away, and asks twice at most
 /// before it knows.
 pub(super) const ANSWER: Duration = Duration::from_secs(4);
+/// For a cluster that does not answer to say why.
+const REFUSAL: Duration = Duration::from_millis(1500);
 const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(20);
 
@@ -30,18 +33,19 @@ pub(super) struct Clients {
     /// Asks for metadata too. A producer that asks about a missing topic makes some brokers create it; a consumer
     /// says that it must not.
     pub reader: BaseConsumer,
+    cluster: KafkaCluster,
     /// Made when something is written for the first time.
     producer: Mutex<Option<FutureProducer>>,
 }
 
 impl Clients {
     /// For the ownership registry.
-    pub(super) fn producer(&self, bootstrap: &str) -> Result<FutureProducer, KafkaError> {
+    pub(super) fn producer(&self) -> Result<FutureProducer, KafkaError> {
         let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = producer.as_ref() {
             return Ok(made.clone());
         }
-        let made: FutureProducer = client_config(bootstrap)
+        let made: FutureProducer = client_config(&self.cluster)?
             .set("acks", "all")
             .set("linger.ms", "0")
             .set("message.timeout.ms", ANSWER.as_millis().to_string())
@@ -51,10 +55,9 @@ impl Clients {
     }
 }
 
-fn client_config(bootstrap: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
+fn client_config(cluster: &KafkaCluster) -> Result<ClientConfig, KafkaError> {
+    let mut config = penstock_connect::kafka::client(cluster)?;
     config
-        .set("bootstrap.servers", bootstrap)
         .set("client.id", "penstock-operator")
         .set(
             "socket.connection.setup.timeout.ms",
@@ -63,7 +66,7 @@ fn client_config(bootstrap: &str) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000")
         // An operator that speaks now and then finds half-open connections otherwise only by a timeout.
         .set("socket.keepalive.enable", "true");
-    config
+    Ok(config)
 }
 
 /// One cluster.
@@ -76,9 +79,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn open(bootstrap: &str, registry: Arc<tokio::sync::Mutex<Known>>) -> Result<Self, ProvisionError> {
-        let mut config = client_config(bootstrap);
-        let refused = |error: KafkaError| failure::unavailable(bootstrap, error.to_string());
+    fn open(cluster: KafkaCluster, registry: Arc<tokio::sync::Mutex<Known>>) -> Result<Self, ProvisionError> {
+        let refused = |error: KafkaError| failure::unavailable(&cluster.bootstrap, error.to_string());
+        let mut config = client_config(&cluster).map_err(refused)?;
         let admin = config.create().map_err(refused)?;
         let reader = config
             // Never joins the group; librdkafka asks for a name.
@@ -92,14 +95,26 @@ impl Connection {
             .create()
             .map_err(refused)?;
         Ok(Self {
-            bootstrap: bootstrap.into(),
+            bootstrap: cluster.bootstrap.clone(),
             clients: Some(Arc::new(Clients {
                 admin,
                 reader,
+                cluster,
                 producer: Mutex::default(),
             })),
             registry,
         })
+    }
+
+    /// Why the cluster lets nobody in, where that is what is wrong: it looks like one that is away, but is not mended by
+    /// waiting.
+    pub(super) async fn refusal(&self) -> Option<String> {
+        let cluster = self.clients().cluster.clone();
+        if cluster.tls.is_none() && cluster.sasl.is_none() {
+            return None;
+        }
+        let asked = tokio::task::spawn_blocking(move || penstock_connect::kafka::diagnose(&cluster, REFUSAL));
+        asked.await.ok().flatten()
     }
 
     pub(super) fn clients(&self) -> Arc<Clients> {
@@ -163,27 +178,36 @@ struct Cluster {
     registry: Arc<tokio::sync::Mutex<Known>>,
 }
 
+/// How a cluster is reached, of which only the address is known.
+pub type Access = Arc<dyn Fn(&str) -> KafkaCluster + Send + Sync>;
+
 /// All clusters, by bootstrap address.
 #[derive(Clone)]
-pub(super) struct Connections(Arc<Mutex<HashMap<String, Cluster>>>);
+pub(super) struct Connections {
+    clusters: Arc<Mutex<HashMap<String, Cluster>>>,
+    access: Access,
+}
 
 impl Connections {
     /// Must be called within a runtime: closes idle connections in the background while it exists.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(access: Access) -> Self {
         let clusters = Arc::default();
         tokio::spawn(sweep(Arc::downgrade(&clusters)));
-        Self(clusters)
+        Self { clusters, access }
     }
 
     pub(super) fn get(&self, bootstrap: &str) -> Result<Arc<Connection>, ProvisionError> {
-        let mut clusters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = clusters.entry(bootstrap.into()).or_insert_with(|| Cluster {
             connection: None,
             registry: Arc::default(),
         });
         let connection = match &cluster.connection {
             Some((there, _)) => Arc::clone(there),
-            None => Arc::new(Connection::open(bootstrap, Arc::clone(&cluster.registry))?),
+            None => Arc::new(Connection::open(
+                (self.access)(bootstrap),
+                Arc::clone(&cluster.registry),
+            )?),
         };
         cluster.connection = Some((Arc::clone(&connection), Instant::now()));
         Ok(connection)
@@ -192,7 +216,7 @@ impl Connections {
     /// Forgets a connection that failed. Its clients would wait out their back-off, and collect errors that nobody
     /// reads; a new one tries at once.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
-        let mut clusters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cluster) = clusters.get_mut(&connection.bootstrap)
             && cluster
                 .connection

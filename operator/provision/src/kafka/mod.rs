@@ -18,8 +18,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use penstock_dataplane_config::KafkaCluster;
 use rdkafka::error::RDKafkaErrorCode;
 
+pub use self::connection::Access;
 use self::connection::{Connection, Connections, options};
 use self::plan::ObservedTopic;
 use self::registry::Entry;
@@ -41,14 +43,19 @@ impl fmt::Debug for KafkaAdmin {
 
 impl KafkaAdmin {
     /// Connects to nothing yet. Must be called within a Tokio runtime.
-    #[expect(
-        clippy::new_without_default,
-        reason = "a default would hide that it needs a runtime"
-    )]
-    pub fn new() -> Self {
+    pub fn new(access: Access) -> Self {
         Self {
-            connections: Connections::new(),
+            connections: Connections::new(access),
         }
+    }
+
+    /// For clusters that ask nobody who it is.
+    pub fn open_to_all() -> Self {
+        Self::new(Arc::new(|bootstrap: &str| KafkaCluster {
+            bootstrap: bootstrap.into(),
+            tls: None,
+            sasl: None,
+        }))
     }
 
     /// Runs one job on the cluster's connection, and drops the connection when the cluster is away.
@@ -61,9 +68,12 @@ impl KafkaAdmin {
         F: Future<Output = Result<T, ProvisionError>>,
     {
         let connection = self.connections.get(bootstrap)?;
-        let answer = job(Arc::clone(&connection)).await;
-        if matches!(answer, Err(ProvisionError::Unavailable { .. })) {
+        let mut answer = job(Arc::clone(&connection)).await;
+        if let Err(ProvisionError::Unavailable { detail, .. }) = &mut answer {
             self.connections.forget(&connection);
+            if let Some(why) = connection.refusal().await {
+                *detail = why;
+            }
         }
         answer
     }

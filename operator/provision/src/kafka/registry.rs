@@ -209,10 +209,7 @@ async fn append(connection: &Connection, topic: &str, entry: Option<&Entry>) -> 
         }
         None => None,
     };
-    let producer = connection
-        .clients()
-        .producer(&connection.bootstrap)
-        .map_err(failed)?;
+    let producer = connection.clients().producer().map_err(failed)?;
     let mut record = FutureRecord::<str, [u8]>::to(TOPIC)
         .partition(PARTITION)
         .key(topic);

@@ -63,16 +63,6 @@ where
         .await
 }
 
-/// Applies the credentials of consumers; their version enters the pods' hash.
-pub(super) async fn credentials(
-    secret: &Secret,
-    owner: &str,
-    caches: &Caches,
-    writer: &Writer,
-) -> Result<String, ApiError> {
-    Ok(apply(secret, owner, caches, writer).await?.version)
-}
-
 /// What is to be done about the two roles' pods.
 #[derive(Clone, Debug)]
 pub(super) struct Gates {
@@ -191,10 +181,26 @@ where
     }
 }
 
-/// Touches the running ingest pods, so that kubelet renews their list of Apps now and not within a minute.
-pub(super) async fn touch(pipeline: &Validated, revision: &str, writer: &Writer) -> Result<(), ApiError> {
+/// Deletes the Secret of a role, if there is one.
+pub(super) async fn end_secret(
+    pipeline: &Validated,
+    role: Role,
+    caches: &Caches,
+    writer: &Writer,
+) -> Result<(), ApiError> {
+    let owner = &pipeline.subject;
+    end::<Secret>(&owner.namespace, &role.object(&owner.name), owner, caches, writer).await
+}
+
+/// Touches a role's running pods, so that kubelet renews what they are given to read now and not within a minute.
+pub(super) async fn touch(
+    pipeline: &Validated,
+    role: Role,
+    revision: &str,
+    writer: &Writer,
+) -> Result<(), ApiError> {
     let subject = &pipeline.subject;
-    let selector = labels::selector(&subject.name, Role::Ingest.as_str());
+    let selector = labels::selector(&subject.name, role.as_str());
     let selector: Vec<String> = selector
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -204,11 +210,11 @@ pub(super) async fn touch(pipeline: &Validated, revision: &str, writer: &Writer)
         .list_metadata(&ListParams::default().labels(&selector.join(",")))
         .await
         .map_err(|error| ApiError::from(format!("pods of {}", subject.path()), &error))?;
-    let patch = serde_json::json!({"metadata": {"annotations": {labels::APPS_REVISION: revision}}});
+    let patch = serde_json::json!({"metadata": {"annotations": {labels::FILES_REVISION: revision}}});
     for pod in pods {
         let current = pod
             .annotations()
-            .get(labels::APPS_REVISION)
+            .get(labels::FILES_REVISION)
             .is_some_and(|r| r == revision);
         if current || pod.metadata.deletion_timestamp.is_some() {
             continue;

@@ -4,19 +4,20 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Resource as _, ResourceExt};
+use penstock_crds::pipeline::KafkaOutage;
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::AppsFile;
 
 use super::Context;
 use super::apps::{Bound, Unreadable};
 use super::build::{APPS_FILE, apps_name};
+use super::secrets::{self, Credentials};
 use super::target::{Claimant, Invalid, Target, gives_way_to, invalid};
-use super::validate::{Credentials, Validated, validate};
+use super::validate::{Validated, validate};
 use crate::api::ApiError;
 use crate::controllers::app;
 use crate::controllers::context::Shared;
 use crate::controllers::subject::Subject;
-use crate::settings::CredentialFiles;
 
 /// A pipeline as a claimant, if its spec leads anywhere.
 pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claimant> {
@@ -32,7 +33,7 @@ pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claiman
 /// What was read.
 pub(super) enum Dereferenced {
     /// All that is needed, and what is named but missing.
-    Whole(Box<Validated>, Option<Credentials>, Option<Invalid>),
+    Whole(Box<Validated>, Credentials, Option<Invalid>),
     Waiting,
 }
 
@@ -112,19 +113,9 @@ pub(super) async fn dereference(
             return Ok(Dereferenced::Waiting);
         }
     };
-    let credentials = match (&settings.clickhouse_consumer, target.installation_clickhouse) {
-        (Some(files), true) => Some(read_credentials(files).await?),
-        _ => None,
-    };
-    let validated = validate(
-        pipeline,
-        subject,
-        target,
-        bound,
-        unreadable,
-        credentials.is_some(),
-        settings,
-    )?;
+    let direct = pipeline.spec.ingest.kafka_outage() == KafkaOutage::Direct;
+    let credentials = secrets::read(settings, &target, direct).await?;
+    let validated = validate(pipeline, subject, target, bound, unreadable, settings)?;
     Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
 }
 
@@ -163,23 +154,4 @@ async fn in_force(
         names,
         file.map_or_else(Vec::new, |file| file.apps),
     ))
-}
-
-/// The user that consumers log in as. Read each time: a rotated password reaches pods by itself.
-async fn read_credentials(files: &CredentialFiles) -> Result<Credentials, Invalid> {
-    let read = async |path: &std::path::Path| {
-        tokio::fs::read_to_string(path)
-            .await
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .map_err(|error| {
-                let message = format!(
-                    "the installation's ClickHouse credentials for consumers cannot be read: {error}"
-                );
-                invalid(Reason::NotConfigured, message)
-            })
-    };
-    Ok(Credentials {
-        username: read(&files.username).await?,
-        password: read(&files.password).await?,
-    })
 }

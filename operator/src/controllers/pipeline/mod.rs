@@ -21,6 +21,7 @@ mod dereference;
 mod external;
 mod findings;
 mod rollout;
+mod secrets;
 #[cfg(test)]
 mod snapshots;
 mod spool;
@@ -46,12 +47,13 @@ use self::dereference::{Dereferenced, dereference};
 use self::external::{External, Memories, Wanted};
 use self::findings::Findings;
 use self::rollout::{Gate, Live, Part};
+use self::secrets::Credentials;
 use self::spool::Spools;
 use self::spool::hold::{self, Hold};
 pub(crate) use self::spool::run as watch_spools;
 use self::status::Observation;
 use self::target::{Target, invalid};
-use self::validate::{Credentials, Validated};
+use self::validate::Validated;
 use super::cache::{Caches, Guard};
 use super::context::{Shared, about};
 use super::subject::Subject;
@@ -161,14 +163,7 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
             found.target = Some(validated.target.clone());
             found.incomplete = incomplete;
             if !subject.paused && found.failure.is_none() {
-                Box::pin(make(
-                    pipeline,
-                    &validated,
-                    credentials.as_ref(),
-                    &mut found,
-                    context,
-                ))
-                .await;
+                Box::pin(make(pipeline, &validated, &credentials, &mut found, context)).await;
             }
         }
         Ok(Dereferenced::Waiting) => found.waiting = true,
@@ -185,7 +180,7 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
 async fn make(
     pipeline: &IngestionPipeline,
     validated: &Validated,
-    credentials: Option<&Credentials>,
+    credentials: &Credentials,
     found: &mut Findings,
     context: &Context,
 ) {
@@ -299,10 +294,10 @@ async fn make(
     }
 }
 
-/// Credentials and the list of Apps: what does not wait for anything. Pods that run are told of a new list.
+/// Credentials and the list of Apps: what does not wait for anything. Pods that run are told of new ones.
 async fn revise(
     validated: &Validated,
-    credentials: Option<&Credentials>,
+    credentials: &Credentials,
     context: &Context,
 ) -> Result<build::Objects, ApiError> {
     let Context {
@@ -312,23 +307,25 @@ async fn revise(
         ..
     } = context;
     let uid = &validated.subject.uid;
-    let version = match credentials {
-        Some(credentials) => {
-            Some(apply::credentials(&build::secret(validated, credentials), uid, caches, writer).await?)
+    let objects = build::build(validated, credentials);
+    let mut changed = apply::apply(&objects.apps, uid, caches, writer).await?.changed;
+    for (role, objects) in [(Role::Ingest, &objects.ingest), (Role::Consume, &objects.consume)] {
+        match &objects.secret {
+            Some(secret) => changed |= apply::apply(secret, uid, caches, writer).await?.changed,
+            // What no pod needs any more is not left lying about.
+            None => apply::end_secret(validated, role, caches, writer).await?,
         }
-        None => None,
-    };
-    let objects = build::build(validated, version.as_deref());
-    let changed = apply::apply(&objects.apps, uid, caches, writer).await?.changed;
-    let told =
-        touched.lock().unwrap_or_else(PoisonError::into_inner).get(uid) == Some(&objects.apps_revision);
+    }
+    let told = touched.lock().unwrap_or_else(PoisonError::into_inner).get(uid) == Some(&objects.revision);
     if changed || !told {
         if changed {
             tokio::time::sleep(SETTLE).await;
         }
-        apply::touch(validated, &objects.apps_revision, writer).await?;
+        for role in [Role::Ingest, Role::Consume] {
+            apply::touch(validated, role, &objects.revision, writer).await?;
+        }
         let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
-        touched.insert(uid.clone(), objects.apps_revision.clone());
+        touched.insert(uid.clone(), objects.revision.clone());
     }
     Ok(objects)
 }

@@ -7,9 +7,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::apps::{Bound, Unreadable};
-use super::build::{Runner, build, drain_job, secret};
+use super::build::{Runner, build, drain_job};
+use super::secrets::{Credentials, Files};
 use super::target::Target;
-use super::validate::{Credentials, Validated, validate};
+use super::validate::{Validated, validate};
 use crate::controllers::app::keyring::{AppKeys, KnownKey, SecretVersion};
 use crate::controllers::subject::Subject;
 use crate::identity::{ApiKey, derived_app_id};
@@ -18,16 +19,22 @@ use crate::settings::{Args, Settings};
 const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
 
 fn settings(image: &str) -> Settings {
-    Args::parse_from([
+    settings_with(image, &[])
+}
+
+fn settings_with(image: &str, flags: &[&str]) -> Settings {
+    let own = [
         "penstock-operator",
         "--image",
         image,
         "--kafka-bootstrap=kafka.platform:9092",
         "--clickhouse-url=http://clickhouse.platform:8123",
+        "--clickhouse-consumer-username-file=/c/username",
+        "--clickhouse-consumer-password-file=/c/password",
         "--redis-address=redis.platform:6379",
-    ])
-    .try_into()
-    .unwrap()
+    ];
+    let all = own.into_iter().chain(flags.iter().copied());
+    Args::parse_from(all).try_into().unwrap()
 }
 
 fn example<T: serde::de::DeserializeOwned>(file: &str) -> T {
@@ -65,7 +72,6 @@ fn quickstart(image: &str) -> Validated {
         target,
         vec![bound],
         Unreadable::default(),
-        true,
         &settings,
     )
     .unwrap()
@@ -91,7 +97,7 @@ fn pod(runner: Runner) -> PodSpec {
 }
 
 /// The pipeline of the quickstart with another `ingest`.
-fn with_ingest(ingest: &str, credentials: bool) -> Result<Validated, super::target::Invalid> {
+fn with_ingest(ingest: &str) -> Result<Validated, super::target::Invalid> {
     let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
     pipeline.metadata.uid = Some("uid-of-events".into());
     pipeline.spec.ingest = serde_yaml::from_str(ingest).unwrap();
@@ -99,22 +105,34 @@ fn with_ingest(ingest: &str, credentials: bool) -> Result<Validated, super::targ
     let subject = Subject::of(&pipeline);
     let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
     let (bound, unreadable) = (vec![], Unreadable::default());
-    validate(
-        &pipeline,
-        &subject,
-        target,
-        bound,
-        unreadable,
-        credentials,
-        &settings,
-    )
+    validate(&pipeline, &subject, target, bound, unreadable, &settings)
+}
+
+/// What the two roles log in to ClickHouse with; ingest only where it stores directly.
+fn credentials(password: &str, direct: bool) -> Credentials {
+    let user = Files::of(&[
+        ("clickhouse-username", "consumer"),
+        ("clickhouse-password", password),
+    ]);
+    Credentials {
+        ingest: if direct { user.clone() } else { Files::default() },
+        consume: user,
+    }
+}
+
+/// The Secrets that a pod has files of.
+fn secrets(pod: &PodSpec) -> Vec<String> {
+    let volumes = pod.volumes.iter().flatten();
+    volumes
+        .filter_map(|volume| volume.secret.as_ref()?.secret_name.clone())
+        .collect()
 }
 
 #[test]
 fn spool_manifests() {
     let spool = "{scaling: {replicas: 2}, spool: {volume: {size: 10Gi, storageClassName: fast}}}";
-    let pipeline = with_ingest(spool, true).unwrap();
-    let objects = build(&pipeline, Some("7"));
+    let pipeline = with_ingest(spool).unwrap();
+    let objects = build(&pipeline, &credentials("secret", false));
     for (name, yaml) in [
         ("ingest-config", yaml(&objects.ingest.config)),
         ("ingest-set", runner(&objects.ingest.runner)),
@@ -123,20 +141,16 @@ fn spool_manifests() {
     ] {
         insta::assert_snapshot!(format!("spool-{name}"), yaml);
     }
-    let secrets = |pod: PodSpec| {
-        pod.volumes
-            .iter()
-            .flatten()
-            .filter(|v| v.secret.is_some())
-            .count()
-    };
-    assert_eq!(secrets(pod(objects.ingest.runner)), 0, "it stores nothing itself");
+    assert!(
+        secrets(&pod(objects.ingest.runner)).is_empty(),
+        "it stores nothing itself"
+    );
 }
 
 #[test]
 fn what_pods_do_without_kafka_is_in_their_configuration() {
     let config = |ingest: &str| {
-        let objects = build(&with_ingest(ingest, true).unwrap(), Some("7"));
+        let objects = build(&with_ingest(ingest).unwrap(), &credentials("secret", true));
         objects.ingest.config.data.unwrap()["config.yaml"].clone()
     };
     for (ingest, lines) in [
@@ -159,7 +173,7 @@ fn what_pods_do_without_kafka_is_in_their_configuration() {
             &[
                 "onKafkaOutage: Direct",
                 "table: events",
-                "passwordFile: /etc/penstock/clickhouse/password",
+                "passwordFile: /etc/penstock/connections/clickhouse-password",
             ],
         ),
     ] {
@@ -173,7 +187,7 @@ fn what_pods_do_without_kafka_is_in_their_configuration() {
             "{config}"
         );
     }
-    let refused = with_ingest("{spool: {volume: {size: 1G}, maxBytes: 950MB}}", true).unwrap_err();
+    let refused = with_ingest("{spool: {volume: {size: 1G}, maxBytes: 950MB}}").unwrap_err();
     assert!(
         refused.message.contains("ingest.spool.maxBytes"),
         "{}",
@@ -181,31 +195,96 @@ fn what_pods_do_without_kafka_is_in_their_configuration() {
     );
 }
 
-/// Only who stores in ClickHouse logs in there, and restarts with another password.
+/// Only who stores in ClickHouse logs in there, and reads who it is for each request.
 #[test]
 fn ingest_has_credentials_only_where_it_stores_directly() {
-    let direct = with_ingest("{onKafkaOutage: Direct}", true).unwrap();
-    let hash =
-        |version: &str| super::rollout::Live::of_runner(&build(&direct, Some(version)).ingest.runner).hash;
-    assert_ne!(hash("7"), hash("8"));
-    let pod = pod(build(&direct, Some("7")).ingest.runner);
-    let secrets: Vec<_> = pod
-        .volumes
-        .iter()
-        .flatten()
-        .filter_map(|v| v.secret.as_ref()?.secret_name.clone())
-        .collect();
-    assert_eq!(secrets, ["events-consume"]);
+    let direct = with_ingest("{onKafkaOutage: Direct}").unwrap();
+    let with = |password| build(&direct, &credentials(password, true));
+    let hash = |objects: &super::build::Objects| super::rollout::Live::of_runner(&objects.ingest.runner).hash;
+    assert_eq!(hash(&with("7")), hash(&with("8")));
+    assert_ne!(with("7").revision, with("8").revision);
+    assert_eq!(secrets(&pod(with("7").ingest.runner)), ["events-ingest"]);
+}
+
+/// What the installation asks of its clients reaches pods as files, and Kafka's in the Job that drains a claim.
+#[test]
+fn secured_connections_reach_the_pods() {
+    let flags = [
+        "--kafka-tls=true",
+        "--kafka-ca-file=/k/ca.crt",
+        "--kafka-sasl-mechanism=ScramSha512",
+        "--kafka-username-file=/a/username",
+        "--kafka-password-file=/a/password",
+        "--kafka-pod-username-file=/p/username",
+        "--kafka-pod-password-file=/p/password",
+        "--redis-tls=true",
+        "--redis-ca-file=/r/ca.crt",
+        "--redis-password-file=/r/password",
+    ];
+    let settings = settings_with("penstock.local/penstock:1", &flags);
+    let made = |kafka: &str| {
+        let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
+        pipeline.spec.kafka.bootstrap = (!kafka.is_empty()).then(|| kafka.to_owned());
+        let subject = Subject::of(&pipeline);
+        let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
+        validate(
+            &pipeline,
+            &subject,
+            target,
+            vec![],
+            Unreadable::default(),
+            &settings,
+        )
+        .unwrap()
+    };
+    let own = made("");
+    for config in [
+        yaml(&own.ingest.config),
+        yaml(&own.consume.config),
+        yaml(&own.drain),
+    ] {
+        for line in [
+            "caFile: /etc/penstock/connections/kafka-ca.crt",
+            "mechanism: ScramSha512",
+            "passwordFile: /etc/penstock/connections/kafka-password",
+        ] {
+            assert!(config.contains(line), "{line} is not in\n{config}");
+        }
+    }
+    let redis = own.consume.config.redis.unwrap();
+    assert!(redis.tls.is_some() && redis.username_file.is_none());
+    // A list that names one of the installation's brokers beside another is another Kafka.
+    for other in ["other:9092", "kafka.platform:9092,other:9092"] {
+        let other = made(other);
+        assert!(other.ingest.config.kafka.sasl.is_none() && other.drain.kafka.tls.is_none());
+        assert!(other.ingest.config.redis.unwrap().tls.is_some());
+    }
+    let files = Files::of(&[("kafka-password", "p4ss")]);
+    let secured = build(
+        &made(""),
+        &Credentials {
+            ingest: files.clone(),
+            consume: files,
+        },
+    );
+    for role in [&secured.ingest, &secured.consume] {
+        let data = role.secret.as_ref().unwrap().data.as_ref().unwrap();
+        assert_eq!(data["kafka-password"].0, b"p4ss");
+    }
+    let job = drain_job(&made(""), 0, "uid")
+        .spec
+        .unwrap()
+        .template
+        .spec
+        .unwrap();
+    assert_eq!(secrets(&job), ["events-ingest"]);
 }
 
 #[test]
 fn quickstart_manifests() {
     let pipeline = quickstart("penstock.local/penstock:1");
-    let objects = build(&pipeline, Some("7"));
-    let credentials = Credentials {
-        username: "consumer".into(),
-        password: "secret".into(),
-    };
+    let objects = build(&pipeline, &credentials("secret", false));
+    assert!(objects.ingest.secret.is_none());
     for (name, yaml) in [
         ("apps", yaml(&objects.apps)),
         ("service", yaml(&objects.service)),
@@ -217,7 +296,7 @@ fn quickstart_manifests() {
         ("consume-config", yaml(&objects.consume.config)),
         ("consume-budget", yaml(&objects.consume.budget)),
         ("consume-deployment", runner(&objects.consume.runner)),
-        ("consume-secret", yaml(&secret(&pipeline, &credentials))),
+        ("consume-secret", yaml(&objects.consume.secret)),
     ] {
         insta::assert_snapshot!(format!("quickstart-{name}"), yaml);
     }
@@ -230,30 +309,27 @@ fn pods_restart_only_for_what_they_read_at_start() {
         (of(&objects.ingest.runner), of(&objects.consume.runner))
     };
     let one = quickstart("penstock.local/penstock:1");
-    let base = build(&one, Some("7"));
+    let same = credentials("7", false);
+    let base = build(&one, &same);
     assert_eq!(
         hash(&base),
-        hash(&build(&quickstart("penstock.local/penstock:2"), Some("7"))),
+        hash(&build(&quickstart("penstock.local/penstock:2"), &same)),
         "another image"
     );
 
     let mut another_app = one.clone();
     another_app.apps.file.apps.clear();
-    let revised = build(&another_app, Some("7"));
+    let revised = build(&another_app, &same);
     assert_eq!(hash(&base), hash(&revised), "another list of Apps");
-    assert_ne!(base.apps_revision, revised.apps_revision);
+    assert_ne!(base.revision, revised.revision);
 
-    let rotated = build(&one, Some("8"));
-    assert_eq!(
-        hash(&base).0,
-        hash(&rotated).0,
-        "ingest does not read the credentials"
-    );
-    assert_ne!(hash(&base).1, hash(&rotated).1);
+    let rotated = build(&one, &credentials("8", false));
+    assert_eq!(hash(&base), hash(&rotated), "another password of ClickHouse");
+    assert_ne!(base.revision, rotated.revision);
 
     let mut limits = one;
     limits.ingest.config.limits.batch = 500;
-    let limited = build(&limits, Some("7"));
+    let limited = build(&limits, &same);
     assert_ne!(hash(&base).0, hash(&limited).0);
     assert_eq!(hash(&base).1, hash(&limited).1);
 }
@@ -269,9 +345,9 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
         let subject = Subject::of(pipeline);
         let target = Target::of(pipeline, &subject, CLUSTER, &settings).unwrap();
         let (bound, unreadable) = (vec![], Unreadable::default());
-        validate(pipeline, &subject, target, bound, unreadable, false, &settings)
+        validate(pipeline, &subject, target, bound, unreadable, &settings)
     };
-    let objects = build(&made(&given).unwrap(), None);
+    let objects = build(&made(&given).unwrap(), &Credentials::default());
     let config = &objects.ingest.config.data.unwrap()["config.yaml"];
     for line in [
         "certFile: /etc/penstock/tls/tls.crt",
@@ -283,12 +359,6 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
         assert!(config.contains(line), "{line} is not in\n{config}");
     }
     let ingest = pod(objects.ingest.runner);
-    let secrets = |pod: &PodSpec| -> Vec<_> {
-        let volumes = pod.volumes.iter().flatten();
-        volumes
-            .filter_map(|volume| volume.secret.as_ref()?.secret_name.clone())
-            .collect()
-    };
     assert_eq!(secrets(&ingest), ["shop-tls"]);
     let mounts = ingest.containers[0].volume_mounts.as_ref().unwrap();
     let mount = mounts.iter().find(|mount| mount.name == "tls").unwrap();
@@ -314,21 +384,20 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
 #[test]
 fn no_key_and_no_password_leaves_its_secret() {
     let pipeline = quickstart("penstock.local/penstock:1");
-    let objects = build(&pipeline, Some("7"));
+    let objects = build(&pipeline, &credentials("p4ss", true));
     let all = format!("{objects:?}");
     assert!(!all.contains("psk_not-a-real-key"));
-    let credentials = Credentials {
-        username: "consumer".into(),
-        password: "p4ss".into(),
-    };
-    assert!(!format!("{credentials:?}").contains("p4ss"));
+    let bytes = format!("{:?}", b"p4ss").replace(['[', ']'], "");
+    for secret in ["p4ss", bytes.as_str(), "cDRzcw"] {
+        assert!(!all.contains(secret), "{secret}");
+    }
 }
 
 #[test]
 fn pods_are_pulled_with_the_secrets_of_the_installation() {
     let mut pipeline = quickstart("penstock.local/penstock:1");
     pipeline.image_pull_secrets = vec!["pull".into(), "other".into()];
-    let objects = build(&pipeline, None);
+    let objects = build(&pipeline, &Credentials::default());
     for role in [objects.ingest, objects.consume] {
         let names: Vec<_> = pod(role.runner)
             .image_pull_secrets

@@ -24,11 +24,15 @@ pub struct Target {
     pub topic: TopicSpec,
     pub dead_letters: TopicSpec,
     pub group: String,
+    /// Whether these brokers are the installation's, whose credentials pods get.
+    pub installation_kafka: bool,
     pub clickhouse_url: String,
     /// Whether that is the installation's ClickHouse, whose credentials consumers get.
     pub installation_clickhouse: bool,
     pub table: TableSpec,
+    /// As the operator reaches it.
     pub redis: Option<RedisTarget>,
+    pub installation_redis: bool,
 }
 
 /// Why a spec cannot be used as it is.
@@ -154,6 +158,11 @@ impl Target {
             group: format!("penstock.{namespace}.{name}"),
             table,
             redis: redis(pipeline, cluster, settings),
+            installation_redis: is_own_redis(pipeline, settings),
+            installation_kafka: settings
+                .kafka_bootstrap
+                .as_deref()
+                .is_some_and(|own| are_of(&bootstrap, own)),
             bootstrap,
             clickhouse_url,
             installation_clickhouse,
@@ -182,6 +191,12 @@ fn same_brokers(a: &str, b: &str) -> bool {
     !brokers(a).is_disjoint(&brokers(b))
 }
 
+/// Whether every broker of a list is one of `own`: only then may it be told what `own` is told. A list may name one of
+/// them beside others.
+pub fn are_of(bootstrap: &str, own: &str) -> bool {
+    brokers(bootstrap).is_subset(&brokers(own))
+}
+
 fn brokers(bootstrap: &str) -> BTreeSet<String> {
     bootstrap
         .split(',')
@@ -192,13 +207,25 @@ fn brokers(bootstrap: &str) -> BTreeSet<String> {
 /// Where quotas and usage are kept, if anywhere.
 pub fn redis(pipeline: &IngestionPipeline, cluster: &str, settings: &Settings) -> Option<RedisTarget> {
     let spec = &pipeline.spec.redis;
-    Some(RedisTarget {
-        address: spec.address.clone().or_else(|| settings.redis_address.clone())?,
+    let address = spec.address.clone().or_else(|| settings.redis_address.clone())?;
+    let target = RedisTarget {
         database: u16::try_from(spec.database).unwrap_or_default(),
-        connect_timeout: Duration::from_secs(5),
-        command_timeout: Duration::from_secs(3),
         prefix: format!("penstock:{cluster}"),
+        ..RedisTarget::at(address)
+    };
+    Some(match is_own_redis(pipeline, settings) {
+        true => settings.connections.redis.to(target),
+        false => target,
     })
+}
+
+/// Whether the pipeline's Redis is the installation's.
+fn is_own_redis(pipeline: &IngestionPipeline, settings: &Settings) -> bool {
+    match (&pipeline.spec.redis.address, &settings.redis_address) {
+        (None, Some(_)) => true,
+        (Some(named), Some(own)) => named == own,
+        (_, None) => false,
+    }
 }
 
 /// A pipeline as one that may claim the same topic or table.

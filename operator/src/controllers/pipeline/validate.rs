@@ -11,6 +11,7 @@ use penstock_dataplane_config::{
 use super::apps::{Bound, Listed, Unreadable, list};
 use super::build::APPS_FILE;
 use super::target::{Invalid, Target, invalid};
+use crate::connections::KafkaAccess;
 use crate::controllers::subject::Subject;
 use crate::settings::Settings;
 
@@ -22,7 +23,8 @@ pub(crate) mod paths {
     pub(crate) const TLS: &str = "/etc/penstock/tls";
     /// The pod's own volume.
     pub(crate) const SPOOL: &str = "/var/lib/penstock/spool";
-    pub(crate) const CLICKHOUSE: &str = "/etc/penstock/clickhouse";
+    /// The Secret of the pod's role.
+    pub(crate) use crate::connections::POD_FILES as CONNECTIONS;
 }
 
 /// A pipeline that can be built.
@@ -52,27 +54,13 @@ pub(crate) struct Workload<C> {
     pub config: C,
 }
 
-/// Who a consumer logs in as; kept in the Secret `NAME-consume`.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    pub username: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
-
-/// Validates. `credentials`: whether consumers get a user of the installation's ClickHouse.
+/// Validates.
 pub(crate) fn validate(
     pipeline: &IngestionPipeline,
     subject: &Subject,
     target: Target,
     bound: Vec<Bound>,
     unreadable: Unreadable,
-    credentials: bool,
     settings: &Settings,
 ) -> Result<Validated, Invalid> {
     let spec = &pipeline.spec;
@@ -80,10 +68,21 @@ pub(crate) fn validate(
         namespace: subject.namespace.clone(),
         name: subject.name.clone(),
     };
+    let connections = &settings.connections;
+    let access = match target.installation_kafka {
+        true => connections.kafka_in_pods().0,
+        false => KafkaAccess::default(),
+    };
+    let redis = target.redis.clone().map(|redis| match target.installation_redis {
+        true => connections.redis_in_pods().0.to(redis),
+        false => redis,
+    });
     let kafka = KafkaTarget {
         bootstrap: target.bootstrap.clone(),
         topic: target.topic.name.clone(),
         dead_letter_topic: target.dead_letters.name.clone(),
+        tls: access.tls,
+        sasl: access.sasl,
     };
     let limits = &spec.ingest.limits;
     let proxies = spec.ingest.trusted_proxies.iter().map(|text| {
@@ -91,13 +90,18 @@ pub(crate) fn validate(
         text.parse()
             .map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: `{text}` is not a network")))
     });
-    let file = |name: &str| credentials.then(|| format!("{}/{name}", paths::CLICKHOUSE).into());
+    let own_user = settings.clickhouse_consumer.is_some() && target.installation_clickhouse;
+    let file = |name: &str| own_user.then(|| format!("{}/clickhouse-{name}", paths::CONNECTIONS).into());
     let clickhouse = ClickHouseTarget {
         url: target.clickhouse_url.clone(),
         database: target.table.database.clone(),
         table: target.table.table.clone(),
         username_file: file("username"),
         password_file: file("password"),
+        tls: match target.installation_clickhouse {
+            true => connections.clickhouse_in_pods().0,
+            false => None,
+        },
         insert_timeout: Duration::from_secs(120),
     };
     let ingest = IngestConfig {
@@ -106,7 +110,7 @@ pub(crate) fn validate(
         listen: "0.0.0.0:8080".into(),
         admin: "0.0.0.0:9090".into(),
         kafka: kafka.clone(),
-        redis: target.redis.clone(),
+        redis: redis.clone(),
         apps_file: format!("{}/{APPS_FILE}", paths::APPS).into(),
         protocols: spec.endpoint.protocols.iter().map(|p| protocol(*p)).collect(),
         tls: spec.endpoint.tls.as_ref().map(|_| TlsFiles {
@@ -149,7 +153,7 @@ pub(crate) fn validate(
         kafka,
         group: target.group.clone(),
         clickhouse,
-        redis: target.redis.clone(),
+        redis,
         batch: ConsumeBatch {
             max_rows: count("consume.batch.maxRows", batch.max_rows)?,
             max_bytes: batch.max_bytes,

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use kube::api::ObjectMeta;
 
 use super::{Role, SPOOL, parts, pods};
-use crate::controllers::pipeline::validate::Validated;
+use crate::controllers::pipeline::validate::{Validated, paths};
 
 /// The role of the binary, and the component's label.
 pub(crate) const DRAIN: &str = "drain";
@@ -62,8 +62,14 @@ pub(crate) fn drain_job(pipeline: &Validated, ordinal: i32, claim_uid: &str) -> 
             }),
             ..Volume::default()
         },
+        // There is none where Kafka asks nobody who it is.
+        pods::secret_volume("connections", Role::Ingest.object(name), true),
     ];
-    let mounts = vec![pods::config_mount(), pods::spool_mount()];
+    let mounts = vec![
+        pods::config_mount(),
+        pods::spool_mount(),
+        pods::mount("connections", paths::CONNECTIONS),
+    ];
     let container = Container {
         ports: Some(pods::admin_port()),
         ..pods::container(pipeline, DRAIN, &pipeline.ingest.resources, mounts)

@@ -1,7 +1,7 @@
 //! From a validated pipeline to the objects it is made of. Pure and infallible.
 //!
 //! ```text
-//! NAME-ingest        Deployment, Service, PodDisruptionBudget, ServiceAccount, ConfigMap
+//! NAME-ingest        Deployment, Service, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret
 //!                    with a spool a StatefulSet, whose ConfigMap is NAME-ingest-spool
 //! NAME-consume       Deployment, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret
 //! NAME-apps          ConfigMap; not part of any pod template's hash
@@ -23,7 +23,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::drain::{CLAIM_UID, DRAIN, drain_job, drain_name, ordinal_of_claim, ordinal_of_job};
-use super::validate::{Credentials, Validated};
+use super::secrets::{Credentials, Files};
+use super::validate::Validated;
 use crate::identity::hex;
 
 /// A role of the data plane.
@@ -49,12 +50,26 @@ impl Role {
 }
 
 /// The objects of one role.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct RoleObjects {
     pub account: ServiceAccount,
     pub config: ConfigMap,
+    /// What its pods say who they are with, where they have to.
+    pub secret: Option<Secret>,
     pub budget: PodDisruptionBudget,
     pub runner: Runner,
+}
+
+/// Without the Secret.
+impl std::fmt::Debug for RoleObjects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RoleObjects")
+            .field("account", &self.account)
+            .field("config", &self.config)
+            .field("budget", &self.budget)
+            .field("runner", &self.runner)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What keeps a role's pods running.
@@ -69,8 +84,8 @@ pub(crate) enum Runner {
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
     pub apps: ConfigMap,
-    /// Short digest of the list of Apps.
-    pub apps_revision: String,
+    /// Short digest of what running pods read again: the list of Apps, and the Secrets.
+    pub revision: String,
     pub service: Service,
     pub ingest: RoleObjects,
     pub consume: RoleObjects,
@@ -89,75 +104,60 @@ pub(crate) fn apps_name(pipeline: &str) -> String {
     format!("{pipeline}-apps")
 }
 
-/// Name of the Secret that holds who pods log in to ClickHouse as.
-fn secret_name(pipeline: &str) -> String {
-    Role::Consume.object(pipeline)
-}
-
 /// Name of the ConfigMap of ingest with a spool. It has one of its own: while a StatefulSet takes over from a Deployment,
 /// or the other way round, the pods of both restart with what is theirs.
 pub(crate) fn spool_config_name(pipeline: &str) -> String {
     format!("{}-{SPOOL}", Role::Ingest.object(pipeline))
 }
 
-/// The Secret that consumers, and ingest where it stores directly, log in with. Its version enters the hash of their pods, so it is made before they are.
-pub(crate) fn secret(pipeline: &Validated, credentials: &Credentials) -> Secret {
-    let value = |text: &str| ByteString(text.as_bytes().to_vec());
-    Secret {
-        metadata: parts::metadata(
-            pipeline,
-            Role::Consume.as_str(),
-            secret_name(&pipeline.subject.name),
-        ),
-        data: Some(
-            [
-                ("username".to_owned(), value(&credentials.username)),
-                ("password".to_owned(), value(&credentials.password)),
-            ]
-            .into(),
-        ),
+/// The Secret of a role's pods, if they need one. It is made before they are.
+fn secret(pipeline: &Validated, role: Role, files: &Files) -> Option<Secret> {
+    let data = files
+        .iter()
+        .map(|(name, content)| (name.to_owned(), ByteString(content.to_vec())));
+    (!files.is_empty()).then(|| Secret {
+        metadata: parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name)),
+        data: Some(data.collect()),
         type_: Some("Opaque".into()),
         ..Secret::default()
-    }
+    })
 }
 
-/// Builds. `credentials`: the version of the Secret that [`secret`] made, if there is one.
-pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects {
+/// Builds.
+pub(crate) fn build(pipeline: &Validated, credentials: &Credentials) -> Objects {
     let ingest_config = yaml(&pipeline.ingest.config);
     let consume_config = yaml(&pipeline.consume.config);
     let apps = yaml(&pipeline.apps.file);
-    let role =
-        |role: Role, config: String| {
-            let stores = role == Role::Consume || pipeline.ingest.config.clickhouse.is_some();
-            let credentials = credentials.filter(|_| stores);
-            let hash = fingerprint(&[&config, credentials.unwrap_or_default()]);
-            let runner =
-                match &pipeline.volume {
-                    Some(volume) if role == Role::Ingest => Runner::StatefulSet(Box::new(
-                        pods::stateful_set(pipeline, volume, &hash, credentials.is_some()),
-                    )),
-                    _ => Runner::Deployment(Box::new(pods::deployment(
-                        pipeline,
-                        role,
-                        &hash,
-                        credentials.is_some(),
-                    ))),
-                };
-            RoleObjects {
-                account: parts::account(pipeline, role),
-                budget: parts::budget(pipeline, role),
-                runner,
-                config: parts::config_map(
-                    pipeline,
-                    role.as_str(),
-                    parts::config_name(pipeline, role),
-                    "config.yaml",
-                    config,
-                ),
+    let role = |role: Role, config: String, files: &Files| {
+        let secret = secret(pipeline, role, files);
+        let has_secret = secret.is_some();
+        let hash = fingerprint(&[&config, &files.restarts()]);
+        let runner = match &pipeline.volume {
+            Some(volume) if role == Role::Ingest => {
+                Runner::StatefulSet(Box::new(pods::stateful_set(pipeline, volume, &hash, has_secret)))
             }
+            _ => Runner::Deployment(Box::new(pods::deployment(pipeline, role, &hash, has_secret))),
         };
+        RoleObjects {
+            account: parts::account(pipeline, role),
+            budget: parts::budget(pipeline, role),
+            runner,
+            secret,
+            config: parts::config_map(
+                pipeline,
+                role.as_str(),
+                parts::config_name(pipeline, role),
+                "config.yaml",
+                config,
+            ),
+        }
+    };
     Objects {
-        apps_revision: fingerprint(&[&apps]),
+        revision: fingerprint(&[
+            &apps,
+            &credentials.ingest.revision(),
+            &credentials.consume.revision(),
+        ]),
         apps: parts::config_map(
             pipeline,
             "apps",
@@ -166,8 +166,8 @@ pub(crate) fn build(pipeline: &Validated, credentials: Option<&str>) -> Objects 
             apps,
         ),
         service: parts::service(pipeline),
-        ingest: role(Role::Ingest, ingest_config),
-        consume: role(Role::Consume, consume_config),
+        ingest: role(Role::Ingest, ingest_config, &credentials.ingest),
+        consume: role(Role::Consume, consume_config, &credentials.consume),
         drain_config: parts::config_map(
             pipeline,
             DRAIN,

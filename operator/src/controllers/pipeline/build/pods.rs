@@ -19,7 +19,7 @@ use kube::api::ObjectMeta;
 use penstock_crds::pipeline::{Requested, Resources, SpoolVolume};
 use penstock_dataplane_config::Durability;
 
-use super::{Role, SPOOL, apps_name, parts, secret_name};
+use super::{Role, SPOOL, apps_name, parts};
 use crate::controllers::labels;
 use crate::controllers::pipeline::validate::{Validated, paths};
 
@@ -28,7 +28,7 @@ const GRACE: i64 = 40;
 const USER: i64 = 65532;
 
 /// The Deployment. `hash`: of all that a pod reads only at its start.
-pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentials: bool) -> Deployment {
+pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, has_secret: bool) -> Deployment {
     Deployment {
         metadata: parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name)),
         spec: Some(DeploymentSpec {
@@ -44,7 +44,7 @@ pub(super) fn deployment(pipeline: &Validated, role: Role, hash: &str, credentia
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
-            template: template(pipeline, role, hash, credentials),
+            template: template(pipeline, role, hash, has_secret),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
@@ -57,7 +57,7 @@ pub(super) fn stateful_set(
     pipeline: &Validated,
     volume: &SpoolVolume,
     hash: &str,
-    credentials: bool,
+    has_secret: bool,
 ) -> StatefulSet {
     let role = Role::Ingest;
     StatefulSet {
@@ -79,7 +79,7 @@ pub(super) fn stateful_set(
                     ..RollingUpdateStatefulSetStrategy::default()
                 }),
             }),
-            template: template(pipeline, role, hash, credentials),
+            template: template(pipeline, role, hash, has_secret),
             volume_claim_templates: Some(vec![claim(pipeline, volume)]),
             ..StatefulSetSpec::default()
         }),
@@ -117,13 +117,13 @@ const fn replicas(pipeline: &Validated, role: Role) -> i32 {
     }
 }
 
-fn template(pipeline: &Validated, role: Role, hash: &str, credentials: bool) -> PodTemplateSpec {
+fn template(pipeline: &Validated, role: Role, hash: &str, has_secret: bool) -> PodTemplateSpec {
     let name = role.object(&pipeline.subject.name);
     let resources = match role {
         Role::Ingest => &pipeline.ingest.resources,
         Role::Consume => &pipeline.consume.resources,
     };
-    let (volumes, mounts) = files(pipeline, role, credentials);
+    let (volumes, mounts) = files(pipeline, role, has_secret);
     let container = Container {
         ports: Some(ports(role)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
@@ -281,12 +281,26 @@ pub(super) fn config_mount() -> VolumeMount {
     }
 }
 
-fn mount(volume: &str, path: &str) -> VolumeMount {
+pub(super) fn mount(volume: &str, path: &str) -> VolumeMount {
     VolumeMount {
         name: volume.into(),
         mount_path: path.into(),
         read_only: Some(true),
         ..VolumeMount::default()
+    }
+}
+
+/// A Secret's files. `optional`: a pod starts without it.
+pub(super) fn secret_volume(volume: &str, secret: String, optional: bool) -> Volume {
+    Volume {
+        name: volume.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            optional: optional.then_some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
     }
 }
 
@@ -300,24 +314,15 @@ pub(super) fn spool_mount() -> VolumeMount {
 
 /// What the pod is given to read, and to write. The list of Apps is mounted as a whole volume, because kubelet never
 /// renews a `subPath`; the configuration is one, because a change of it is a new pod.
-fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn files(pipeline: &Validated, role: Role, has_secret: bool) -> (Vec<Volume>, Vec<VolumeMount>) {
     let name = &pipeline.subject.name;
-    let secret_volume = |volume: &str, secret: String| Volume {
-        name: volume.into(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(secret),
-            default_mode: Some(0o440),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
     let mut volumes = vec![config_map("config", parts::config_name(pipeline, role))];
     let mut mounts = vec![config_mount()];
     if role == Role::Ingest {
         volumes.push(config_map("apps", apps_name(name)));
         mounts.push(mount("apps", paths::APPS));
         if let Some(secret) = &pipeline.tls_secret {
-            volumes.push(secret_volume("tls", secret.clone()));
+            volumes.push(secret_volume("tls", secret.clone(), false));
             // Whole, so that kubelet renews it.
             mounts.push(mount("tls", paths::TLS));
         }
@@ -325,9 +330,10 @@ fn files(pipeline: &Validated, role: Role, credentials: bool) -> (Vec<Volume>, V
             mounts.push(spool_mount());
         }
     }
-    if credentials {
-        volumes.push(secret_volume("clickhouse", secret_name(name)));
-        mounts.push(mount("clickhouse", paths::CLICKHOUSE));
+    if has_secret {
+        volumes.push(secret_volume("connections", role.object(name), false));
+        // Whole, so that kubelet renews it.
+        mounts.push(mount("connections", paths::CONNECTIONS));
     }
     (volumes, mounts)
 }

@@ -1,0 +1,347 @@
+//! Encrypted connections to services that ask who is there: the data plane by itself, with what it says when it is not let
+//! in, and a whole pipeline, whose passwords are changed while events arrive.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use penstock_e2e::secured::USER;
+use penstock_e2e::trial::{APP, Acknowledged, Trial, Turn, within};
+use penstock_e2e::{Error, Instance, Result};
+use uuid::Uuid;
+
+use crate::consume::consumer::Consumer;
+use crate::consume::pipeline::Pipeline;
+use crate::ingest::setup::{Setup, batch, wait_for};
+use crate::process::Cluster;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Settings as variables.
+type Variables = Vec<(String, String)>;
+
+fn variables(group: &str, pairs: &[(&str, String)]) -> Variables {
+    let name = |name: &str| format!("PENSTOCK_{group}__{name}");
+    pairs
+        .iter()
+        .map(|(setting, value)| (name(setting), value.clone()))
+        .collect()
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Files with a user's name and password.
+struct User {
+    folder: tempfile::TempDir,
+}
+
+impl User {
+    fn new(name: &str, password: &str) -> Result<Self> {
+        let folder = tempfile::tempdir().map_err(|error| Error::new(error.to_string()))?;
+        let user = Self { folder };
+        user.write("username", name)?;
+        user.write("password", password)?;
+        Ok(user)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        std::fs::write(self.file(name), text).map_err(|error| Error::new(error.to_string()))
+    }
+}
+
+/// SASL_SSL.
+fn kafka_by_password(kit: &Instance, user: &User, mechanism: &str) -> Result<Variables> {
+    let pairs = [
+        ("BOOTSTRAP", kit.secured_kafka()?),
+        ("TLS__CA_FILE", path(&kit.client_certificate().ca)),
+        ("SASL__MECHANISM", mechanism.into()),
+        ("SASL__USERNAME_FILE", path(&user.file("username"))),
+        ("SASL__PASSWORD_FILE", path(&user.file("password"))),
+    ];
+    Ok(variables("KAFKA", &pairs))
+}
+
+/// SSL with a certificate of the client's own.
+fn kafka_by_certificate(kit: &Instance) -> Result<Variables> {
+    let certificate = kit.client_certificate();
+    let pairs = [
+        ("BOOTSTRAP", kit.mutual_kafka()?),
+        ("TLS__CA_FILE", path(&certificate.ca)),
+        ("TLS__CERT_FILE", path(&certificate.chain)),
+        ("TLS__KEY_FILE", path(&certificate.key)),
+    ];
+    Ok(variables("KAFKA", &pairs))
+}
+
+fn redis(kit: &Instance, user: &User) -> Variables {
+    let pairs = [
+        ("ADDRESS", kit.secured_redis()),
+        ("TLS__CA_FILE", path(&kit.client_certificate().ca)),
+        ("USERNAME_FILE", path(&user.file("username"))),
+        ("PASSWORD_FILE", path(&user.file("password"))),
+    ];
+    variables("REDIS", &pairs)
+}
+
+fn clickhouse(kit: &Instance) -> Variables {
+    variables(
+        "CLICKHOUSE",
+        &[("TLS__CA_FILE", path(&kit.client_certificate().ca))],
+    )
+}
+
+/// Commands of Redis's administrator.
+fn redis_administration(kit: &Instance) -> Result<impl FnMut(&[&str]) -> Result<()>> {
+    let mut admin = redis::Client::open(format!("redis://{}", kit.redis_address()))
+        .and_then(|client| client.get_connection())
+        .map_err(|error| Error::new(error.to_string()))?;
+    Ok(move |arguments: &[&str]| {
+        redis::cmd(arguments[0])
+            .arg(&arguments[1..])
+            .exec(&mut admin)
+            .map_err(|error| Error::new(error.to_string()))
+    })
+}
+
+fn some_ids(count: usize) -> Vec<String> {
+    (0..count).map(|_| Uuid::new_v4().to_string()).collect()
+}
+
+#[test]
+fn events_are_taken_over_encrypted_connections() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let user = User::new(USER, &kit.service_password()?)?;
+    let setup = Setup::new(&kit)?;
+    setup.create_topics(1);
+    setup.write_apps("eventsPerDay: 1000000");
+    let mut sent = 0;
+    for kafka in [
+        kafka_by_password(&kit, &user, "ScramSha512")?,
+        kafka_by_password(&kit, &user, "ScramSha256")?,
+        kafka_by_certificate(&kit)?,
+    ] {
+        let pod = setup.start_as("", &[kafka, redis(&kit, &user)].concat());
+        pod.wait_ready();
+        let (status, body) = pod.send(&batch(&some_ids(10)));
+        assert_eq!(status, 200, "{body}");
+        sent += 10;
+        wait_for("the usage in Redis", || setup.usage() == sent);
+    }
+    assert_eq!(setup.stored().ids.len() as u64, sent);
+
+    Ok(())
+}
+
+#[test]
+fn a_rotated_password_of_redis_is_used_without_a_restart() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let name = format!("rotated-{}", Uuid::new_v4().simple());
+    let user = User::new(&name, "the first")?;
+    let mut administer = redis_administration(&kit)?;
+    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let setup = Setup::new(&kit)?;
+    setup.create_topics(1);
+    setup.write_apps("eventsPerDay: 1000000");
+    let pod = setup.start_as("", &redis(&kit, &user));
+    pod.wait_ready();
+    assert_eq!(pod.send(&batch(&some_ids(10))).0, 200);
+    wait_for("the usage in Redis", || setup.usage() == 10);
+
+    administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+    administer(&["CLIENT", "KILL", "USER", &name])?;
+    assert_eq!(pod.send(&batch(&some_ids(10))).0, 200, "it does without Redis");
+    wait_for("a refused connection", || {
+        pod.metric("penstock_dependency_up{name=\"redis\"}") == 0.0
+    });
+    user.write("password", "the second\n")?;
+    wait_for("the usage in Redis", || setup.usage() == 20);
+    assert_eq!(pod.metric("penstock_dependency_up{name=\"redis\"}"), 1.0);
+    administer(&["ACL", "DELUSER", &name])
+}
+
+#[test]
+fn rows_are_stored_over_encrypted_connections() -> Result<()> {
+    let pipeline = Pipeline::new("secured", 1);
+    let kit = &pipeline.kit;
+    let user = User::new(USER, &kit.service_password()?)?;
+    let mut number = 0;
+    for kafka in [
+        kafka_by_password(kit, &user, "ScramSha512")?,
+        kafka_by_certificate(kit)?,
+    ] {
+        let variables = [kafka, redis(kit, &user), clickhouse(kit)].concat();
+        let consumer = Consumer::start_with(&pipeline, &kit.secured_clickhouse(), "", &variables);
+        pipeline.produce_events(number, 10, 1);
+        // A letter is written by a producer, and read again by a consumer, of its own.
+        pipeline.produce(0, b"not ours\n");
+        pipeline.flush();
+        number += 10;
+        pipeline.expect_rows(number, PATIENCE);
+        pipeline.letters(number as usize / 10, PATIENCE);
+        consumer.stop();
+    }
+    Ok(())
+}
+
+#[test]
+fn who_is_not_let_in_says_why() -> Result<()> {
+    let pipeline = Pipeline::new("strangers", 1);
+    let kit = &pipeline.kit;
+    let good = User::new(USER, &kit.service_password()?)?;
+    let bad = User::new(USER, "not the password")?;
+    let foreign = tempfile::tempdir().map_err(|error| Error::new(error.to_string()))?;
+    let authority = foreign.path().join("ca.crt");
+    let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()])
+        .map_err(|error| Error::new(error.to_string()))?;
+    std::fs::write(&authority, pair.cert.pem()).map_err(|error| Error::new(error.to_string()))?;
+    let untrusting = |group: &str| variables(group, &[("TLS__CA_FILE", path(&authority))]);
+    let (kafka, https) = (
+        kafka_by_password(kit, &good, "ScramSha512")?,
+        kit.secured_clickhouse(),
+    );
+    let whole = [kafka, clickhouse(kit)].concat();
+    for (wrong, said) in [
+        (
+            kafka_by_password(kit, &bad, "ScramSha512")?,
+            "uthentication failed",
+        ),
+        (untrusting("KAFKA"), "certificate verify failed"),
+        (untrusting("CLICKHOUSE"), "UnknownIssuer"),
+        (
+            variables("KAFKA", &[("SASL__PASSWORD_FILE", "/nowhere/password".into())]),
+            "/nowhere/password",
+        ),
+    ] {
+        let mut consumer = Consumer::start_with(&pipeline, &https, "", &[whole.clone(), wrong].concat());
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !consumer.log().contains(said) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "not said: {said}\n{}",
+                consumer.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(
+            !consumer.log().contains("not the password"),
+            "a secret is in the log"
+        );
+        if consumer.is_running() {
+            consumer.kill();
+        }
+    }
+    Ok(())
+}
+
+/// Names of a role's pods.
+fn names(trial: &Trial<'_>, role: &str) -> Result<Vec<String>> {
+    let mut names: Vec<String> = trial.pods(role)?.into_iter().map(|pod| pod.name).collect();
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Result<()> {
+    let cluster = Cluster::alone()?;
+    let kit = &cluster.kit;
+    let name = format!("pods-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    let (admin, pods) = (
+        User::new(USER, &kit.service_password()?)?,
+        User::new(&name, "the first")?,
+    );
+    let redis_user = User::new(&name, "the first")?;
+    kit.set_kafka_password(&name, "the first")?;
+    let mut administer = redis_administration(kit)?;
+    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+
+    let trial = Trial::empty(kit, "secured")?;
+    let authority = path(&kit.client_certificate().ca);
+    let file = |user: &User, name: &str| path(&user.file(name));
+    let settings = [
+        ("PENSTOCK_WATCH_NAMESPACES", trial.namespace().to_owned()),
+        ("PENSTOCK_KAFKA_BOOTSTRAP", kit.secured_kafka()?),
+        ("PENSTOCK_KAFKA_TLS", "true".into()),
+        ("PENSTOCK_KAFKA_CA_FILE", authority.clone()),
+        ("PENSTOCK_KAFKA_SASL_MECHANISM", "ScramSha512".into()),
+        ("PENSTOCK_KAFKA_USERNAME_FILE", file(&admin, "username")),
+        ("PENSTOCK_KAFKA_PASSWORD_FILE", file(&admin, "password")),
+        ("PENSTOCK_KAFKA_POD_USERNAME_FILE", file(&pods, "username")),
+        ("PENSTOCK_KAFKA_POD_PASSWORD_FILE", file(&pods, "password")),
+        ("PENSTOCK_CLICKHOUSE_URL", kit.secured_clickhouse()),
+        ("PENSTOCK_CLICKHOUSE_CA_FILE", authority.clone()),
+        ("PENSTOCK_REDIS_ADDRESS", kit.secured_redis()),
+        ("PENSTOCK_REDIS_TLS", "true".into()),
+        ("PENSTOCK_REDIS_CA_FILE", authority),
+        ("PENSTOCK_REDIS_USERNAME_FILE", file(&redis_user, "username")),
+        ("PENSTOCK_REDIS_PASSWORD_FILE", file(&redis_user, "password")),
+    ];
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let operator = cluster.operator(trial.namespace(), "operator", 18_221, &settings)?;
+    within(20, "the operator leads", || Ok(operator.leads()))?;
+    trial.apply(&trial.app(APP))?;
+    trial.apply(&trial.pipeline("  ingest: {scaling: {replicas: 2}}\n"))?;
+    trial.ready()?;
+
+    let traffic = trial.traffic(APP)?;
+    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
+    let both = || -> Result<_> { Ok((names(&trial, "ingest")?, names(&trial, "consume")?)) };
+    let before = both()?;
+    let connected = || -> Result<bool> {
+        let pods = trial.pods("ingest")?;
+        for pod in &pods {
+            if !trial
+                .metrics(pod)?
+                .contains("penstock_dependency_up{name=\"redis\"} 1")
+            {
+                return Ok(false);
+            }
+        }
+        Ok(!pods.is_empty())
+    };
+    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
+        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+        administer(&["CLIENT", "KILL", "USER", &name])?;
+        within(60, "a pod without Redis", || Ok(!connected()?))?;
+        redis_user.write("password", "the second")?;
+        within(120, "the new password of Redis in the pods", connected)?;
+        Ok(())
+    })?;
+    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
+    assert_eq!(both()?, before, "no pod restarts for Redis's password");
+
+    let (more, ()) = Acknowledged::meanwhile(send, || {
+        kit.set_kafka_password(&name, "the second")?;
+        pods.write("password", "the second")?;
+        within(240, "pods with the new password of Kafka", || {
+            let now = both()?;
+            let renewed = |now: &[String], before: &[String]| {
+                now.len() == before.len() && now.iter().all(|name| !before.contains(name))
+            };
+            Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
+        })?;
+        trial.ready()
+    })?;
+    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
+    sent.merge(more);
+    trial.settle(&sent, PATIENCE)?;
+    let logs = trial.kubectl(&[
+        "logs",
+        "-l",
+        "app.kubernetes.io/name=penstock",
+        "--tail=-1",
+        "--prefix",
+    ])?;
+    assert!(
+        !logs.contains("the second") && !logs.contains("the first"),
+        "a password is in a log"
+    );
+    administer(&["ACL", "DELUSER", &name])
+}
