@@ -42,6 +42,7 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
         text.push_str(&secured_properties(instance));
     }
     let log4j = directory.join("log4j2.properties");
+    let hosts = directory.join("hosts");
     let classpath = format!("{}/*", instance.cache().kafka().join("libs").display());
     let heap = if brokers.len() == 1 {
         "-Xmx512m"
@@ -61,9 +62,12 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
         .directory(directory.join("data"))
         .file(&properties, text)
         .file(&log4j, LOG4J)
+        .file(&hosts, format!("127.0.0.1 localhost\n{NODE_ADDRESS} node\n"))
         .arguments(machine.iter().copied())
         .arguments(["-Xms64m", heap, "-Djava.awt.headless=true"])
         .argument(format!("-Dlog4j2.configurationFile={}", log4j.display()))
+        // For SASL a broker looks up its own name, and where no resolver answers that takes 18 s for each connection.
+        .argument(format!("-Djdk.net.hosts.file={}", hosts.display()))
         .arguments(["-cp", &classpath, "kafka.Kafka"])
         .argument(&properties);
     daemon.before = Some(Before {

@@ -214,7 +214,11 @@ fn partitions_of(consumer: &BaseConsumer<Reports>, topic: &str) -> Result<u32, S
         .fetch_metadata(Some(topic), Duration::from_secs(5))
         .map_err(|error| {
             // What librdkafka logs comes with the events that are polled for.
-            while consumer.poll(Duration::ZERO).is_some() {}
+            for _ in 0..20 {
+                if consumer.context().last().is_none() {
+                    let _ = consumer.poll(Duration::from_millis(10));
+                }
+            }
             consumer.context().explain(&error)
         })?;
     match metadata.topics().iter().find(|found| found.name() == topic) {
