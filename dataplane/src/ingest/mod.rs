@@ -103,6 +103,8 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     let budget = Budget::new(usize::try_from(config.limits.memory.get())?);
     metrics.memory_limit.set(i64::try_from(budget.limit())?);
 
+    // Found once the port is open: until then nobody may be told that this pod is ready.
+    let room = process.dependencies.add("memory", Needed::Always);
     let apps = Arc::new(ArcSwap::from_pointee(Apps::default()));
     let needed = process.dependencies.add("apps", Needed::ToStart);
     let mut reload = Reload::new(
@@ -202,7 +204,6 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     drop(log);
     tracing::info!(%address, shards = count, %boot, "ingest is open");
 
-    let room = process.dependencies.add("memory", Needed::Always);
     let mut watermark = Watermark::default();
     let background = async {
         let gauges = async {

@@ -87,7 +87,7 @@ fn what_is_edited_is_mended_and_what_others_add_stays() -> Result<()> {
         (
             "secret",
             "events-consume",
-            r#"{"data":{"password":"eA=="}}"#,
+            r#"{"data":{"clickhouse-password":"eA=="}}"#,
             ".data",
         ),
         (
