@@ -64,17 +64,17 @@ fn quickstart(image: &str) -> Validated {
     };
     assert_ne!(bound.id, Uuid::nil());
     let settings = settings(image);
-    let subject = Subject::of(&pipeline);
-    let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
-    validate(
-        &pipeline,
-        &subject,
-        target,
-        vec![bound],
-        Unreadable::default(),
-        &settings,
-    )
-    .unwrap()
+    validated(&pipeline, vec![bound], &settings).unwrap()
+}
+
+fn validated(
+    pipeline: &IngestionPipeline,
+    bound: Vec<Bound>,
+    settings: &Settings,
+) -> Result<Validated, super::target::Invalid> {
+    let subject = Subject::of(pipeline);
+    let target = Target::of(pipeline, &subject, CLUSTER, settings).unwrap();
+    validate(pipeline, &subject, target, bound, Unreadable::default(), settings)
 }
 
 fn yaml(object: &impl Serialize) -> String {
@@ -101,11 +101,7 @@ fn with_ingest(ingest: &str) -> Result<Validated, super::target::Invalid> {
     let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
     pipeline.metadata.uid = Some("uid-of-events".into());
     pipeline.spec.ingest = serde_yaml::from_str(ingest).unwrap();
-    let settings = settings("penstock.local/penstock:1");
-    let subject = Subject::of(&pipeline);
-    let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
-    let (bound, unreadable) = (vec![], Unreadable::default());
-    validate(&pipeline, &subject, target, bound, unreadable, &settings)
+    validated(&pipeline, vec![], &settings("penstock.local/penstock:1"))
 }
 
 /// What the two roles log in to ClickHouse with; ingest only where it stores directly.
@@ -225,17 +221,7 @@ fn secured_connections_reach_the_pods() {
     let made = |kafka: &str| {
         let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
         pipeline.spec.kafka.bootstrap = (!kafka.is_empty()).then(|| kafka.to_owned());
-        let subject = Subject::of(&pipeline);
-        let target = Target::of(&pipeline, &subject, CLUSTER, &settings).unwrap();
-        validate(
-            &pipeline,
-            &subject,
-            target,
-            vec![],
-            Unreadable::default(),
-            &settings,
-        )
-        .unwrap()
+        validated(&pipeline, vec![], &settings).unwrap()
     };
     let own = made("");
     for config in [
@@ -340,13 +326,8 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
     given.spec.endpoint = serde_yaml::from_str("{tls: {secretName: shop-tls}, serverHeader: edge}").unwrap();
     given.spec.ingest.trusted_proxies = vec!["10.0.0.0/8".into(), "fd00::/8".into()];
     given.spec.ingest.limits.connections = 500;
-    let made = |pipeline: &IngestionPipeline| {
-        let settings = settings("penstock.local/penstock:1");
-        let subject = Subject::of(pipeline);
-        let target = Target::of(pipeline, &subject, CLUSTER, &settings).unwrap();
-        let (bound, unreadable) = (vec![], Unreadable::default());
-        validate(pipeline, &subject, target, bound, unreadable, &settings)
-    };
+    let made =
+        |pipeline: &IngestionPipeline| validated(pipeline, vec![], &settings("penstock.local/penstock:1"));
     let objects = build(&made(&given).unwrap(), &Credentials::default());
     let config = &objects.ingest.config.data.unwrap()["config.yaml"];
     for line in [
