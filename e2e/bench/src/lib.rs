@@ -18,6 +18,7 @@ pub mod goals;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod narrow;
 pub mod overload;
 pub mod page;
 pub mod plan;

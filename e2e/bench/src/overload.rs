@@ -1,25 +1,19 @@
-//! Three times what ingest can take: Kafka is made slow by stopping its process most of the time, and more is sent than
-//! it lets through.
+//! Three times what ingest can take: the way to Kafka is made narrow, and more is sent than it lets through.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use penstock_e2e::{Error, Result};
 
 use crate::corpus::Encoding;
 use crate::load::{Load, Pace, percentile};
 use crate::measure::Bench;
+use crate::narrow::Narrow;
 use crate::plan::{Drive, Workload};
 use crate::server::Server;
 use crate::summary::median;
 
-/// Of each period Kafka runs so long, and stands still for the rest.
-const RUNS: Duration = Duration::from_millis(10);
-const STANDS: Duration = Duration::from_millis(70);
+/// Bytes a second that reach Kafka: a twentieth of what a core of ingest has to say.
+pub const RATE: u32 = 8_000_000;
 /// Times the capacity.
 const FACTOR: f64 = 3.0;
 /// Until refusals are the rule: who finds no room at first waits a second for it.
@@ -46,11 +40,11 @@ pub struct Overload {
     pub adds_up: bool,
 }
 
-/// Measures `server` in front of the Kafka that is process `kafka`; medians, for the pace of a process that is stopped and
-/// continued is the machine's.
-pub fn overload(bench: &Bench, server: &Server, kafka: i32, runs: usize) -> Result<Overload> {
+/// Measures `server` in front of a Kafka that is far away; medians.
+pub fn overload(bench: &Bench, server: &Server, runs: usize) -> Result<Overload> {
+    let narrow = Narrow::before(&bench.bootstrap, RATE)?;
     let all: Vec<Overload> = (0..runs)
-        .map(|_| once(bench, server, kafka))
+        .map(|_| once(bench, server, &narrow))
         .collect::<Result<_>>()?;
     for one in &all {
         eprintln!("{one:?}");
@@ -67,12 +61,11 @@ pub fn overload(bench: &Bench, server: &Server, kafka: i32, runs: usize) -> Resu
     })
 }
 
-fn once(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
+fn once(bench: &Bench, server: &Server, narrow: &Narrow) -> Result<Overload> {
     let topic = bench.topic()?;
-    let running = server.start(&bench.bootstrap, &topic)?;
+    let running = server.start(&narrow.bootstrap, &topic)?;
     let shape = bench.shape(server, BATCHES);
     let first = bench.first_answers(&running, &shape)?;
-    let stalling = Stalling::of(kafka);
     let time = bench.time.max(Duration::from_secs(5));
 
     let mut load = Load::connect(running.address, BATCHES.connections, &shape)?;
@@ -86,7 +79,6 @@ fn once(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
     let settling = load.run(pace, SETTLING)?;
     let mut crowded = load.run(pace, time)?;
     let last = load.finish()?;
-    drop(stalling);
     drop(running);
 
     let stored = bench
@@ -117,41 +109,4 @@ fn once(bench: &Bench, server: &Server, kafka: i32) -> Result<Overload> {
 
 fn no_record() -> Error {
     Error::new("a server without a topic has no capacity to be measured")
-}
-
-/// A process that is stopped most of the time, until this is dropped.
-struct Stalling {
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Stalling {
-    fn of(process: i32) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
-        let thread = std::thread::spawn(move || {
-            let process = Pid::from_raw(process);
-            // A process that is gone cannot be stopped, and the measurement says so by itself.
-            while !told.load(Relaxed) {
-                let _ = kill(process, Signal::SIGSTOP);
-                std::thread::sleep(STANDS);
-                let _ = kill(process, Signal::SIGCONT);
-                std::thread::sleep(RUNS);
-            }
-        });
-        Self {
-            over,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Stalling {
-    fn drop(&mut self) {
-        self.over.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It ends with the process going on.
-            let _ = thread.join();
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::corpus::EVENT_BYTES;
 use crate::extras::Together;
 use crate::goals::Measured;
-use crate::overload::Overload;
+use crate::overload::{Overload, RATE};
 use crate::page::{self, short};
 use crate::slow::{CLIENTS, SlowClients};
 use crate::summary::Line;
@@ -134,10 +134,11 @@ impl Report<'_> {
         } = self.measured.overload;
         let _ = write!(
             page,
-            "\n## Too much\n\nKafka is stopped for seven eighths of the time, and so takes {capacity:.0} events a second in batches \
-             of 1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged, {:.0} % in \
+            "\n## Too much\n\nThe way to Kafka lets {} MB a second through, which is {capacity:.0} events a second in batches of \
+             1000. Sent three times as much over 256 connections, ingest has {goodput:.0} a second acknowledged, {:.0} % in \
              the same run, and refuses {refused} requests in all runs, half of them within {} ms and 99% within {} ms of their \
              first byte. What was acknowledged is {}.\n",
+            RATE / 1_000_000,
             100.0 * share,
             short(refusal_p50),
             short(refusal_p99),

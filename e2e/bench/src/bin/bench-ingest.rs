@@ -83,7 +83,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.only.is_empty() || !arguments.build.is_empty() {
         print!("{}", brief(&all));
         if arguments.only.iter().any(|text| text == "too much") {
-            overload(&bench, &servers[0], kafka.pid, arguments.runs)?;
+            overload(&bench, &servers[0], arguments.runs)?;
         }
         return verdict(&all);
     }
@@ -98,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let crowd = bench.run(ingest, CROWD, None)?;
     show(&crowd);
     let together = together(&bench, ingest, &of_ingest, arguments.runs)?;
-    let overload = overload(&bench, ingest, kafka.pid, arguments.runs)?;
+    let overload = overload(&bench, ingest, arguments.runs)?;
     let partial = of_ingest.iter().find(|line| line.workload == PARTIAL);
     let rate = partial.map_or(0.0, |line| line.rate);
     let slow = slow_clients(&bench, ingest, rate, arguments.runs)?;
