@@ -17,6 +17,8 @@ use crate::secured::{self, USER};
 
 const LOG4J: &str = include_str!("../manifests/kafka-log4j2.properties");
 const STARTED: &str = "Kafka Server started";
+/// Kafka's own variable for the options of its JVM's memory.
+const HEAP: &str = "KAFKA_HEAP_OPTS";
 
 /// Clusters that `up` does not start: what stops one of them hurts nobody else.
 pub(crate) const SPARES: [&[u8]; 4] = [&[8], &[9], &[10], &[5, 6, 7]];
@@ -44,11 +46,7 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
     let log4j = directory.join("log4j2.properties");
     let hosts = directory.join("hosts");
     let classpath = format!("{}/*", instance.cache().kafka().join("libs").display());
-    let heap = if brokers.len() == 1 {
-        "-Xmx512m"
-    } else {
-        "-Xmx384m"
-    };
+    let heap = heap(brokers.len(), std::env::var(HEAP).ok().filter(|_| !is_spare(id)));
     // Spare ones are started often and have little to do, so the second compiler is not worth its work there: JVMs took
     // two fifths of the CPU of the end-to-end tests.
     let machine: &[&str] = if is_spare(id) {
@@ -64,7 +62,8 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
         .file(&log4j, LOG4J)
         .file(&hosts, format!("127.0.0.1 localhost\n{NODE_ADDRESS} node\n"))
         .arguments(machine.iter().copied())
-        .arguments(["-Xms64m", heap, "-Djava.awt.headless=true"])
+        .arguments(heap)
+        .argument("-Djava.awt.headless=true")
         .argument(format!("-Dlog4j2.configurationFile={}", log4j.display()))
         // For SASL a broker looks up its own name, and where no resolver answers that takes 18 s for each connection.
         .argument(format!("-Djdk.net.hosts.file={}", hosts.display()))
@@ -101,6 +100,18 @@ pub(crate) fn daemon(instance: &Instance, id: u8) -> Result<Daemon> {
 pub(crate) fn is_ready(instance: &Instance, id: u8) -> bool {
     let name = crate::component::Component::Kafka(id).name();
     fs::read_to_string(instance.log_file(&name)).is_ok_and(|log| log.contains(STARTED))
+}
+
+/// What the JVM is told of its memory: what `asked` says, or little, which is enough for tests. With little a broker
+/// stands still for 10 to 20 ms, up to twice a second, to collect its garbage.
+fn heap(brokers: usize, asked: Option<String>) -> Vec<String> {
+    let little = if brokers == 1 {
+        "-Xms64m -Xmx512m"
+    } else {
+        "-Xms64m -Xmx384m"
+    };
+    let options = asked.unwrap_or_else(|| little.to_owned());
+    options.split_whitespace().map(str::to_owned).collect()
 }
 
 fn directory(instance: &Instance, id: u8) -> PathBuf {

@@ -321,8 +321,7 @@ impl Seed {
             let server = config
                 .server_header
                 .and_then(|server| HeaderValue::from_str(&server).ok());
-            let outcome = Groups::new(settings, outcomes, health).map_err(RoleError::from);
-            let outcome = outcome.and_then(|groups| {
+            let outcome = Groups::new(settings, outcomes, health).and_then(|groups| {
                 shard::run(listener, groups, |groups| Parts {
                     apps,
                     groups,

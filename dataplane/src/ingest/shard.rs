@@ -66,8 +66,8 @@ pub(crate) fn run(
         let handler = Rc::new(Handler::new(parts));
         let connections = Rc::new(Connections::new());
         let flusher = {
-            let groups = Rc::clone(&groups);
-            tokio::task::spawn_local(async move { groups.run().await })
+            let (groups, bell) = (Rc::clone(&groups), groups.bell()?);
+            tokio::task::spawn_local(async move { groups.run(bell).await })
         };
         let watcher = {
             let (connections, groups) = (Rc::clone(&connections), Rc::clone(&groups));

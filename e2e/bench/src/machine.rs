@@ -18,8 +18,14 @@ pub fn describe(repository: &Path, load: f64) -> Vec<(&'static str, String)> {
         ("cores busy before", format!("{load:.2}")),
         ("Rust", output(repository, "rustc", &["--version"])),
         ("Go", output(repository, "go", &["version"])),
-        ("Kafka", format!("{}, one broker", penstock_e2e::versions::KAFKA)),
+        ("Kafka", kafka()),
     ]
+}
+
+/// With what it was told of its memory, see `run`.
+fn kafka() -> String {
+    let heap = std::env::var("KAFKA_HEAP_OPTS").unwrap_or_else(|_| "the kit's memory".into());
+    format!("{}, one broker, {heap}", penstock_e2e::versions::KAFKA)
 }
 
 fn today() -> String {

@@ -87,17 +87,16 @@ fn answers(
     broker: SocketAddr,
     own: SocketAddr,
 ) -> std::io::Result<()> {
-    let mut answer = Vec::new();
+    let (mut length, mut answer) = ([0; LENGTH], Vec::new());
     loop {
-        answer.resize(LENGTH, 0);
-        match from.read_exact(&mut answer) {
+        match from.read_exact(&mut length) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             read => read?,
         }
-        let length = u32::from_be_bytes([answer[0], answer[1], answer[2], answer[3]]);
-        answer.resize(LENGTH + length as usize, 0);
-        from.read_exact(&mut answer[LENGTH..])?;
+        answer.resize(u32::from_be_bytes(length) as usize, 0);
+        from.read_exact(&mut answer)?;
         replace(&mut answer, broker, own);
+        to.write_all(&length)?;
         to.write_all(&answer)?;
     }
 }

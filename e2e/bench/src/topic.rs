@@ -172,7 +172,11 @@ fn read_lines(consumer: &BaseConsumer, topic: &str) -> Result<u64> {
         let Some(message) = consumer.poll(Duration::from_millis(200)) else {
             continue;
         };
-        let message = message.doing(format_args!("reading {topic}"))?;
+        let message = match message {
+            // A connection was closed; it is made anew.
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => continue,
+            message => message.doing(format_args!("reading {topic}"))?,
+        };
         left -= 1;
         let value = message.payload().unwrap_or_default();
         lines += value.split(|byte| *byte == b'\n').count() as u64 - 1;

@@ -81,6 +81,12 @@ impl Gathering {
         self.full.len() + usize::from(self.open.is_some())
     }
 
+    /// Bytes of the group that leaves next.
+    pub(super) fn first_bytes(&self) -> usize {
+        let first = self.full.front().or(self.open.as_ref());
+        first.map_or(0, |group| group.bytes.len())
+    }
+
     /// Adds the first `count` lines. What they need of `permit` goes with them, the rest is given back. Afterwards the
     /// bytes of `lines` may be any.
     pub(super) fn append(&mut self, lines: &mut Lines, count: usize, mut permit: Permit) -> Vec<Settled> {

@@ -24,10 +24,11 @@ impl Groups {
     pub(super) fn produce(&self) {
         let state = &mut *self.state.borrow_mut();
         let now = Instant::now();
-        while self.has_room(state, now) {
+        while state.gathering.len() > 0 && self.may_leave(state, now) {
             let Some(group) = state.gathering.next(|_| true) else {
                 return;
             };
+            state.pace.leaves(now);
             let partitions = self.health.partitions();
             let partition = self
                 .spread
@@ -40,12 +41,17 @@ impl Groups {
         }
     }
 
-    /// Whether more may leave for Kafka.
-    pub(super) fn has_room(&self, state: &State, now: Instant) -> bool {
-        match self.settings.single {
+    /// Whether what has gathered may leave for Kafka now. When it only has to wait for others to come, the alarm is set.
+    pub(super) fn may_leave(&self, state: &State, now: Instant) -> bool {
+        let has_room = match self.settings.single {
             None => state.in_flight < IN_FLIGHT,
             Some(_) => state.lanes.have_room(now) && state.groups_aside < ASIDE,
+        };
+        let wait = state.pace.wait(state.gathering.first_bytes(), now);
+        if let Some(wait) = wait.filter(|_| has_room) {
+            self.alarm.set(wait);
         }
+        has_room && wait.is_none()
     }
 
     /// A group as one record.

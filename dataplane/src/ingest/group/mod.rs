@@ -17,24 +17,29 @@
 //! hold; what was produced and is not acknowledged in time goes there as one that it may hold, and stays with the
 //! producer, whose acknowledgement deletes it again.
 //!
-//! The flusher runs as a task of the shard, so it comes after the connections that are ready: that is what gathers.
+//! The flusher runs as a task of the shard, so it comes after the connections that are ready: that is what gathers. Where
+//! requests come side by side a small group waits a moment for more ([`pace`]).
 
 mod gathering;
 mod lanes;
 mod leave;
+mod pace;
 mod single;
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use penstock_dataplane_config::{Durability, KafkaTarget, PipelineRef, RecordKey};
+use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use self::gathering::Gathering;
 use self::lanes::Lanes;
+use self::pace::{Alarm, Pace};
 use crate::forgotten::Forgotten;
 use crate::ingest::budget::Permit;
 use crate::ingest::fate::{Fate, Outcome, Settled};
@@ -49,6 +54,7 @@ use crate::ingest::outage::Outage;
 use crate::ingest::partition::Spread;
 use crate::ingest::spool::{Floors, Record, Topic};
 use crate::ingest::statistics::ProducerSeries;
+use crate::process::RoleError;
 use crate::utc::now_ms;
 
 /// Records on their way at once: the next group is produced while the broker writes the one before.
@@ -70,6 +76,7 @@ struct State {
     in_flight: usize,
     /// The same by partition, where keys decide which one it is.
     lanes: Lanes,
+    pace: Pace,
     groups_aside: usize,
     floors: Floors,
     sequence: usize,
@@ -84,6 +91,7 @@ pub(crate) struct Groups {
     outcomes: Arc<Outcomes>,
     health: Arc<Health>,
     settings: Settings,
+    alarm: Alarm,
     /// Room for answers, reused.
     answers: RefCell<(Vec<Delivered>, Vec<PutAside>)>,
     /// Waiting and in flight, as the gauges have them.
@@ -117,7 +125,7 @@ impl Groups {
         settings: Settings,
         outcomes: Arc<Outcomes>,
         health: Arc<Health>,
-    ) -> Result<Self, rdkafka::error::KafkaError> {
+    ) -> Result<Self, RoleError> {
         let producer = settings.producer(&outcomes, &health)?;
         let spread = Spread::new(&settings.boot, settings.shard, Instant::now());
         let state = State {
@@ -131,6 +139,7 @@ impl Groups {
             outcomes,
             health,
             settings,
+            alarm: Alarm::new()?,
             answers: RefCell::default(),
             shown: Cell::default(),
             rebuilt: Cell::default(),
@@ -162,7 +171,10 @@ impl Groups {
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {
             true => state.groups_aside < self.settings.outage.room(),
-            false => self.has_room(state, Instant::now()),
+            false => {
+                state.pace.came(state.in_flight);
+                self.may_leave(state, Instant::now())
+            }
         };
         if room && state.gathering.len() > 0 {
             self.outcomes.wake.notify_one();
@@ -224,11 +236,19 @@ impl Groups {
         Settled(outcome)
     }
 
+    /// What [`Self::run`] listens to; in a runtime.
+    pub(crate) fn bell(&self) -> std::io::Result<AsyncFd<OwnedFd>> {
+        self.alarm.bell()
+    }
+
     /// Produces groups and settles them, until dropped.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, bell: AsyncFd<OwnedFd>) {
         loop {
             self.turn();
-            self.outcomes.wake.notified().await;
+            tokio::select! {
+                () = self.outcomes.wake.notified() => {}
+                () = self.alarm.rings(&bell) => {}
+            }
         }
     }
 
