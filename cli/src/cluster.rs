@@ -14,8 +14,9 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use penstock_crds::{App, IngestionPipeline};
 use penstock_dataplane_config::load::{Environment, load};
-use penstock_dataplane_config::{ClientTls, ConsumeConfig, KafkaTarget};
+use penstock_dataplane_config::{ClientTls, ConsumeConfig, KafkaCluster, KafkaTarget};
 
+use crate::access::KafkaFlags;
 use crate::exit::{Failure, Result};
 use crate::kafka::Brokers;
 
@@ -176,9 +177,17 @@ impl Cluster {
         }
     }
 
-    /// The pipeline's Kafka as its consumers reach it: with what their Secret holds, where it asks who is there.
-    pub async fn brokers(&self, pipeline: &str, kafka: &KafkaTarget) -> Result<Brokers> {
-        let cluster = kafka.cluster();
+    /// The pipeline's Kafka as the flags say; what they leave open, as its consumers reach it: with what their Secret holds,
+    /// where it asks who is there.
+    pub async fn brokers(&self, pipeline: &str, kafka: &KafkaTarget, flags: &KafkaFlags) -> Result<Brokers> {
+        let bootstrap = flags.kafka.as_ref().unwrap_or(&kafka.bootstrap);
+        if flags.say_how() {
+            return Ok(Brokers::at(flags.cluster(bootstrap)?));
+        }
+        let cluster = KafkaCluster {
+            bootstrap: bootstrap.clone(),
+            ..kafka.cluster()
+        };
         let any_file = |tls: &ClientTls| tls.ca_file.is_some() || tls.cert_file.is_some();
         if cluster.sasl.is_none() && !cluster.tls.as_ref().is_some_and(any_file) {
             return Ok(Brokers::of_pods(cluster, BTreeMap::new()));

@@ -40,8 +40,8 @@ pub fn unreachable(reports: &Reports, bootstrap: &str, error: &dyn std::fmt::Dis
 #[derive(Clone, PartialEq, Eq)]
 pub struct Brokers {
     cluster: KafkaCluster,
-    /// The files that a pipeline's pods have for it, by name.
-    files: BTreeMap<String, Vec<u8>>,
+    /// The files that a pipeline's pods have for it, by name; none where they are of this machine.
+    files: Option<BTreeMap<String, Vec<u8>>>,
 }
 
 impl std::fmt::Debug for Brokers {
@@ -51,29 +51,17 @@ impl std::fmt::Debug for Brokers {
 }
 
 impl Brokers {
-    /// Ones that ask nobody who it is.
-    pub fn at(bootstrap: &str) -> Self {
-        Self {
-            cluster: KafkaCluster {
-                bootstrap: bootstrap.to_owned(),
-                tls: None,
-                sasl: None,
-            },
-            files: BTreeMap::new(),
-        }
+    /// As a person says, with files of this machine.
+    pub fn at(cluster: KafkaCluster) -> Self {
+        Self { cluster, files: None }
     }
 
     /// As a pipeline's pods reach it, with their files.
     pub fn of_pods(cluster: KafkaCluster, files: BTreeMap<String, Vec<u8>>) -> Self {
-        Self { cluster, files }
-    }
-
-    /// The same at the address that a person gives, if any.
-    pub fn or_at(mut self, bootstrap: Option<&str>) -> Self {
-        if let Some(bootstrap) = bootstrap {
-            bootstrap.clone_into(&mut self.cluster.bootstrap);
+        Self {
+            cluster,
+            files: Some(files),
         }
-        self
     }
 
     pub fn bootstrap(&self) -> &str {
@@ -82,14 +70,19 @@ impl Brokers {
 
     /// What every client has in common.
     pub fn client(&self) -> Result<ClientConfig> {
-        let read = |path: &Path| {
+        let of_pods = |files: &BTreeMap<String, Vec<u8>>, path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let content = self.files.get(name.as_ref());
+            let content = files.get(name.as_ref());
             content
                 .cloned()
                 .ok_or_else(|| Unusable::new(path, "is not in the Secret of the pipeline's consumers"))
         };
-        let client = penstock_connect::kafka::client_with(&self.cluster, &read);
+        let client = match &self.files {
+            Some(files) => {
+                penstock_connect::kafka::client_with(&self.cluster, &|path: &Path| of_pods(files, path))
+            }
+            None => penstock_connect::kafka::client(&self.cluster),
+        };
         let mut client = client.map_err(|unusable| Failure::Failed(unusable.to_string()))?;
         common(&mut client);
         Ok(client)

@@ -12,6 +12,7 @@
 //! output carries results only; whatever fails says what to do about it and ends with a code of [`exit::CODES`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod arguments;
 pub mod cluster;
 pub mod dlq;

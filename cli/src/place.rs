@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::access::KafkaFlags;
 use crate::cluster::{Cluster, Where};
 use crate::exit::Result;
 use crate::kafka::Brokers;
@@ -9,9 +10,8 @@ use crate::kafka::Brokers;
 /// Addresses, where the cluster is not to be asked.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Given {
-    /// Kafka's address; default: what the pipeline's pods use
-    #[arg(long, value_name = "HOST:PORT", env = "PENSTOCK_KAFKA__BOOTSTRAP")]
-    pub kafka: Option<String>,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
     /// The pipeline's topic; with --kafka no cluster is asked
     #[arg(long, value_name = "NAME", env = "PENSTOCK_KAFKA__TOPIC")]
     pub topic: Option<String>,
@@ -35,18 +35,18 @@ impl Place {
     ) -> Result<Self> {
         let letters_of =
             |topic: &str| dead_letter_topic.map_or_else(|| format!("{topic}.dlq"), str::to_owned);
-        if let (Some(bootstrap), Some(topic)) = (&given.kafka, &given.topic) {
+        if let (Some(bootstrap), Some(topic)) = (&given.kafka.kafka, &given.topic) {
             return Ok(Self {
-                brokers: Brokers::at(bootstrap),
+                brokers: Brokers::at(given.kafka.cluster(bootstrap)?),
                 topic: topic.clone(),
                 dead_letter_topic: letters_of(topic),
             });
         }
         let cluster = Cluster::connect(place).await?;
         let kafka = cluster.consumer(pipeline).await?.kafka;
-        let brokers = cluster.brokers(pipeline, &kafka).await?;
+        let brokers = cluster.brokers(pipeline, &kafka, &given.kafka).await?;
         Ok(Self {
-            brokers: brokers.or_at(given.kafka.as_deref()),
+            brokers,
             dead_letter_topic: match (dead_letter_topic, &given.topic) {
                 (Some(told), _) => told.to_owned(),
                 (None, Some(topic)) => letters_of(topic),

@@ -114,6 +114,20 @@ impl Instance {
         })
     }
 
+    /// Makes a user of ClickHouse beside the instance's own, one that inserts or one that may do all, or changes a password.
+    /// The next `up` forgets it.
+    pub fn set_clickhouse_password(&self, user: &str, password: &str, may_all: bool) -> Result<()> {
+        let path = self.data_dir("clickhouse").join("users");
+        let before = fs::read_to_string(&path).doing(format_args!("reading {}", path.display()))?;
+        let others = before
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{user}:")));
+        let role = if may_all { "" } else { ":insert" };
+        let own = format!("{user}:{password}{role}");
+        let after: Vec<&str> = others.chain([own.as_str()]).collect();
+        file::write(&path, (after.join("\n") + "\n").as_bytes(), 0o600)
+    }
+
     /// Runs one statement as the administrator and gives back what ClickHouse answered. Works from any network.
     pub fn clickhouse(&self, statement: &str) -> Result<String> {
         let admin = self.clickhouse_users()?.admin;

@@ -1,10 +1,12 @@
-//! How the installation's Kafka, ClickHouse and Redis are reached: by the operator, by files that it is given; and by the
-//! pods that it makes, by copies of files under [`POD_FILES`]. What a pipeline names itself is reached as it is, without.
+//! How Kafka, ClickHouse and Redis are reached: by the operator, by files; and by the pods that it makes, by copies of
+//! files under [`POD_FILES`]. The installation's files are given by flags; those of services that a pipeline names itself
+//! come from its Secrets.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use penstock_dataplane_config::{ClientTls, KafkaCluster, RedisTarget, Sasl, SaslMechanism};
+use penstock_provision::ClickHouseServer;
 
 /// Where pods find what they are given.
 pub const POD_FILES: &str = "/etc/penstock/connections";
@@ -45,6 +47,18 @@ pub struct ConnectionArgs {
     /// File with that user's password.
     #[arg(long, env = "PENSTOCK_KAFKA_POD_PASSWORD_FILE", default_value = "")]
     kafka_pod_password_file: String,
+    /// File with the name of the ClickHouse user that makes databases and tables.
+    #[arg(long, env = "PENSTOCK_CLICKHOUSE_USERNAME_FILE", default_value = "")]
+    clickhouse_username_file: String,
+    /// File with that user's password.
+    #[arg(long, env = "PENSTOCK_CLICKHOUSE_PASSWORD_FILE", default_value = "")]
+    clickhouse_password_file: String,
+    /// File with the name of the ClickHouse user that consumers insert as.
+    #[arg(long, env = "PENSTOCK_CLICKHOUSE_CONSUMER_USERNAME_FILE", default_value = "")]
+    clickhouse_consumer_username_file: String,
+    /// File with that user's password.
+    #[arg(long, env = "PENSTOCK_CLICKHOUSE_CONSUMER_PASSWORD_FILE", default_value = "")]
+    clickhouse_consumer_password_file: String,
     /// File with those who may have signed ClickHouse's certificate, for an https address. Default: the system's
     /// authorities.
     #[arg(long, env = "PENSTOCK_CLICKHOUSE_CA_FILE", default_value = "")]
@@ -80,6 +94,26 @@ impl KafkaAccess {
     }
 }
 
+/// How a ClickHouse is reached, beside its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClickHouseAccess {
+    /// For an `https` address.
+    pub tls: Option<ClientTls>,
+    pub username_file: Option<PathBuf>,
+    pub password_file: Option<PathBuf>,
+}
+
+impl ClickHouseAccess {
+    pub fn to(&self, url: &str) -> ClickHouseServer {
+        ClickHouseServer {
+            url: url.to_owned(),
+            username_file: self.username_file.clone(),
+            password_file: self.password_file.clone(),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
 /// How a Redis is reached, beside its address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisAccess {
@@ -105,7 +139,9 @@ pub struct Connections {
     pub kafka: KafkaAccess,
     /// What pods are to have of Kafka.
     pub kafka_pods: KafkaAccess,
-    pub clickhouse: Option<ClientTls>,
+    pub clickhouse: ClickHouseAccess,
+    /// What pods are to have of ClickHouse.
+    pub clickhouse_pods: ClickHouseAccess,
     pub redis: RedisAccess,
 }
 
@@ -178,10 +214,21 @@ impl Connections {
                     "name and password are needed for SASL, a file each".into(),
                 )),
             };
-        let clickhouse = file(&args.clickhouse_ca_file).map(|ca| ClientTls {
-            ca_file: Some(ca),
-            ..ClientTls::default()
-        });
+        let clickhouse = |variable, username: &str, password: &str| {
+            let (username_file, password_file) = (file(username), file(password));
+            if username_file.is_some() != password_file.is_some() {
+                let why = "the files of name and password are given together or not at all";
+                return Err((variable, why.into()));
+            }
+            Ok(ClickHouseAccess {
+                tls: file(&args.clickhouse_ca_file).map(|ca| ClientTls {
+                    ca_file: Some(ca),
+                    ..ClientTls::default()
+                }),
+                username_file,
+                password_file,
+            })
+        };
         let redis_tls = yes("PENSTOCK_REDIS_TLS", &args.redis_tls)?;
         if !redis_tls && file(&args.redis_ca_file).is_some() {
             return Err((
@@ -228,7 +275,16 @@ impl Connections {
                     &args.kafka_pod_password_file,
                 )?,
             },
-            clickhouse,
+            clickhouse: clickhouse(
+                "PENSTOCK_CLICKHOUSE_USERNAME_FILE",
+                &args.clickhouse_username_file,
+                &args.clickhouse_password_file,
+            )?,
+            clickhouse_pods: clickhouse(
+                "PENSTOCK_CLICKHOUSE_CONSUMER_USERNAME_FILE",
+                &args.clickhouse_consumer_username_file,
+                &args.clickhouse_consumer_password_file,
+            )?,
             redis,
         })
     }
@@ -252,14 +308,23 @@ impl Connections {
         (access, copies.0)
     }
 
-    /// ClickHouse's authorities as pods have them.
-    pub fn clickhouse_in_pods(&self) -> (Option<ClientTls>, Vec<Copied>) {
+    /// ClickHouse as pods reach it.
+    pub fn clickhouse_in_pods(&self) -> (ClickHouseAccess, Vec<Copied>) {
         let mut copies = Copies::default();
-        let tls = self.clickhouse.as_ref().map(|tls| ClientTls {
-            ca_file: copies.add("clickhouse-ca.crt", tls.ca_file.as_deref()),
-            ..ClientTls::default()
-        });
-        (tls, copies.0)
+        let ClickHouseAccess {
+            tls,
+            username_file,
+            password_file,
+        } = &self.clickhouse_pods;
+        let access = ClickHouseAccess {
+            tls: tls.as_ref().map(|tls| ClientTls {
+                ca_file: copies.add("clickhouse-ca.crt", tls.ca_file.as_deref()),
+                ..ClientTls::default()
+            }),
+            username_file: copies.add("clickhouse-username", username_file.as_deref()),
+            password_file: copies.add("clickhouse-password", password_file.as_deref()),
+        };
+        (access, copies.0)
     }
 
     /// Redis as pods reach it.
@@ -359,7 +424,7 @@ mod tests {
         );
         let (clickhouse, copied) = found.clickhouse_in_pods();
         assert_eq!(
-            (copied.len(), clickhouse.unwrap().ca_file),
+            (copied.len(), clickhouse.tls.unwrap().ca_file),
             (1, Some(at("clickhouse-ca.crt")))
         );
     }

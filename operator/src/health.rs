@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use penstock_dataplane_config::RedisTarget;
+use penstock_dataplane_config::{KafkaCluster, RedisTarget};
 
 use crate::metrics::Metrics;
-use penstock_provision::{ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
+use penstock_provision::{ClickHouseServer, ProvisionError, QuotaStore, Service, TableAdmin, TopicAdmin};
 
 /// How often each address is asked.
 const EVERY: Duration = Duration::from_secs(4);
@@ -26,20 +26,28 @@ const QUICK: Duration = Duration::from_secs(1);
 /// An address that no reconcile has asked about for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(1800);
 
-/// One place to ask.
-#[derive(Clone, Debug)]
+/// One place to ask, and as whom: who is refused there says nothing of others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    Kafka(String),
-    ClickHouse(String),
+    Kafka(KafkaCluster),
+    ClickHouse(ClickHouseServer),
     Redis(RedisTarget),
 }
 
 impl Backend {
-    fn key(&self) -> (Service, String) {
+    fn service(&self) -> Service {
         match self {
-            Self::Kafka(bootstrap) => (Service::Kafka, bootstrap.clone()),
-            Self::ClickHouse(url) => (Service::ClickHouse, url.clone()),
-            Self::Redis(target) => (Service::Redis, format!("{}/{}", target.address, target.database)),
+            Self::Kafka(_) => Service::Kafka,
+            Self::ClickHouse(_) => Service::ClickHouse,
+            Self::Redis(_) => Service::Redis,
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Kafka(cluster) => cluster.bootstrap.clone(),
+            Self::ClickHouse(server) => server.url.clone(),
+            Self::Redis(target) => format!("{}/{}", target.address, target.database),
         }
     }
 }
@@ -54,7 +62,6 @@ pub enum Health {
 }
 
 struct Watched {
-    backend: Backend,
     health: Health,
     /// Failures in a row.
     failed: u32,
@@ -78,7 +85,7 @@ impl Watched {
     }
 }
 
-type Known = HashMap<(Service, String), Watched>;
+type Known = HashMap<Backend, Watched>;
 
 /// The three services as the controllers see them.
 #[derive(Clone)]
@@ -120,8 +127,7 @@ impl Monitor {
     /// What is known of an address; from now on it is asked.
     pub fn health(&self, backend: &Backend) -> Health {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = known.entry(backend.key()).or_insert_with(|| Watched {
-            backend: backend.clone(),
+        let watched = known.entry(backend.clone()).or_insert_with(|| Watched {
             health: Health::Unknown,
             failed: 0,
             wanted: Instant::now(),
@@ -147,18 +153,19 @@ impl Monitor {
         let backends: Vec<Backend> = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|_, watched| watched.wanted.elapsed() < FORGET);
-            known.values().map(|watched| watched.backend.clone()).collect()
+            known.keys().cloned().collect()
         };
         let mut asked: FuturesUnordered<_> = backends.iter().map(|backend| self.ask(backend)).collect();
         let mut changed = false;
-        while let Some((key, answer, took)) = asked.next().await {
+        while let Some((backend, answer, took)) = asked.next().await {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(watched) = known.get_mut(&key) else {
+            let Some(watched) = known.get_mut(backend) else {
                 continue;
             };
             let reachable = !matches!(answer, Health::Down(_));
             if watched.take(answer, took) {
-                tracing::info!(service = %key.0, address = key.1, reachable, "reachability changed");
+                let (service, address) = (backend.service(), backend.address());
+                tracing::info!(%service, address, reachable, "reachability changed");
                 changed = true;
             }
         }
@@ -166,11 +173,11 @@ impl Monitor {
         changed
     }
 
-    async fn ask(&self, backend: &Backend) -> ((Service, String), Health, Duration) {
-        let (service, address) = backend.key();
+    async fn ask<'b>(&self, backend: &'b Backend) -> (&'b Backend, Health, Duration) {
+        let service = backend.service();
         let answer = match backend {
-            Backend::Kafka(bootstrap) => self.services.topics.ping(bootstrap),
-            Backend::ClickHouse(url) => self.services.tables.ping(url),
+            Backend::Kafka(cluster) => self.services.topics.ping(cluster),
+            Backend::ClickHouse(server) => self.services.tables.ping(server),
             Backend::Redis(target) => self.services.quotas.ping(target),
         };
         let began = Instant::now();
@@ -179,7 +186,7 @@ impl Monitor {
             Ok(Err(error)) => Health::Down(error),
             Err(_) => Health::Down(ProvisionError::Unavailable {
                 service,
-                address: address.clone(),
+                address: backend.address(),
                 detail: format!("no answer within {} ms", PATIENCE.as_millis()),
             }),
         };
@@ -189,7 +196,7 @@ impl Monitor {
         };
         let took = began.elapsed();
         self.metrics.called(name(service), "ping", failed, took);
-        ((service, address), health, took)
+        (backend, health, took)
     }
 
     fn count(&self) {
@@ -197,7 +204,7 @@ impl Monitor {
         for service in [Service::Kafka, Service::ClickHouse, Service::Redis] {
             let down = known
                 .iter()
-                .filter(|((s, _), w)| *s == service && matches!(w.health, Health::Down(_)))
+                .filter(|(backend, w)| backend.service() == service && matches!(w.health, Health::Down(_)))
                 .count();
             self.metrics.unreachable(name(service), down);
         }
@@ -219,7 +226,6 @@ mod tests {
 
     fn watched() -> Watched {
         Watched {
-            backend: Backend::Kafka("k:9092".into()),
             health: Health::Unknown,
             failed: 0,
             wanted: Instant::now(),

@@ -18,8 +18,7 @@ use tokio::time::{sleep, timeout};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Readiness};
-use crate::connections::KafkaAccess;
-use crate::controllers::pipeline::target;
+use crate::controllers::pipeline::named::SecretFiles;
 use crate::controllers::{
     self,
     cache::{Scope, definitions_installed},
@@ -30,7 +29,7 @@ use crate::health::{Monitor, Services};
 use crate::lease::Elector;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use penstock_provision::{ClickHouseAdmin, KafkaAdmin, RedisQuotas, clickhouse::Installation};
+use penstock_provision::{ClickHouseAdmin, KafkaAdmin, RedisQuotas};
 
 /// How long what was begun may take to finish.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -46,6 +45,8 @@ pub enum Ended {
     Kubernetes(String),
     #[error("the admin port {0}: {1}")]
     Admin(std::net::SocketAddr, std::io::Error),
+    #[error("PENSTOCK_SECRET_FILES: {0}: {1}")]
+    SecretFiles(std::path::PathBuf, std::io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(std::io::Error),
     #[error("leadership was lost")]
@@ -146,7 +147,7 @@ async fn work(
     metrics.leading(true);
     tracing::info!(identity = settings.pod_name, "this operator leads");
 
-    let shared = shared(settings, cluster, client, &elector, metrics.clone());
+    let shared = shared(settings, cluster, client, &elector, metrics.clone())?;
     let unfilled = Arc::new(AtomicUsize::new(scopes.len()));
     let controllers = join_all(scopes.into_iter().map(|scope| {
         let (unfilled, readiness) = (Arc::clone(&unfilled), readiness.clone());
@@ -174,34 +175,16 @@ fn shared(
     client: Client,
     elector: &Elector,
     metrics: Metrics,
-) -> Shared {
-    let installation = settings.clickhouse_url.clone().map(|url| Installation {
-        url,
-        username_file: settings
-            .clickhouse_admin
-            .as_ref()
-            .map(|files| files.username.clone()),
-        password_file: settings
-            .clickhouse_admin
-            .as_ref()
-            .map(|files| files.password.clone()),
-        tls: settings.connections.clickhouse.clone(),
-    });
-    let (own, kafka) = (
-        settings.kafka_bootstrap.clone(),
-        settings.connections.kafka.clone(),
-    );
-    // What is the installation's goes to its own brokers, never to ones that a pipeline names.
-    let access = move |bootstrap: &str| match &own {
-        Some(own) if target::are_of(bootstrap, own) => kafka.to(bootstrap),
-        _ => KafkaAccess::default().to(bootstrap),
-    };
+) -> Result<Shared, Ended> {
+    let folder = &settings.secret_files;
+    let secret_files =
+        SecretFiles::make(folder).map_err(|error| Ended::SecretFiles(folder.clone(), error))?;
     let services = Services {
-        topics: Arc::new(KafkaAdmin::new(Arc::new(access))),
-        tables: Arc::new(ClickHouseAdmin::new(installation)),
+        topics: Arc::new(KafkaAdmin::new()),
+        tables: Arc::new(ClickHouseAdmin::new()),
         quotas: Arc::new(RedisQuotas::new()),
     };
-    Shared {
+    Ok(Shared {
         events: Arc::new(Events::new(
             client.clone(),
             elector.leadership(),
@@ -215,7 +198,8 @@ fn shared(
         settings: Arc::new(settings),
         metrics,
         keys: Arc::default(),
-    }
+        secret_files: Arc::new(secret_files),
+    })
 }
 
 /// The cluster's name in ids and marks: given, or the uid of kube-system. Asked until answered, because an id made from

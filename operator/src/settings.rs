@@ -29,23 +29,15 @@ pub struct Args {
     /// ClickHouse for pipelines that name none: `http://host:port`.
     #[arg(long, env = "PENSTOCK_CLICKHOUSE_URL", default_value = "")]
     clickhouse_url: String,
-    /// File with the name of the ClickHouse user that makes databases and tables.
-    #[arg(long, env = "PENSTOCK_CLICKHOUSE_USERNAME_FILE", default_value = "")]
-    clickhouse_username_file: String,
-    /// File with that user's password.
-    #[arg(long, env = "PENSTOCK_CLICKHOUSE_PASSWORD_FILE", default_value = "")]
-    clickhouse_password_file: String,
-    /// File with the name of the ClickHouse user that consumers insert as.
-    #[arg(long, env = "PENSTOCK_CLICKHOUSE_CONSUMER_USERNAME_FILE", default_value = "")]
-    clickhouse_consumer_username_file: String,
-    /// File with that user's password.
-    #[arg(long, env = "PENSTOCK_CLICKHOUSE_CONSUMER_PASSWORD_FILE", default_value = "")]
-    clickhouse_consumer_password_file: String,
     /// Redis for pipelines that name none: `host:port`.
     #[arg(long, env = "PENSTOCK_REDIS_ADDRESS", default_value = "")]
     redis_address: String,
     #[command(flatten)]
     connections: ConnectionArgs,
+    /// Folder for copies of the Secrets that pipelines name for services of their own; best one in memory. It is made anew at
+    /// the start. Default: one of this operator's name among temporary files.
+    #[arg(long, env = "PENSTOCK_SECRET_FILES", default_value = "")]
+    secret_files: String,
     /// Name of this cluster in marks of ownership and ids. Default: the uid of the namespace kube-system.
     #[arg(long, env = "PENSTOCK_CLUSTER_ID", default_value = "")]
     cluster_id: String,
@@ -72,13 +64,6 @@ pub struct Args {
     log: String,
 }
 
-/// A user of ClickHouse, by the files that hold it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CredentialFiles {
-    pub username: PathBuf,
-    pub password: PathBuf,
-}
-
 /// What was told, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -87,11 +72,11 @@ pub struct Settings {
     pub image_pull_secrets: Vec<String>,
     pub kafka_bootstrap: Option<String>,
     pub clickhouse_url: Option<String>,
-    pub clickhouse_admin: Option<CredentialFiles>,
-    pub clickhouse_consumer: Option<CredentialFiles>,
     pub redis_address: Option<String>,
     /// How these are reached.
     pub connections: Connections,
+    /// Where copies of pipelines' own Secrets are.
+    pub secret_files: PathBuf,
     pub cluster_id: Option<String>,
     pub topics: Patterns,
     pub databases: Patterns,
@@ -130,24 +115,6 @@ fn listed(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn files(
-    setting: &'static str,
-    name: String,
-    password: String,
-) -> Result<Option<CredentialFiles>, SettingsError> {
-    match (given(name), given(password)) {
-        (Some(username), Some(password)) => Ok(Some(CredentialFiles {
-            username: username.into(),
-            password: password.into(),
-        })),
-        (None, None) => Ok(None),
-        _ => Err(refused(
-            setting,
-            "the files of name and password are given together or not at all",
-        )),
-    }
-}
-
 impl TryFrom<Args> for Settings {
     type Error = SettingsError;
 
@@ -176,12 +143,14 @@ impl TryFrom<Args> for Settings {
         let encrypted = clickhouse_url
             .as_deref()
             .is_some_and(|url| url.starts_with("https://"));
-        if connections.clickhouse.is_some() && !encrypted {
+        if connections.clickhouse.tls.is_some() && !encrypted {
             return Err(refused(
                 "PENSTOCK_CLICKHOUSE_CA_FILE",
                 "is for an address in PENSTOCK_CLICKHOUSE_URL that begins with https://",
             ));
         }
+        let pod_name = given(args.pod_name)
+            .unwrap_or_else(|| format!("penstock-operator-{:08x}", rand::random::<u32>()));
         Ok(Self {
             image: given(args.image)
                 .ok_or_else(|| refused("PENSTOCK_IMAGE", "the image of the data plane"))?,
@@ -189,25 +158,18 @@ impl TryFrom<Args> for Settings {
             image_pull_secrets: listed(&args.image_pull_secrets),
             kafka_bootstrap: given(args.kafka_bootstrap),
             clickhouse_url,
-            clickhouse_admin: files(
-                "PENSTOCK_CLICKHOUSE_USERNAME_FILE",
-                args.clickhouse_username_file,
-                args.clickhouse_password_file,
-            )?,
-            clickhouse_consumer: files(
-                "PENSTOCK_CLICKHOUSE_CONSUMER_USERNAME_FILE",
-                args.clickhouse_consumer_username_file,
-                args.clickhouse_consumer_password_file,
-            )?,
             redis_address: given(args.redis_address),
             connections,
+            secret_files: given(args.secret_files).map_or_else(
+                || std::env::temp_dir().join(format!("{pod_name}-secrets")),
+                PathBuf::from,
+            ),
             cluster_id: given(args.cluster_id),
             topics: Patterns::new(listed(&args.tenancy_topics)),
             databases: Patterns::new(listed(&args.tenancy_databases)),
             watch_namespaces: listed(&args.watch_namespaces),
             namespace: args.namespace,
-            pod_name: given(args.pod_name)
-                .unwrap_or_else(|| format!("penstock-operator-{:08x}", rand::random::<u32>())),
+            pod_name,
             admin: args
                 .admin
                 .parse()

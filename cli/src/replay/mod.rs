@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use self::gaps::{Gap, Gaps};
 use self::when::When;
+use crate::access::KafkaFlags;
 use crate::cluster::{Cluster, Where};
 use crate::exit::{End, Failure, Result};
 use crate::kafka::{Committed, Topic};
@@ -40,9 +41,8 @@ pub struct Replay {
     /// Say what is missing, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Kafka's address; default: what the pipeline's pods use
-    #[arg(long, value_name = "HOST:PORT", env = "PENSTOCK_KAFKA__BOOTSTRAP")]
-    pub kafka: Option<String>,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
     #[command(flatten)]
     pub reach: Reach,
     /// How long to wait until the rows are there
@@ -72,8 +72,8 @@ pub async fn run(place: &Where, arguments: &Replay) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
     let stored = Stored::find(&cluster, &arguments.pipeline, &arguments.reach).await?;
     let consumer = cluster.consumer(&arguments.pipeline).await?;
-    let brokers = cluster.brokers(&arguments.pipeline, &consumer.kafka).await?;
-    let brokers = brokers.or_at(arguments.kafka.as_deref());
+    let brokers = cluster.brokers(&arguments.pipeline, &consumer.kafka, &arguments.kafka);
+    let brokers = brokers.await?;
     let name = &consumer.kafka.topic;
     let topic = Topic::open(&brokers, name)?;
     let letters = Topic::open(&brokers, &consumer.kafka.dead_letter_topic)?;

@@ -21,6 +21,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Of, Place};
+use crate::access::KafkaFlags;
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
 use crate::kafka::Committed;
@@ -40,9 +41,8 @@ pub struct Erase {
     /// Say what would be deleted, and delete nothing
     #[arg(long, conflicts_with = "yes")]
     pub dry_run: bool,
-    /// Kafka's address; default: what the pipelines' pods use
-    #[arg(long, value_name = "HOST:PORT", env = "PENSTOCK_KAFKA__BOOTSTRAP")]
-    pub kafka: Option<String>,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
     /// How long to wait for each table
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     pub timeout: penstock_dataplane_config::Duration,
@@ -188,8 +188,8 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
 /// Waits until consumers have committed all that the topic holds now.
 async fn passed(cluster: &Cluster, place: &Place, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
     let consumer = cluster.consumer(place.stored.name()).await?;
-    let brokers = cluster.brokers(place.stored.name(), &consumer.kafka).await?;
-    let brokers = brokers.or_at(arguments.kafka.as_deref());
+    let brokers = cluster.brokers(place.stored.name(), &consumer.kafka, &arguments.kafka);
+    let brokers = brokers.await?;
     let group = Committed::open(&brokers, &consumer.group, &consumer.kafka.topic)?;
     while let Some(behind) = group.behind()? {
         let what = format!("{behind} records for {} are not stored yet", place.stored.table());

@@ -1,5 +1,6 @@
 //! `IngestionPipeline`: from Apps through a topic into a table.
 
+mod access;
 mod apps;
 mod status;
 mod stores;
@@ -10,6 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use access::{KafkaSasl, KafkaTls, RedisTls, SaslMechanism};
 pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
 pub use stores::{DeadLetter, Kafka, RecordFormat, RecordKey, Redis};

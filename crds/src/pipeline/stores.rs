@@ -7,6 +7,7 @@ use penstock_dataplane_config::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access::{KafkaSasl, KafkaTls, RedisTls};
 use crate::schema;
 
 /// The topic that keeps events until they are stored.
@@ -21,13 +22,26 @@ use crate::schema;
         .field_path(".deadLetter.topic"),
     validation = Rule::new("!has(self.key) || self.recordFormat == 'Single'")
         .message("key is for recordFormat Single: a record of many events has no key")
-        .field_path(".key")
+        .field_path(".key"),
+    validation = Rule::new("has(self.bootstrap) || !(has(self.tls) || has(self.sasl))")
+        .message("tls and sasl are for brokers that bootstrap names: how the installation's are reached is the installation's to say")
+        .field_path(".bootstrap"),
+    validation = Rule::new("!has(self.sasl) || self.sasl.mechanism != 'Plain' || has(self.tls)")
+        .message("sasl.mechanism Plain sends the password itself: it needs tls, which may be {}")
+        .field_path(".sasl.mechanism")
 )]
 pub struct Kafka {
     /// `host:port` of one or more brokers, comma-separated. Default: the installation's Kafka.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = schema::BOOTSTRAP))]
     pub bootstrap: Option<String>,
+    /// The brokers of `bootstrap` are spoken to over TLS; `{}` is enough where the system's authorities know them. The
+    /// installation's brokers need none: what the installation has for them is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KafkaTls>,
+    /// Who the pipeline is to the brokers of `bootstrap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSasl>,
     /// Name of the topic; cannot change. Default: `<namespace>.<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200), regex(pattern = schema::TOPIC))]
@@ -84,6 +98,8 @@ impl Default for Kafka {
     fn default() -> Self {
         Self {
             bootstrap: None,
+            tls: None,
+            sasl: None,
             topic: None,
             partitions: Self::default_partitions(),
             replication: None,
@@ -150,14 +166,26 @@ impl Default for DeadLetter {
 }
 
 /// Where pods share how much of a quota is used, and where live figures are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.address) || !(has(self.tls) || has(self.secret))")
+        .message("tls and secret are for a Redis that address names: how the installation's is reached is the installation's to say")
+        .field_path(".address")
+)]
 pub struct Redis {
     /// `host:port`. Default: the installation's Redis; without any, each pod enforces its own share of the limits, and
     /// there are no live figures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 260), regex(pattern = schema::HOST_PORT))]
     pub address: Option<String>,
+    /// The Redis at `address` is spoken to over TLS; `{}` is enough where the system's authorities know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RedisTls>,
+    /// A Secret of the namespace with `username` (Redis's own is `default`) and `password`. A change restarts no pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub secret: Option<String>,
     /// Number of the database.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1023))]

@@ -20,16 +20,39 @@ use crate::schema;
     validation = Rule::new("has(self.cluster) == has(oldSelf.cluster) && (!has(self.cluster) || self.cluster == oldSelf.cluster)")
         .message("cluster cannot change: the rows stay where they are")
         .field_path(".cluster"),
+    validation = Rule::new("has(self.url) || !(has(self.caSecret) || has(self.secret) || has(self.adminSecret))")
+        .message("caSecret, secret and adminSecret are for a ClickHouse that url names: how the installation's is reached is the installation's to say")
+        .field_path(".url"),
+    validation = Rule::new("!has(self.caSecret) || !has(self.url) || self.url.startsWith('https://')")
+        .message("caSecret is for an url that begins with https://")
+        .field_path(".caSecret"),
+    validation = Rule::new("!has(self.adminSecret) || has(self.secret)")
+        .message("adminSecret is the operator's beside the consumers' own user: give secret, too")
+        .field_path(".adminSecret"),
     validation = Rule::new("!has(self.rollups) || self.rollups.all(r, !has(r.by) || r.by.all(b, b in ['event_name', 'platform', 'os_version', 'app_version', 'library', 'source'] || (has(self.columns) && self.columns.exists(c, c.name == b && c.type != 'Json'))))")
         .message("by names event_name, platform, os_version, app_version, library, source, or a column of columns")
         .field_path(".rollups")
 )]
 pub struct ClickHouse {
-    /// `http://host:port`. Default: the installation's ClickHouse. The installation's credentials are sent to the
-    /// installation's address only; another address is used as its default user.
+    /// `http://host:port` or `https://host:port`. Default: the installation's ClickHouse. The installation's credentials are
+    /// sent to the installation's address only; another address is used as its default user, or that of `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = schema::HTTP_URL))]
     pub url: Option<String>,
+    /// A Secret of the namespace with `ca.crt`: who may have signed the certificate at `url`. Default: the system's
+    /// authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub ca_secret: Option<String>,
+    /// A Secret of the namespace with `username` and `password`, of the user that rows are inserted as. A change restarts no
+    /// pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub secret: Option<String>,
+    /// The same for the operator, which makes databases and tables. Default: `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::SUBDOMAIN))]
+    pub admin_secret: Option<String>,
     /// Name of the database; cannot change. Default: the namespace, with `-` as `_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))]

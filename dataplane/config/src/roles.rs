@@ -16,7 +16,7 @@ pub struct PipelineRef {
 }
 
 /// How a connection is encrypted: files of PEM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientTls {
     /// Who may have signed the server's certificate; absent: the system's authorities.
@@ -30,7 +30,7 @@ pub struct ClientTls {
 }
 
 /// How Kafka is told who is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SaslMechanism {
     ScramSha512,
     ScramSha256,
@@ -39,7 +39,7 @@ pub enum SaslMechanism {
 }
 
 /// Who is there, by files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sasl {
     pub mechanism: SaslMechanism,
@@ -48,12 +48,23 @@ pub struct Sasl {
 }
 
 /// A Kafka cluster, and how it is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KafkaCluster {
     /// `host:port`, comma-separated.
     pub bootstrap: String,
     pub tls: Option<ClientTls>,
     pub sasl: Option<Sasl>,
+}
+
+impl KafkaCluster {
+    /// One that is not encrypted and asks nobody who it is.
+    pub fn open(bootstrap: &str) -> Self {
+        Self {
+            bootstrap: bootstrap.to_owned(),
+            tls: None,
+            sasl: None,
+        }
+    }
 }
 
 /// Where events are kept until they are stored.
@@ -85,7 +96,7 @@ impl KafkaTarget {
 
 /// Where quota usage is shared and live figures are kept. Without it each pod of ingest keeps its own share of the
 /// limits, and consume keeps no figures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisTarget {
     /// `host:port`.

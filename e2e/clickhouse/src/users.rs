@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::failure::{Code, Failure};
 
@@ -21,62 +23,64 @@ struct User {
     role: Role,
 }
 
+type ByName = HashMap<String, User>;
+
 /// The users of this server. Without any, `default` without a password may do everything, as in a fresh server.
 #[derive(Clone)]
-pub(crate) struct Users(HashMap<String, User>);
+pub(crate) struct Users(Arc<Mutex<Known>>);
+
+struct Known {
+    flags: ByName,
+    file: Option<PathBuf>,
+    /// When the file was changed that `users` has.
+    changed: Option<SystemTime>,
+    users: ByName,
+}
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.known().users.keys()).finish()
     }
 }
 
 impl Users {
-    /// Reads `name:password[:insert]` from the flags and from a file, one per line, `#` for comments. A file that its
-    /// group or others can read is refused.
+    /// Reads `name:password[:insert]` from the flags and from a file, one per line, `#` for comments. The file is read again
+    /// when it has changed. One that its group or others can read is refused.
     pub(crate) fn load(flags: &[String], file: Option<&Path>) -> Result<Self, String> {
-        let mut users = HashMap::new();
+        let mut known = Known {
+            flags: HashMap::new(),
+            file: file.map(Path::to_owned),
+            changed: None,
+            users: HashMap::new(),
+        };
         for flag in flags {
             let (name, user) = parse(flag).map_err(|error| format!("--user: {error}"))?;
-            users.insert(name, user);
+            known.flags.insert(name, user);
         }
-        if let Some(path) = file {
-            let shown = path.display();
-            let mode = std::fs::metadata(path)
-                .map_err(|error| format!("{shown}: {error}"))?
-                .permissions()
-                .mode();
-            if mode & 0o077 != 0 {
-                return Err(format!(
-                    "{shown} holds passwords and has mode {:o}: run chmod 600 on it",
-                    mode & 0o777
-                ));
-            }
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-            for (index, line) in text.lines().enumerate() {
-                if line.trim().is_empty() || line.starts_with('#') {
-                    continue;
-                }
-                let (name, user) = parse(line).map_err(|error| format!("{shown}:{}: {error}", index + 1))?;
-                users.insert(name, user);
-            }
+        known.users = known.flags.clone();
+        known.refresh()?;
+        if known.users.is_empty() {
+            let open = User {
+                password: String::new(),
+                role: Role::Admin,
+            };
+            known.users.insert("default".to_string(), open);
         }
-        if users.is_empty() {
-            users.insert(
-                "default".to_string(),
-                User {
-                    password: String::new(),
-                    role: Role::Admin,
-                },
-            );
-        }
-        Ok(Self(users))
+        Ok(Self(Arc::new(Mutex::new(known))))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The role of a user, when name and password are right. The answer does not tell a wrong name from a wrong
     /// password.
     pub(crate) fn authenticate(&self, name: &str, password: &str) -> Result<Role, Failure> {
-        match self.0.get(name) {
+        let mut known = self.known();
+        if let Err(error) = known.refresh() {
+            eprintln!("clickhouse-front: the users stay as they were: {error}");
+        }
+        match known.users.get(name) {
             Some(user) if same(&user.password, password) => Ok(user.role),
             _ => Err(Failure::new(
                 Code::AuthenticationFailed,
@@ -85,6 +89,37 @@ impl Users {
                 ),
             )),
         }
+    }
+}
+
+impl Known {
+    fn refresh(&mut self) -> Result<(), String> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let shown = path.display();
+        let unreadable = |error: std::io::Error| format!("{shown}: {error}");
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        let changed = Some(metadata.modified().map_err(unreadable)?);
+        if self.changed == changed {
+            return Ok(());
+        }
+        let mode = metadata.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "{shown} holds passwords and has mode {:o}: run chmod 600 on it",
+                mode & 0o777
+            ));
+        }
+        let mut users = self.flags.clone();
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        for (index, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, user) = parse(line).map_err(|error| format!("{shown}:{}: {error}", index + 1))?;
+            users.insert(name, user);
+        }
+        (self.users, self.changed) = (users, changed);
+        Ok(())
     }
 }
 
@@ -171,7 +206,17 @@ mod tests {
             role(&Users::load(&[], Some(&path)).expect("loads"), "writer", "w"),
             Ok(Role::Insert)
         );
-        std::fs::write(&path, "no colon\n").expect("writes");
+        let users = Users::load(&[], Some(&path)).expect("loads");
+        let change = |text: &str, second| {
+            std::fs::write(&path, text).expect("writes");
+            let file = std::fs::File::options().write(true).open(&path).expect("opens");
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+            file.set_modified(time).expect("a time");
+        };
+        change("writer:another:insert\n", 1);
+        assert_eq!(role(&users, "writer", "another"), Ok(Role::Insert), "read again");
+        change("no colon\n", 2);
+        assert_eq!(role(&users, "writer", "another"), Ok(Role::Insert), "it stays");
         assert!(
             Users::load(&[], Some(&path))
                 .expect_err("refused")

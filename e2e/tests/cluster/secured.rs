@@ -2,6 +2,7 @@
 //! in, and a whole pipeline, whose passwords are changed while events arrive.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use penstock_e2e::secured::USER;
@@ -174,7 +175,7 @@ fn rows_are_stored_over_encrypted_connections() -> Result<()> {
         kafka_by_password(kit, &user, "ScramSha512")?,
         kafka_by_certificate(kit)?,
     ] {
-        let variables = [kafka, redis(kit, &user), clickhouse(kit)].concat();
+        let variables = [kafka.clone(), redis(kit, &user), clickhouse(kit)].concat();
         let consumer = Consumer::start_with(&pipeline, &kit.secured_clickhouse(), "", &variables);
         pipeline.produce_events(number, 10, 1);
         // A letter is written by a producer, and read again by a consumer, of its own.
@@ -184,6 +185,19 @@ fn rows_are_stored_over_encrypted_connections() -> Result<()> {
         pipeline.expect_rows(number, PATIENCE);
         pipeline.letters(number as usize / 10, PATIENCE);
         consumer.stop();
+        // The command line is told the same by the same variables.
+        let output = Command::new(kit.program("penstock"))
+            .args(["dlq", "list", "events", "--output", "json"])
+            .args(["--topic", &pipeline.topic])
+            .args(["--dead-letter-topic", &pipeline.letters_topic()])
+            .env_clear()
+            .envs(kafka)
+            .output()
+            .map_err(|error| Error::new(error.to_string()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let letters: Vec<serde_json::Value> =
+            serde_json::from_slice(&output.stdout).map_err(|error| Error::new(format!("{error}: {said}")))?;
+        assert_eq!(letters.len() as u64, number / 10, "{said}");
     }
     Ok(())
 }
@@ -343,5 +357,146 @@ fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Resul
         !logs.contains("the second") && !logs.contains("the first"),
         "a password is in a log"
     );
+    administer(&["ACL", "DELUSER", &name])
+}
+
+/// Secrets of a trial: the services' authority, and users of one name and password.
+struct Own<'t> {
+    trial: &'t Trial<'t>,
+    name: &'t str,
+}
+
+impl Own<'_> {
+    fn secret(&self, name: &str, members: &[(&str, &str)]) -> Result<()> {
+        let members: serde_json::Map<String, serde_json::Value> = members
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+            .collect();
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": self.trial.namespace()},
+            "stringData": members,
+        });
+        self.trial.apply(&secret.to_string())
+    }
+
+    fn user(&self, secret: &str, password: &str) -> Result<()> {
+        self.secret(secret, &[("username", self.name), ("password", password)])
+    }
+
+    /// Why the pipeline is not ready.
+    fn says(&self) -> Result<String> {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}";
+        self.trial
+            .kubectl(&["get", "ingestionpipeline", "events", "-o", path])
+    }
+}
+
+#[test]
+fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let name = format!("own-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    kit.set_kafka_password(&name, "the first")?;
+    kit.set_clickhouse_password(&name, "the first", true)?;
+    let mut administer = redis_administration(&kit)?;
+    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let trial = Trial::empty(&kit, "own")?;
+    let own = Own {
+        trial: &trial,
+        name: &name,
+    };
+    trial.apply(&trial.app(APP))?;
+    let spec = format!(
+        "  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
+         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
+         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
+         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
+        kit.secured_kafka()?,
+        kit.secured_clickhouse(),
+        kit.secured_redis()
+    );
+    trial.apply(&trial.pipeline(&spec))?;
+
+    // One after the other is asked for by its field.
+    let asked = |field: &str, why: &str| {
+        within(30, &format!("{field} is asked for"), || {
+            let said = own.says()?;
+            Ok(said.contains(field) && said.contains(why))
+        })
+    };
+    asked("kafka.tls.caSecret", "there is no Secret authority")?;
+    let authority = std::fs::read_to_string(&kit.client_certificate().ca)
+        .map_err(|error| Error::new(error.to_string()))?;
+    own.secret("authority", &[("ca.crt", &authority)])?;
+    asked("clickhouse.secret", "there is no Secret clickhouse")?;
+    own.user("clickhouse", "the first")?;
+    own.secret("kafka", &[("username", &name)])?;
+    asked("kafka.sasl.secret", "has no member password")?;
+    own.user("kafka", "not the first")?;
+    own.user("redis", "the first")?;
+    // A wrong password is said as what it is, and mended by the Secret alone.
+    within(60, "Kafka lets nobody in", || {
+        Ok(own.says()?.contains("uthentication failed"))
+    })?;
+    own.user("kafka", "the first")?;
+    trial.ready()?;
+
+    let traffic = trial.traffic(APP)?;
+    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
+    let both = || -> Result<_> { Ok((names(&trial, "ingest")?, names(&trial, "consume")?)) };
+    let before = both()?;
+    // Both of them: what is refused at first is tried again until the new password has come.
+    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
+        kit.set_clickhouse_password(&name, "the second", true)?;
+        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+        administer(&["CLIENT", "KILL", "USER", &name])?;
+        own.user("clickhouse", "the second")?;
+        own.user("redis", "the second")
+    })?;
+    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
+    trial.settle(&sent, PATIENCE)?;
+    assert_eq!(
+        both()?,
+        before,
+        "no pod restarts for a password of ClickHouse or Redis"
+    );
+
+    let (more, ()) = Acknowledged::meanwhile(send, || {
+        kit.set_kafka_password(&name, "the second")?;
+        own.user("kafka", "the second")?;
+        within(240, "pods with the new password of Kafka", || {
+            let now = both()?;
+            let renewed = |now: &[String], before: &[String]| {
+                now.len() == before.len() && now.iter().all(|name| !before.contains(name))
+            };
+            Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
+        })?;
+        trial.ready()
+    })?;
+    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
+    sent.merge(more);
+
+    // A Secret that goes is missed, and stops nothing.
+    trial.kubectl(&["delete", "secret", "clickhouse"])?;
+    asked("clickhouse.secret", "there is no Secret clickhouse")?;
+    let few = traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(30))?;
+    sent.merge(few);
+    trial.settle(&sent, PATIENCE)?;
+    own.user("clickhouse", "the second")?;
+    trial.ready()?;
+    let logs = trial.kubectl(&["logs", "-l", "app.kubernetes.io/name=penstock", "--tail=-1"])?;
+    let operator = kit.kubectl_output(&[
+        "-n",
+        "penstock-system",
+        "logs",
+        "deployment/penstock",
+        "--tail=-1",
+    ])?;
+    for said in [logs, operator] {
+        assert!(
+            !said.contains("the second") && !said.contains("the first"),
+            "a password is in a log"
+        );
+    }
     administer(&["ACL", "DELUSER", &name])
 }

@@ -27,23 +27,25 @@ fn unavailable(service: Service, address: &str) -> ProvisionError {
 
 #[cfg(test)]
 mod tests {
-    use penstock_dataplane_config::RedisTarget;
+    use penstock_dataplane_config::{KafkaCluster, RedisTarget};
 
-    use super::super::contract;
+    use super::super::{ClickHouseServer, contract};
     use super::*;
 
     #[tokio::test]
     async fn topics_keep_the_contract() {
         for brokers in [1, 3] {
             let fake = FakeKafka::new("kafka:9092", brokers);
-            contract::topics(&fake, &fake, "kafka:9092", "contract", brokers).await;
+            let cluster = KafkaCluster::open("kafka:9092");
+            contract::topics(&fake, &fake, &cluster, "contract", brokers).await;
         }
     }
 
     #[tokio::test]
     async fn tables_keep_the_contract() {
         let fake = FakeClickHouse::new("http://clickhouse:8123");
-        contract::tables(&fake, &fake, "http://clickhouse:8123", "contract").await;
+        let server = ClickHouseServer::open("http://clickhouse:8123");
+        contract::tables(&fake, &fake, &server, "contract").await;
     }
 
     #[tokio::test]

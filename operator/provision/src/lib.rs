@@ -27,10 +27,10 @@ use futures::future::BoxFuture;
 use penstock_crds::IngestionPipeline;
 use penstock_crds::pipeline::{ExtraColumn, Rollup};
 use penstock_dataplane_config::table::{on_cluster, quote_identifier};
-use penstock_dataplane_config::{Quota, RedisTarget};
+use penstock_dataplane_config::{KafkaCluster, Quota, RedisTarget};
 use uuid::Uuid;
 
-pub use clickhouse::ClickHouseAdmin;
+pub use clickhouse::{ClickHouseAdmin, ClickHouseServer};
 pub use error::{Class, ProvisionError, Service};
 pub use kafka::KafkaAdmin;
 pub use ownership::{Claim, Owner};
@@ -88,32 +88,36 @@ pub struct TopicState {
     pub brokers: u32,
 }
 
-/// Topics of Kafka clusters, each named by its `bootstrap` (`host:port`, comma-separated).
+/// Topics of Kafka clusters.
 pub trait TopicAdmin: Send + Sync + 'static {
     /// Creates the topic, grows it, mends its settings; refuses what would lose data or belongs to another.
     fn ensure_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         spec: &'a TopicSpec,
         claim: &'a Claim,
     ) -> Answer<'a, (Outcome, TopicState)>;
 
     /// Looks without touching; `None` when there is no such topic.
-    fn describe_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str) -> Answer<'a, Option<TopicState>>;
+    fn describe_topic<'a>(
+        &'a self,
+        cluster: &'a KafkaCluster,
+        name: &'a str,
+    ) -> Answer<'a, Option<TopicState>>;
 
     /// Deletes the topic when `owner` created it; gives up the mark of ownership in any case.
     fn delete_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         name: &'a str,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion>;
 
     /// Deletes a consumer group and its offsets.
-    fn delete_group<'a>(&'a self, bootstrap: &'a str, group: &'a str) -> Answer<'a, Deletion>;
+    fn delete_group<'a>(&'a self, cluster: &'a KafkaCluster, group: &'a str) -> Answer<'a, Deletion>;
 
     /// Whether the cluster answers.
-    fn ping<'a>(&'a self, bootstrap: &'a str) -> Answer<'a, ()>;
+    fn ping<'a>(&'a self, cluster: &'a KafkaCluster) -> Answer<'a, ()>;
 }
 
 /// The annotation of a pipeline by which a person agrees to a change that rewrites stored rows. Its value is the
@@ -209,24 +213,27 @@ impl TableSpec {
     }
 }
 
-/// Tables of ClickHouse servers, each named by its URL. An implementation sends the installation's credentials to the
-/// installation's URL and to no other.
+/// Tables of ClickHouse servers.
 pub trait TableAdmin: Send + Sync + 'static {
     /// Creates database, table and rollups, adds what is missing; refuses what would need a destructive statement that
     /// nobody has agreed to.
-    fn ensure_table<'a>(&'a self, url: &'a str, spec: &'a TableSpec, claim: &'a Claim)
-    -> Answer<'a, Outcome>;
+    fn ensure_table<'a>(
+        &'a self,
+        server: &'a ClickHouseServer,
+        spec: &'a TableSpec,
+        claim: &'a Claim,
+    ) -> Answer<'a, Outcome>;
 
     /// Deletes the table and its rollups when `owner` created them, then the database when `owner` created it and it is empty.
     fn delete_table<'a>(
         &'a self,
-        url: &'a str,
+        server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion>;
 
     /// Whether the server answers.
-    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()>;
+    fn ping<'a>(&'a self, server: &'a ClickHouseServer) -> Answer<'a, ()>;
 }
 
 /// The limits of one App.

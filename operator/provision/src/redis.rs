@@ -26,9 +26,6 @@ const IDLE: Duration = Duration::from_secs(600);
 /// Entries in one request; a namespace with more Apps takes more requests.
 const CHUNK: usize = 500;
 
-/// Address and number of the database.
-type Place = (String, u16);
-
 struct Held {
     connection: MultiplexedConnection,
     used: Instant,
@@ -37,7 +34,8 @@ struct Held {
 /// Keeps quota entries in any number of Redis servers.
 #[derive(Clone, Default)]
 pub struct RedisQuotas {
-    connections: Arc<Mutex<HashMap<Place, Held>>>,
+    /// By address and by who asks there: nobody speaks through what another has logged in.
+    connections: Arc<Mutex<HashMap<RedisTarget, Held>>>,
 }
 
 impl fmt::Debug for RedisQuotas {
@@ -51,7 +49,7 @@ impl RedisQuotas {
         Self::default()
     }
 
-    fn held(&self, place: &Place) -> Option<MultiplexedConnection> {
+    fn held(&self, place: &RedisTarget) -> Option<MultiplexedConnection> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|_, held| held.used.elapsed() < IDLE);
         let held = connections.get_mut(place)?;
@@ -59,7 +57,7 @@ impl RedisQuotas {
         Some(held.connection.clone())
     }
 
-    fn hold(&self, place: Place, connection: MultiplexedConnection) {
+    fn hold(&self, place: RedisTarget, connection: MultiplexedConnection) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.insert(
             place,
@@ -70,7 +68,7 @@ impl RedisQuotas {
         );
     }
 
-    fn forget(&self, place: &Place) {
+    fn forget(&self, place: &RedisTarget) {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -83,12 +81,11 @@ impl RedisQuotas {
         redis: &RedisTarget,
         commands: &Pipeline,
     ) -> Result<T, ProvisionError> {
-        let place = (redis.address.clone(), redis.database);
-        if let Some(mut connection) = self.held(&place) {
+        if let Some(mut connection) = self.held(redis) {
             match commands.query_async(&mut connection).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if !lost(&error) => return Err(failed(redis, &error)),
-                Err(_) => self.forget(&place),
+                Err(_) => self.forget(redis),
             }
         }
         let mut connection = penstock_connect::redis::open(redis)
@@ -96,7 +93,7 @@ impl RedisQuotas {
             .map_err(|error| failed(redis, &error))?;
         match commands.query_async(&mut connection).await {
             Ok(answer) => {
-                self.hold(place, connection);
+                self.hold(redis.clone(), connection);
                 Ok(answer)
             }
             Err(error) => Err(failed(redis, &error)),

@@ -172,7 +172,9 @@ fn trigger(
             for pipeline in caches.pipelines_in(namespace) {
                 let Ok(pipeline) = &pipeline.0 else { continue };
                 let tls = pipeline.spec.endpoint.tls.as_ref();
-                if tls.is_some_and(|tls| tls.secret_name == *name) {
+                let concerns = tls.is_some_and(|tls| tls.secret_name == *name)
+                    || pipeline::named::names(&pipeline.spec, name);
+                if concerns {
                     triggers.pipeline(namespace, &pipeline.name_any());
                 }
             }

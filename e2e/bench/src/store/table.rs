@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use penstock_e2e::clickhouse::Credentials;
 use penstock_e2e::error::Context as _;
 use penstock_e2e::{Component, Error, Instance, Result};
-use penstock_provision::clickhouse::Installation;
-use penstock_provision::{Claim, ClickHouseAdmin, Owner, TableAdmin as _, TableSpec};
+use penstock_provision::{Claim, ClickHouseAdmin, ClickHouseServer, Owner, TableAdmin as _, TableSpec};
 use tempfile::TempDir;
 
 use crate::process;
@@ -30,7 +29,7 @@ pub struct Store {
     pid: u32,
     partitions: u32,
     /// Makes tables, as it does for the operator.
-    maker: ClickHouseAdmin,
+    maker: ClickHouseServer,
     runtime: tokio::runtime::Runtime,
     _credentials: TempDir,
     /// Of a core, see [`Store::rest`].
@@ -106,12 +105,12 @@ impl Store {
                 .doing(format_args!("writing {}", path.display()))
                 .map(|()| path)
         };
-        let maker = ClickHouseAdmin::new(Some(Installation {
+        let maker = ClickHouseServer {
             url: kit.clickhouse_url(),
             username_file: Some(file("username", &users.admin.user)?),
             password_file: Some(file("password", &users.admin.password)?),
             tls: None,
-        }));
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -211,7 +210,7 @@ impl Store {
         }
         let claim = Claim::new(Owner::new("bench", &table.database, "events"), false);
         self.runtime
-            .block_on(self.maker.ensure_table(&self.url, &spec, &claim))
+            .block_on(ClickHouseAdmin::new().ensure_table(&self.maker, &spec, &claim))
             .doing("making a table")?;
         Ok(table)
     }

@@ -6,15 +6,14 @@ mod kafka;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use penstock_dataplane_config::RedisTarget;
 use penstock_dataplane_config::table::quote_identifier;
+use penstock_dataplane_config::{KafkaCluster, RedisTarget};
 use penstock_e2e::trial::SpareKafka;
 use penstock_e2e::{Instance, Result};
-use penstock_provision::clickhouse::Installation;
 use penstock_provision::contract::{self, Fields, RedisSide, Side};
 use penstock_provision::{
-    Claim, Class, ClickHouseAdmin, KafkaAdmin, Owner, ProvisionError, RedisQuotas, TableAdmin, TopicAdmin,
-    TopicSpec,
+    Claim, Class, ClickHouseAdmin, ClickHouseServer, KafkaAdmin, Owner, ProvisionError, RedisQuotas,
+    TableAdmin, TopicAdmin, TopicSpec,
 };
 
 use self::clickhouse::ClickHouse;
@@ -111,34 +110,28 @@ async fn tables(kit: &Instance, run: &str) -> Result<()> {
         path
     };
     let url = kit.clickhouse_url();
-    let installation = Installation {
+    let server = ClickHouseServer {
         url: url.clone(),
         username_file: Some(file("username", &admin.user)),
         password_file: Some(file("password", &admin.password)),
         tls: None,
     };
-    let tables = ClickHouseAdmin::new(Some(installation.clone()));
-    contract::tables(&tables, &ClickHouse(kit), &url, &format!("contract_{run}")).await;
+    let tables = ClickHouseAdmin::new();
+    contract::tables(&tables, &ClickHouse(kit), &server, &format!("contract_{run}")).await;
 
     // A rotated password is read again, and a wrong one is not mistaken for a server that is away.
     file("password", "wrong");
-    let refused = tables.ping(&url).await.expect_err("a wrong password");
+    let refused = tables.ping(&server).await.expect_err("a wrong password");
     assert!(matches!(refused, ProvisionError::Rejected { .. }), "{refused:?}");
     assert!(
         !refused.to_string().contains("wrong"),
         "the password is in the message: {refused}"
     );
     file("password", &admin.password);
-    assert_eq!(tables.ping(&url).await, Ok(()));
-    // The installation's credentials go nowhere else.
-    let elsewhere = ClickHouseAdmin::new(Some(Installation {
-        url: "http://elsewhere:8123".into(),
-        ..installation
-    }));
-    assert!(matches!(
-        elsewhere.ping(&url).await,
-        Err(ProvisionError::Rejected { .. })
-    ));
+    assert_eq!(tables.ping(&server).await, Ok(()));
+    // Whoever names the same address without credentials has nothing of it.
+    let without = tables.ping(&ClickHouseServer::open(&url)).await;
+    assert!(matches!(without, Err(ProvisionError::Rejected { .. })));
 
     let statement = format!("SELECT name FROM system.databases WHERE startsWith(name, 'contract_{run}')");
     for database in ClickHouse(kit).run(&statement).lines() {
@@ -148,13 +141,13 @@ async fn tables(kit: &Instance, run: &str) -> Result<()> {
 }
 
 async fn topics(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
-    let bootstrap = kafka.bootstrap();
+    let cluster = KafkaCluster::open(&kafka.bootstrap());
     let side = Kafka::new(kafka)?;
     let brokers = u32::try_from(kafka.components().count()).expect("a few brokers");
     contract::topics(
-        &KafkaAdmin::open_to_all(),
+        &KafkaAdmin::new(),
         &side,
-        &bootstrap,
+        &cluster,
         &format!("contract-{run}"),
         brokers,
     )
@@ -176,12 +169,8 @@ fn spec(name: String) -> TopicSpec {
 
 /// Operators of two clusters share a Kafka and no Lease. Whoever is second, by a hair or by a day, must be told.
 async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
-    let bootstrap = kafka.bootstrap();
-    let operators = [
-        KafkaAdmin::open_to_all(),
-        KafkaAdmin::open_to_all(),
-        KafkaAdmin::open_to_all(),
-    ];
+    let cluster = KafkaCluster::open(&kafka.bootstrap());
+    let operators = [KafkaAdmin::new(), KafkaAdmin::new(), KafkaAdmin::new()];
     for round in 0..5 {
         let spec = spec(format!("shared-{run}.round-{round}"));
         let claims: Vec<_> = (0..3)
@@ -190,14 +179,14 @@ async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>,
         let all = operators
             .iter()
             .zip(&claims)
-            .map(|(operator, claim)| operator.ensure_topic(&bootstrap, &spec, claim));
+            .map(|(operator, claim)| operator.ensure_topic(&cluster, &spec, claim));
         futures::future::join_all(all).await;
         // Whatever the race said: from now on exactly one is served, and the others are told who that is.
         let mut served = 0;
         for (operator, claim) in operators.iter().zip(&claims) {
             // The broker that answers may not have heard yet of what the winner made.
             let settled = Kafka::until("an answer that stays", || async {
-                let answer = operator.ensure_topic(&bootstrap, &spec, claim).await;
+                let answer = operator.ensure_topic(&cluster, &spec, claim).await;
                 let passes = matches!(&answer, Err(error) if error.class() == Class::Transient);
                 (!passes).then_some(answer)
             });
@@ -215,16 +204,16 @@ async fn operators_that_know_nothing_of_each_other_agree(kafka: &SpareKafka<'_>,
 
 /// One Kafka that is away must not make a hundred pipelines wait for each other.
 async fn a_hundred_pipelines_hear_of_an_outage_in_time(kafka: &SpareKafka<'_>, run: &str) -> Result<()> {
-    let bootstrap = kafka.bootstrap();
-    let admin = KafkaAdmin::open_to_all();
-    assert_eq!(admin.ping(&bootstrap).await, Ok(()));
+    let cluster = KafkaCluster::open(&kafka.bootstrap());
+    let admin = KafkaAdmin::new();
+    assert_eq!(admin.ping(&cluster).await, Ok(()));
     kafka.kill()?;
     let specs: Vec<_> = (0..100).map(|n| spec(format!("outage-{run}.{n}"))).collect();
     let claim = Claim::new(Owner::new("cluster", "growth", "events"), false);
     let begun = std::time::Instant::now();
     let all = specs
         .iter()
-        .map(|spec| admin.ensure_topic(&bootstrap, spec, &claim));
+        .map(|spec| admin.ensure_topic(&cluster, spec, &claim));
     let answers = futures::future::join_all(all).await;
     let took = begun.elapsed();
     kafka.start()?;

@@ -37,9 +37,9 @@ const STATEMENT: Duration = Duration::from_secs(20);
 /// TABLE_SIZE_EXCEEDS_MAX_DROP_SIZE_LIMIT
 const TOO_LARGE_TO_DROP: u32 = 359;
 
-/// The installation's own ClickHouse and the user that makes tables there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installation {
+/// A server, and the user that makes tables there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClickHouseServer {
     pub url: String,
     /// Files, read for every request: a rotated password needs no restart. Absent: the server's default user.
     pub username_file: Option<PathBuf>,
@@ -48,12 +48,23 @@ pub struct Installation {
     pub tls: Option<ClientTls>,
 }
 
+impl ClickHouseServer {
+    /// One that lets its default user in without a password.
+    pub fn open(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            username_file: None,
+            password_file: None,
+            tls: None,
+        }
+    }
+}
+
 /// Administers tables of any number of ClickHouse servers.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ClickHouseAdmin {
     /// For addresses that are not encrypted.
     client: Client,
-    installation: Option<Installation>,
 }
 
 /// A client for one `https` address. It is made for each job: certificates may have changed since the last.
@@ -68,9 +79,7 @@ fn encrypted(url: &str, tls: Option<&ClientTls>) -> Result<Client, ProvisionErro
 
 impl fmt::Debug for ClickHouseAdmin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClickHouseAdmin")
-            .field("installation", &self.installation)
-            .finish_non_exhaustive()
+        f.debug_struct("ClickHouseAdmin").finish_non_exhaustive()
     }
 }
 
@@ -176,41 +185,30 @@ impl Server {
 }
 
 impl ClickHouseAdmin {
-    pub fn new(installation: Option<Installation>) -> Self {
-        Self {
-            client: Client::default(),
-            installation,
-        }
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    async fn server(&self, url: &str) -> Result<Server, ProvisionError> {
-        // Credentials go to the installation's own address, never to one that a pipeline names.
-        let own = self.installation.as_ref();
-        let own = own.filter(|own| same_address(&own.url, url));
+    async fn server(&self, of: &ClickHouseServer) -> Result<Server, ProvisionError> {
+        let url = of.url.as_str();
         let client = match url.starts_with("https://") {
-            true => encrypted(url, own.and_then(|own| own.tls.as_ref()))?,
+            true => encrypted(url, of.tls.as_ref())?,
             false => self.client.clone(),
         };
         let mut client = client
             .with_product_info("penstock-operator", env!("CARGO_PKG_VERSION"))
             .with_url(url);
-        if let Some(installation) = own {
-            if let Some(file) = &installation.username_file {
-                client = client.with_user(credential(url, file).await?);
-            }
-            if let Some(file) = &installation.password_file {
-                client = client.with_password(credential(url, file).await?);
-            }
+        if let Some(file) = &of.username_file {
+            client = client.with_user(credential(url, file).await?);
+        }
+        if let Some(file) = &of.password_file {
+            client = client.with_password(credential(url, file).await?);
         }
         Ok(Server {
             client,
             url: url.to_owned(),
         })
     }
-}
-
-fn same_address(a: &str, b: &str) -> bool {
-    a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
 async fn credential(url: &str, file: &PathBuf) -> Result<String, ProvisionError> {
@@ -223,25 +221,25 @@ async fn credential(url: &str, file: &PathBuf) -> Result<String, ProvisionError>
 impl TableAdmin for ClickHouseAdmin {
     fn ensure_table<'a>(
         &'a self,
-        url: &'a str,
+        server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         claim: &'a Claim,
     ) -> Answer<'a, Outcome> {
-        Box::pin(async move { ensure(&self.server(url).await?, spec, claim).await })
+        Box::pin(async move { ensure(&self.server(server).await?, spec, claim).await })
     }
 
     fn delete_table<'a>(
         &'a self,
-        url: &'a str,
+        server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion> {
-        Box::pin(async move { delete(&self.server(url).await?, spec, owner).await })
+        Box::pin(async move { delete(&self.server(server).await?, spec, owner).await })
     }
 
-    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()> {
+    fn ping<'a>(&'a self, server: &'a ClickHouseServer) -> Answer<'a, ()> {
         Box::pin(async move {
-            let server = self.server(url).await?;
+            let server = self.server(server).await?;
             server
                 .within(ANSWER, server.client.query_raw("SELECT 1").execute())
                 .await

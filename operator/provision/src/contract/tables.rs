@@ -6,7 +6,9 @@ use penstock_crds::Reason;
 use penstock_crds::pipeline::{Counted, Every, ExtraColumn, ExtraKind, Rollup};
 use penstock_dataplane_config::Duration;
 
-use super::super::{Claim, Class, Deletion, Outcome, ProvisionError, TableAdmin, TableSpec};
+use super::super::{
+    Claim, Class, ClickHouseServer, Deletion, Outcome, ProvisionError, TableAdmin, TableSpec,
+};
 use super::{Side, owner};
 
 /// The server, from behind the operator's back.
@@ -40,7 +42,7 @@ pub enum Change {
 struct Suite<'a> {
     admin: &'a dyn TableAdmin,
     side: &'a dyn ClickHouseSide,
-    url: &'a str,
+    server: &'a ClickHouseServer,
     prefix: &'a str,
 }
 
@@ -48,11 +50,16 @@ struct Suite<'a> {
 pub const OWN_COMMENT: &str = "events of the shop";
 
 /// Runs every case, in databases whose names begin with `prefix`, which must be an identifier.
-pub async fn tables(admin: &dyn TableAdmin, side: &dyn ClickHouseSide, url: &str, prefix: &str) {
+pub async fn tables(
+    admin: &dyn TableAdmin,
+    side: &dyn ClickHouseSide,
+    server: &ClickHouseServer,
+    prefix: &str,
+) {
     let suite = Suite {
         admin,
         side,
-        url,
+        server,
         prefix,
     };
     suite.ten_tables_are_made_once().await;
@@ -85,12 +92,12 @@ impl Suite<'_> {
     }
 
     async fn ensure(&self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
-        self.admin.ensure_table(self.url, spec, claim).await
+        self.admin.ensure_table(self.server, spec, claim).await
     }
 
     async fn delete(&self, spec: &TableSpec, name: &str) -> Result<Deletion, ProvisionError> {
         self.admin
-            .delete_table(self.url, spec, &owner(self.prefix, name))
+            .delete_table(self.server, spec, &owner(self.prefix, name))
             .await
     }
 
@@ -386,19 +393,19 @@ impl Suite<'_> {
     }
 
     async fn an_unreachable_server_is_reported_in_time(&self) {
-        let nowhere = "http://127.0.0.1:1";
+        let nowhere = &ClickHouseServer::open("http://127.0.0.1:1");
         let begun = Instant::now();
         let result = self
             .admin
             .ensure_table(nowhere, &self.spec("nowhere"), &self.claim("nowhere"))
             .await;
         assert_eq!(Self::reason(&result), Reason::ClickHouseUnavailable);
-        assert!(result.is_err_and(|e| e.class() == Class::Transient && e.to_string().contains(nowhere)));
+        assert!(result.is_err_and(|e| e.class() == Class::Transient && e.to_string().contains(&nowhere.url)));
         assert_eq!(
             Self::reason(&self.admin.ping(nowhere).await),
             Reason::ClickHouseUnavailable
         );
         assert!(begun.elapsed().as_secs() < 10, "took {:?}", begun.elapsed());
-        assert_eq!(self.admin.ping(self.url).await, Ok(()));
+        assert_eq!(self.admin.ping(self.server).await, Ok(()));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use penstock_crds::Reason;
+use penstock_dataplane_config::KafkaCluster;
 
 use super::super::{Claim, Class, Deletion, Outcome, ProvisionError, TopicAdmin, TopicSpec, TopicState};
 use super::{Fields, Side, owner};
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Suite<'a> {
     admin: &'a dyn TopicAdmin,
     side: &'a dyn KafkaSide,
-    bootstrap: &'a str,
+    cluster: &'a KafkaCluster,
     prefix: &'a str,
 }
 
@@ -36,14 +37,14 @@ struct Suite<'a> {
 pub async fn topics(
     admin: &dyn TopicAdmin,
     side: &dyn KafkaSide,
-    bootstrap: &str,
+    cluster: &KafkaCluster,
     prefix: &str,
     brokers: u32,
 ) {
     let suite = Suite {
         admin,
         side,
-        bootstrap,
+        cluster,
         prefix,
     };
     suite.ten_topics_are_made_once(brokers).await;
@@ -92,7 +93,7 @@ impl Suite<'_> {
     async fn ensure(&self, spec: &TopicSpec, claim: &Claim) -> Result<(Outcome, TopicState), ProvisionError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.admin.ensure_topic(self.bootstrap, spec, claim).await {
+            match self.admin.ensure_topic(self.cluster, spec, claim).await {
                 Err(error) if error.class() == Class::Transient && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
@@ -119,7 +120,7 @@ impl Suite<'_> {
 
     async fn delete(&self, spec: &TopicSpec, name: &str) -> Result<Deletion, ProvisionError> {
         self.admin
-            .delete_topic(self.bootstrap, &spec.name, &owner(self.prefix, name))
+            .delete_topic(self.cluster, &spec.name, &owner(self.prefix, name))
             .await
     }
 
@@ -147,7 +148,7 @@ impl Suite<'_> {
             assert_eq!(state, expected);
             let again = self.ensure(&spec, &claim).await;
             assert_eq!(again, Ok((Outcome::Unchanged, expected.clone())));
-            let seen = self.admin.describe_topic(self.bootstrap, &spec.name).await;
+            let seen = self.admin.describe_topic(self.cluster, &spec.name).await;
             assert_eq!(seen, Ok(Some(expected)));
             let config = self.side.config(&spec.name).await.expect("the topic exists");
             assert_eq!(config["unclean.leader.election.enable"], "false");
@@ -158,10 +159,7 @@ impl Suite<'_> {
             );
         }
         let missing = format!("{}.never-made", self.prefix);
-        assert_eq!(
-            self.admin.describe_topic(self.bootstrap, &missing).await,
-            Ok(None)
-        );
+        assert_eq!(self.admin.describe_topic(self.cluster, &missing).await, Ok(None));
         assert_eq!(self.side.config(&missing).await, None, "looking must not make it");
     }
 
@@ -478,16 +476,16 @@ impl Suite<'_> {
         );
         let group = format!("{}.group", self.prefix);
         assert_eq!(
-            self.admin.delete_group(self.bootstrap, &group).await,
+            self.admin.delete_group(self.cluster, &group).await,
             Ok(Deletion::Absent)
         );
         self.side.create_group(&group, &spec.name).await;
         assert_eq!(
-            self.admin.delete_group(self.bootstrap, &group).await,
+            self.admin.delete_group(self.cluster, &group).await,
             Ok(Deletion::Deleted)
         );
         assert_eq!(
-            self.admin.delete_group(self.bootstrap, &group).await,
+            self.admin.delete_group(self.cluster, &group).await,
             Ok(Deletion::Absent)
         );
     }
@@ -495,21 +493,23 @@ impl Suite<'_> {
     async fn an_unreachable_cluster_is_reported_in_time(&self) {
         // Port 1 of this machine: nothing listens there.
         let begun = Instant::now();
-        let nowhere = "127.0.0.1:1";
+        let nowhere = &KafkaCluster::open("127.0.0.1:1");
         let (spec, claim) = (self.spec("nowhere"), self.claim("nowhere"));
         let ensure = self.admin.ensure_topic(nowhere, &spec, &claim);
         let (topic, ping) = futures::join!(ensure, self.admin.ping(nowhere));
         for reason in [Self::reason(&topic), Self::reason(&ping)] {
             assert_eq!(reason, Reason::KafkaUnavailable);
         }
-        assert!(topic.is_err_and(|e| e.class() == Class::Transient && e.to_string().contains(nowhere)));
+        assert!(
+            topic.is_err_and(|e| e.class() == Class::Transient && e.to_string().contains(&nowhere.bootstrap))
+        );
         assert!(
             begun.elapsed() < Duration::from_secs(6),
             "took {:?}",
             begun.elapsed()
         );
         assert_eq!(
-            self.admin.ping(self.bootstrap).await,
+            self.admin.ping(self.cluster).await,
             Ok(()),
             "another cluster is not affected"
         );
@@ -524,7 +524,7 @@ impl Suite<'_> {
         );
         self.side.stop().await;
         let begun = Instant::now();
-        let down = self.admin.ensure_topic(self.bootstrap, &spec, &claim).await;
+        let down = self.admin.ensure_topic(self.cluster, &spec, &claim).await;
         assert_eq!(Self::reason(&down), Reason::KafkaUnavailable);
         assert!(
             begun.elapsed() < Duration::from_secs(6),

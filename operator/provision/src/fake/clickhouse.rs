@@ -8,7 +8,7 @@ use penstock_dataplane_config::table::{Column, EVENT_COLUMNS, EventTable, dedup_
 use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
 use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable};
 use super::super::clickhouse::rollup::{self, Beside};
-use super::super::clickhouse::{extra, refused};
+use super::super::clickhouse::{ClickHouseServer, extra, refused};
 use super::super::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::super::{Answer, Deletion, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
@@ -63,10 +63,10 @@ impl FakeClickHouse {
             .collect()
     }
 
-    fn up(&self, url: &str) -> Result<MutexGuard<'_, State>, ProvisionError> {
+    fn up(&self, server: &ClickHouseServer) -> Result<MutexGuard<'_, State>, ProvisionError> {
         let state = self.state();
-        if state.down || url != self.url {
-            return Err(unavailable(Service::ClickHouse, url));
+        if state.down || server.url != self.url {
+            return Err(unavailable(Service::ClickHouse, &server.url));
         }
         Ok(state)
     }
@@ -221,24 +221,24 @@ impl State {
 impl TableAdmin for FakeClickHouse {
     fn ensure_table<'a>(
         &'a self,
-        url: &'a str,
+        server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         claim: &'a Claim,
     ) -> Answer<'a, Outcome> {
-        answer(self.up(url).and_then(|mut state| state.ensure(spec, claim)))
+        answer(self.up(server).and_then(|mut state| state.ensure(spec, claim)))
     }
 
     fn delete_table<'a>(
         &'a self,
-        url: &'a str,
+        server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion> {
-        answer(self.up(url).map(|mut state| state.delete(spec, owner)))
+        answer(self.up(server).map(|mut state| state.delete(spec, owner)))
     }
 
-    fn ping<'a>(&'a self, url: &'a str) -> Answer<'a, ()> {
-        answer(self.up(url).map(|_| ()))
+    fn ping<'a>(&'a self, server: &'a ClickHouseServer) -> Answer<'a, ()> {
+        answer(self.up(server).map(|_| ()))
     }
 }
 

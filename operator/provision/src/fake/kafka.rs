@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use penstock_dataplane_config::KafkaCluster;
+
 use super::super::contract::{Fields, KafkaSide, Side};
 use super::super::kafka::plan::{self, ObservedTopic};
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
@@ -66,10 +68,10 @@ impl FakeKafka {
         self.state().topics.keys().cloned().collect()
     }
 
-    fn up(&self, bootstrap: &str) -> Result<MutexGuard<'_, State>, ProvisionError> {
+    fn up(&self, cluster: &KafkaCluster) -> Result<MutexGuard<'_, State>, ProvisionError> {
         let state = self.state();
-        if state.down || bootstrap != self.bootstrap {
-            return Err(unavailable(Service::Kafka, bootstrap));
+        if state.down || cluster.bootstrap != self.bootstrap {
+            return Err(unavailable(Service::Kafka, &cluster.bootstrap));
         }
         Ok(state)
     }
@@ -202,30 +204,31 @@ fn state_of(topic: &ObservedTopic) -> TopicState {
 impl TopicAdmin for FakeKafka {
     fn ensure_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         spec: &'a TopicSpec,
         claim: &'a Claim,
     ) -> Answer<'a, (Outcome, TopicState)> {
-        answer(self.up(bootstrap).and_then(|mut state| state.ensure(spec, claim)))
+        answer(self.up(cluster).and_then(|mut state| state.ensure(spec, claim)))
     }
 
-    fn describe_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str) -> Answer<'a, Option<TopicState>> {
-        answer(
-            self.up(bootstrap)
-                .map(|state| state.topics.get(name).map(state_of)),
-        )
+    fn describe_topic<'a>(
+        &'a self,
+        cluster: &'a KafkaCluster,
+        name: &'a str,
+    ) -> Answer<'a, Option<TopicState>> {
+        answer(self.up(cluster).map(|state| state.topics.get(name).map(state_of)))
     }
 
     fn delete_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         name: &'a str,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion> {
-        answer(self.up(bootstrap).map(|mut state| state.delete(name, owner)))
+        answer(self.up(cluster).map(|mut state| state.delete(name, owner)))
     }
 
-    fn delete_group<'a>(&'a self, bootstrap: &'a str, group: &'a str) -> Answer<'a, Deletion> {
+    fn delete_group<'a>(&'a self, cluster: &'a KafkaCluster, group: &'a str) -> Answer<'a, Deletion> {
         let deleted = |mut state: MutexGuard<'_, State>| {
             if state.groups.remove(group) {
                 Deletion::Deleted
@@ -233,11 +236,11 @@ impl TopicAdmin for FakeKafka {
                 Deletion::Absent
             }
         };
-        answer(self.up(bootstrap).map(deleted))
+        answer(self.up(cluster).map(deleted))
     }
 
-    fn ping<'a>(&'a self, bootstrap: &'a str) -> Answer<'a, ()> {
-        answer(self.up(bootstrap).map(|_| ()))
+    fn ping<'a>(&'a self, cluster: &'a KafkaCluster) -> Answer<'a, ()> {
+        answer(self.up(cluster).map(|_| ()))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Connections to Kafka clusters: one for each bootstrap address, made when needed, dropped when idle or broken.
+//! Connections to Kafka clusters: one for each address and each who asks there, made when needed, dropped when idle or
+//! broken.
 //!
 //! librdkafka's calls either block or wait for the broker; here every one is bounded, and the blocking ones run on
 //! threads that may block, so that a dead broker never holds up a reconcile of something else.
@@ -75,11 +76,11 @@ pub(super) struct Connection {
     /// Always there until dropped.
     clients: Option<Arc<Clients>>,
     /// What the ownership registry said last, and the right to change it: reading, deciding and writing are one step.
-    pub registry: Arc<tokio::sync::Mutex<Known>>,
+    pub registry: Registry,
 }
 
 impl Connection {
-    fn open(cluster: KafkaCluster, registry: Arc<tokio::sync::Mutex<Known>>) -> Result<Self, ProvisionError> {
+    fn open(cluster: KafkaCluster, registry: Registry) -> Result<Self, ProvisionError> {
         let refused = |error: KafkaError| failure::unavailable(&cluster.bootstrap, error.to_string());
         let mut config = client_config(&cluster).map_err(refused)?;
         let admin = config.create().map_err(refused)?;
@@ -172,78 +173,60 @@ pub(super) fn options() -> AdminOptions {
         .operation_timeout(Some(ANSWER - Duration::from_millis(500)))
 }
 
-struct Cluster {
-    connection: Option<(Arc<Connection>, Instant)>,
-    /// Outlives connections: who holds a failed one and who opened the next must still take turns.
-    registry: Arc<tokio::sync::Mutex<Known>>,
+/// What the ownership registry of a cluster said last, and the right to change it.
+type Registry = Arc<tokio::sync::Mutex<Known>>;
+
+#[derive(Default)]
+struct Held {
+    /// With when each was used last.
+    connections: HashMap<KafkaCluster, (Arc<Connection>, Instant)>,
+    /// By bootstrap address. They outlive connections: who holds a failed one and who opened the next must still take turns,
+    /// as must two users of one cluster.
+    registries: HashMap<String, Registry>,
 }
 
-/// How a cluster is reached, of which only the address is known.
-pub type Access = Arc<dyn Fn(&str) -> KafkaCluster + Send + Sync>;
-
-/// All clusters, by bootstrap address.
+/// All connections.
 #[derive(Clone)]
-pub(super) struct Connections {
-    clusters: Arc<Mutex<HashMap<String, Cluster>>>,
-    access: Access,
-}
+pub(super) struct Connections(Arc<Mutex<Held>>);
 
 impl Connections {
     /// Must be called within a runtime: closes idle connections in the background while it exists.
-    pub(super) fn new(access: Access) -> Self {
-        let clusters = Arc::default();
-        tokio::spawn(sweep(Arc::downgrade(&clusters)));
-        Self { clusters, access }
+    pub(super) fn new() -> Self {
+        let held = Arc::default();
+        tokio::spawn(sweep(Arc::downgrade(&held)));
+        Self(held)
     }
 
-    pub(super) fn get(&self, bootstrap: &str) -> Result<Arc<Connection>, ProvisionError> {
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = clusters.entry(bootstrap.into()).or_insert_with(|| Cluster {
-            connection: None,
-            registry: Arc::default(),
-        });
-        let connection = match &cluster.connection {
-            Some((there, _)) => Arc::clone(there),
-            None => Arc::new(Connection::open(
-                (self.access)(bootstrap),
-                Arc::clone(&cluster.registry),
-            )?),
-        };
-        cluster.connection = Some((Arc::clone(&connection), Instant::now()));
+    pub(super) fn get(&self, cluster: &KafkaCluster) -> Result<Arc<Connection>, ProvisionError> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((there, used)) = held.connections.get_mut(cluster) {
+            *used = Instant::now();
+            return Ok(Arc::clone(there));
+        }
+        let registry = held.registries.entry(cluster.bootstrap.clone()).or_default();
+        let connection = Arc::new(Connection::open(cluster.clone(), Arc::clone(registry))?);
+        let entry = (Arc::clone(&connection), Instant::now());
+        held.connections.insert(cluster.clone(), entry);
         Ok(connection)
     }
 
     /// Forgets a connection that failed. Its clients would wait out their back-off, and collect errors that nobody
     /// reads; a new one tries at once.
     pub(super) fn forget(&self, connection: &Arc<Connection>) {
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cluster) = clusters.get_mut(&connection.bootstrap)
-            && cluster
-                .connection
-                .as_ref()
-                .is_some_and(|(there, _)| Arc::ptr_eq(there, connection))
-        {
-            cluster.connection = None;
-        }
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.connections
+            .retain(|_, (there, _)| !Arc::ptr_eq(there, connection));
     }
 }
 
-async fn sweep(clusters: Weak<Mutex<HashMap<String, Cluster>>>) {
+async fn sweep(held: Weak<Mutex<Held>>) {
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
-        let Some(clusters) = clusters.upgrade() else {
+        let Some(held) = held.upgrade() else {
             return;
         };
-        let mut clusters = clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        for cluster in clusters.values_mut() {
-            if cluster
-                .connection
-                .as_ref()
-                .is_some_and(|(_, used)| used.elapsed() >= IDLE)
-            {
-                cluster.connection = None;
-            }
-        }
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.connections.retain(|_, (_, used)| used.elapsed() < IDLE);
     }
 }

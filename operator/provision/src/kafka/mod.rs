@@ -21,7 +21,6 @@ use std::sync::Arc;
 use penstock_dataplane_config::KafkaCluster;
 use rdkafka::error::RDKafkaErrorCode;
 
-pub use self::connection::Access;
 use self::connection::{Connection, Connections, options};
 use self::plan::ObservedTopic;
 use self::registry::Entry;
@@ -43,31 +42,26 @@ impl fmt::Debug for KafkaAdmin {
 
 impl KafkaAdmin {
     /// Connects to nothing yet. Must be called within a Tokio runtime.
-    pub fn new(access: Access) -> Self {
+    #[expect(
+        clippy::new_without_default,
+        reason = "a default that needs a runtime would surprise"
+    )]
+    pub fn new() -> Self {
         Self {
-            connections: Connections::new(access),
+            connections: Connections::new(),
         }
-    }
-
-    /// For clusters that ask nobody who it is.
-    pub fn open_to_all() -> Self {
-        Self::new(Arc::new(|bootstrap: &str| KafkaCluster {
-            bootstrap: bootstrap.into(),
-            tls: None,
-            sasl: None,
-        }))
     }
 
     /// Runs one job on the cluster's connection, and drops the connection when the cluster is away.
     async fn on<T, F>(
         &self,
-        bootstrap: &str,
+        cluster: &KafkaCluster,
         job: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, ProvisionError>
     where
         F: Future<Output = Result<T, ProvisionError>>,
     {
-        let connection = self.connections.get(bootstrap)?;
+        let connection = self.connections.get(cluster)?;
         let mut answer = job(Arc::clone(&connection)).await;
         if let Err(ProvisionError::Unavailable { detail, .. }) = &mut answer {
             self.connections.forget(&connection);
@@ -82,40 +76,44 @@ impl KafkaAdmin {
 impl TopicAdmin for KafkaAdmin {
     fn ensure_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         spec: &'a TopicSpec,
         claim: &'a Claim,
     ) -> Answer<'a, (Outcome, TopicState)> {
-        Box::pin(self.on(bootstrap, move |connection| async move {
+        Box::pin(self.on(cluster, move |connection| async move {
             ensure(&connection, spec, claim).await
         }))
     }
 
-    fn describe_topic<'a>(&'a self, bootstrap: &'a str, name: &'a str) -> Answer<'a, Option<TopicState>> {
-        Box::pin(self.on(bootstrap, move |connection| async move {
+    fn describe_topic<'a>(
+        &'a self,
+        cluster: &'a KafkaCluster,
+        name: &'a str,
+    ) -> Answer<'a, Option<TopicState>> {
+        Box::pin(self.on(cluster, move |connection| async move {
             Ok(observe::topic(&connection, name).await?.as_ref().map(state))
         }))
     }
 
     fn delete_topic<'a>(
         &'a self,
-        bootstrap: &'a str,
+        cluster: &'a KafkaCluster,
         name: &'a str,
         owner: &'a Owner,
     ) -> Answer<'a, Deletion> {
-        Box::pin(self.on(bootstrap, move |connection| async move {
+        Box::pin(self.on(cluster, move |connection| async move {
             delete(&connection, name, owner).await
         }))
     }
 
-    fn delete_group<'a>(&'a self, bootstrap: &'a str, group: &'a str) -> Answer<'a, Deletion> {
-        Box::pin(self.on(bootstrap, move |connection| async move {
+    fn delete_group<'a>(&'a self, cluster: &'a KafkaCluster, group: &'a str) -> Answer<'a, Deletion> {
+        Box::pin(self.on(cluster, move |connection| async move {
             delete_group(&connection, group).await
         }))
     }
 
-    fn ping<'a>(&'a self, bootstrap: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.on(bootstrap, move |connection| async move {
+    fn ping<'a>(&'a self, cluster: &'a KafkaCluster) -> Answer<'a, ()> {
+        Box::pin(self.on(cluster, move |connection| async move {
             connection
                 .blocking(|clients| observe::brokers(&clients.reader))
                 .await

@@ -169,7 +169,7 @@ async fn delete_data(
     shared: &Shared,
 ) -> Result<(), ProvisionError> {
     let topics = &shared.services.topics;
-    let (at, owner) = (target.bootstrap.as_str(), &target.owner);
+    let (at, owner) = (&target.kafka(), &target.owner);
     topics.delete_group(at, &target.group).await?;
     for (action, topic) in [
         ("DeleteTopic", &target.topic.name),
@@ -181,7 +181,7 @@ async fn delete_data(
     let outcome = shared
         .services
         .tables
-        .delete_table(&target.clickhouse_url, &target.table, owner)
+        .delete_table(&target.clickhouse(), &target.table, owner)
         .await?;
     say(
         pipeline,

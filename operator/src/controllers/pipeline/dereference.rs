@@ -11,6 +11,7 @@ use penstock_dataplane_config::AppsFile;
 use super::Context;
 use super::apps::{Bound, Unreadable};
 use super::build::{APPS_FILE, apps_name};
+use super::named::Kept;
 use super::secrets::{self, Credentials};
 use super::target::{Claimant, Invalid, Target, gives_way_to, invalid};
 use super::validate::{Validated, validate};
@@ -113,8 +114,21 @@ pub(super) async fn dereference(
             return Ok(Dereferenced::Waiting);
         }
     };
+    let kept = context
+        .shared
+        .secret_files
+        .keep(pipeline, subject, &context.writer);
+    let incomplete = match kept.await {
+        Ok(Ok(Kept::Whole)) => incomplete,
+        Ok(Ok(Kept::Earlier(missing))) => incomplete.or(Some(missing)),
+        Ok(Err(missing)) => return Err(missing),
+        Err(error) => {
+            tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
+            return Ok(Dereferenced::Waiting);
+        }
+    };
     let direct = pipeline.spec.ingest.kafka_outage() == KafkaOutage::Direct;
-    let credentials = secrets::read(settings, &target, direct).await?;
+    let credentials = secrets::read(&target.connections, direct).await?;
     let validated = validate(pipeline, subject, target, bound, unreadable, settings)?;
     Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
 }

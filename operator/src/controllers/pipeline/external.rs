@@ -278,7 +278,8 @@ async fn ensure_topics(
     shared: &Shared,
     writer: &Writer,
 ) -> Result<(Known<Target>, TopicState, Vec<Note>), ProvisionError> {
-    reachable(&Backend::Kafka(target.bootstrap.clone()), shared)?;
+    let cluster = target.kafka();
+    reachable(&Backend::Kafka(cluster.clone()), shared)?;
     if let Some((known, state)) = memory.topics.as_ref().filter(|(known, _)| known.fresh(target)) {
         return Ok((known.clone(), state.clone(), Vec::new()));
     }
@@ -295,7 +296,7 @@ async fn ensure_topics(
             Service::Kafka,
             "ensure_topic",
             shared,
-            topics.ensure_topic(&target.bootstrap, spec, &claim),
+            topics.ensure_topic(&cluster, spec, &claim),
         )
         .await;
         if let Err(error) = &ensured
@@ -306,7 +307,7 @@ async fn ensure_topics(
                 Service::Kafka,
                 "ensure_topic",
                 shared,
-                topics.ensure_topic(&target.bootstrap, spec, &claim),
+                topics.ensure_topic(&cluster, spec, &claim),
             )
             .await;
         }
@@ -331,19 +332,19 @@ async fn ensure_table(
     shared: &Shared,
     writer: &Writer,
 ) -> Result<(Known<Target>, Vec<Note>), ProvisionError> {
-    reachable(&Backend::ClickHouse(target.clickhouse_url.clone()), shared)?;
+    let server = &target.clickhouse();
+    reachable(&Backend::ClickHouse(server.clone()), shared)?;
     if let Some(known) = memory.table.as_ref().filter(|known| known.fresh(target)) {
         return Ok((known.clone(), Vec::new()));
     }
     let tables = &shared.services.tables;
-    let url = &target.clickhouse_url;
     let claim = Claim::new(target.owner.clone(), target.adopt);
     let ensure = |claim: Claim| async move {
         timed(
             Service::ClickHouse,
             "ensure_table",
             shared,
-            tables.ensure_table(url, &target.table, &claim),
+            tables.ensure_table(server, &target.table, &claim),
         )
         .await
     };

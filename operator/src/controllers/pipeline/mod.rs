@@ -20,6 +20,7 @@ mod delete;
 mod dereference;
 mod external;
 mod findings;
+pub(crate) mod named;
 mod rollout;
 mod secrets;
 #[cfg(test)]
@@ -475,6 +476,10 @@ async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context)
     } = context;
     if !shared.leadership.held() {
         return Action::requeue(Duration::from_secs(1));
+    }
+    // What is missing shows in what cannot be deleted.
+    if let Err(error) = shared.secret_files.keep(pipeline, subject, writer).await {
+        tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
     }
     let progress = delete::advance(pipeline, subject, target.as_ref(), shared, caches, writer).await;
     let (message, external, failure) = match progress {

@@ -1,6 +1,6 @@
-//! What pods are given to say who they are: copies of the installation's files, in a Secret for each role.
+//! What pods are given to say who they are: copies of the operator's files, in a Secret for each role.
 //!
-//! A pod gets what its role needs, of services that are the installation's, and nothing else. What a process reads only at
+//! A pod gets what its role needs and nothing else. What a process reads only at
 //! its start is part of what its pods restart for ([`Files::restarts`]); what it reads again is not: a rotated password of
 //! ClickHouse or Redis restarts no pod.
 
@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use penstock_crds::Reason;
 use sha2::{Digest as _, Sha256};
 
-use super::target::{Invalid, Target, invalid};
-use crate::connections::Copied;
+use super::target::{Invalid, invalid};
+use crate::connections::{Connections, Copied};
 use crate::identity::hex;
-use crate::settings::Settings;
 
 /// Files that processes read for each request, or each connection.
 const READ_AGAIN: [&str; 5] = [
@@ -79,26 +78,12 @@ pub(crate) struct Credentials {
 }
 
 /// Reads them. `direct`: ingest stores in ClickHouse, too. Read each time: what is rotated reaches pods by itself.
-pub(super) async fn read(settings: &Settings, target: &Target, direct: bool) -> Result<Credentials, Invalid> {
-    let connections = &settings.connections;
-    let mut shared = Vec::new();
-    if target.installation_kafka {
-        shared.extend(connections.kafka_in_pods().1);
-    }
-    if target.installation_redis {
-        shared.extend(connections.redis_in_pods().1);
-    }
-    let mut store: Vec<Copied> = Vec::new();
-    if target.installation_clickhouse {
-        store.extend(connections.clickhouse_in_pods().1);
-        if let Some(files) = &settings.clickhouse_consumer {
-            store.push(("clickhouse-username", files.username.clone()));
-            store.push(("clickhouse-password", files.password.clone()));
-        }
-    }
+pub(super) async fn read(connections: &Connections, direct: bool) -> Result<Credentials, Invalid> {
+    let shared = [connections.kafka_in_pods().1, connections.redis_in_pods().1].concat();
     let shared = contents(&shared).await?;
     let mut consume = shared.clone();
-    consume.0.extend(contents(&store).await?.0);
+    let store = contents(&connections.clickhouse_in_pods().1).await?;
+    consume.0.extend(store.0);
     Ok(Credentials {
         ingest: if direct { consume.clone() } else { shared },
         consume,
@@ -109,7 +94,7 @@ async fn contents(files: &[Copied]) -> Result<Files, Invalid> {
     let mut contents = Files::default();
     for (name, path) in files {
         let content = tokio::fs::read(path).await.map_err(|error| {
-            let message = format!("{name} of the installation cannot be read for the pods: {error}");
+            let message = format!("{name} cannot be read for the pods: {error}");
             invalid(Reason::NotConfigured, message)
         })?;
         contents.0.insert(name, content);

@@ -6,11 +6,13 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use penstock_crds::pipeline::RecordFormat;
 use penstock_crds::{IngestionPipeline, Reason};
-use penstock_dataplane_config::{Duration, RedisTarget};
+use penstock_dataplane_config::{Duration, KafkaCluster, RedisTarget};
+use penstock_provision::{ClickHouseServer, GROW_PARTITIONS, Owner, TableSpec, TopicSpec};
 
+use super::named;
+use crate::connections::{Connections, RedisAccess};
 use crate::controllers::subject::Subject;
 use crate::settings::Settings;
-use penstock_provision::{GROW_PARTITIONS, Owner, TableSpec, TopicSpec};
 
 /// Longest name of a topic.
 const MAX_TOPIC: usize = 249;
@@ -24,15 +26,13 @@ pub struct Target {
     pub topic: TopicSpec,
     pub dead_letters: TopicSpec,
     pub group: String,
-    /// Whether these brokers are the installation's, whose credentials pods get.
-    pub installation_kafka: bool,
     pub clickhouse_url: String,
-    /// Whether that is the installation's ClickHouse, whose credentials consumers get.
-    pub installation_clickhouse: bool,
     pub table: TableSpec,
     /// As the operator reaches it.
     pub redis: Option<RedisTarget>,
-    pub installation_redis: bool,
+    /// How each is reached: as the pipeline says, else as the installation does where it is the installation's, and the
+    /// installation's credentials go nowhere else.
+    pub connections: Connections,
 }
 
 /// Why a spec cannot be used as it is.
@@ -158,15 +158,23 @@ impl Target {
             group: format!("penstock.{namespace}.{name}"),
             table,
             redis: redis(pipeline, cluster, settings),
-            installation_redis: is_own_redis(pipeline, settings),
-            installation_kafka: settings
-                .kafka_bootstrap
-                .as_deref()
-                .is_some_and(|own| are_of(&bootstrap, own)),
+            connections: Connections {
+                redis: redis_access(pipeline, settings),
+                ..connections(pipeline, &bootstrap, &clickhouse_url, settings)
+            },
             bootstrap,
             clickhouse_url,
-            installation_clickhouse,
         })
+    }
+
+    /// As the operator reaches it.
+    pub fn kafka(&self) -> KafkaCluster {
+        self.connections.kafka.to(&self.bootstrap)
+    }
+
+    /// As the operator reaches it.
+    pub fn clickhouse(&self) -> ClickHouseServer {
+        self.connections.clickhouse.to(&self.clickhouse_url)
     }
 
     /// `database.table`.
@@ -193,7 +201,7 @@ fn same_brokers(a: &str, b: &str) -> bool {
 
 /// Whether every broker of a list is one of `own`: only then may it be told what `own` is told. A list may name one of
 /// them beside others.
-pub fn are_of(bootstrap: &str, own: &str) -> bool {
+fn are_of(bootstrap: &str, own: &str) -> bool {
     brokers(bootstrap).is_subset(&brokers(own))
 }
 
@@ -202,6 +210,31 @@ fn brokers(bootstrap: &str) -> BTreeSet<String> {
         .split(',')
         .map(|broker| broker.trim().to_ascii_lowercase())
         .collect()
+}
+
+/// How Kafka and ClickHouse are reached.
+fn connections(
+    pipeline: &IngestionPipeline,
+    bootstrap: &str,
+    clickhouse_url: &str,
+    settings: &Settings,
+) -> Connections {
+    let installation = &settings.connections;
+    let mut connections = Connections::default();
+    let own_brokers = settings.kafka_bootstrap.as_deref();
+    if let Some((operator, pods)) = named::kafka(pipeline, settings) {
+        (connections.kafka, connections.kafka_pods) = (operator, pods);
+    } else if own_brokers.is_some_and(|own| are_of(bootstrap, own)) {
+        connections.kafka = installation.kafka.clone();
+        connections.kafka_pods = installation.kafka_pods.clone();
+    }
+    if let Some((operator, pods)) = named::clickhouse(pipeline, settings) {
+        (connections.clickhouse, connections.clickhouse_pods) = (operator, pods);
+    } else if settings.clickhouse_url.as_deref() == Some(clickhouse_url) {
+        connections.clickhouse = installation.clickhouse.clone();
+        connections.clickhouse_pods = installation.clickhouse_pods.clone();
+    }
+    connections
 }
 
 /// Where quotas and usage are kept, if anywhere.
@@ -213,18 +246,21 @@ pub fn redis(pipeline: &IngestionPipeline, cluster: &str, settings: &Settings) -
         prefix: format!("penstock:{cluster}"),
         ..RedisTarget::at(address)
     };
-    Some(match is_own_redis(pipeline, settings) {
-        true => settings.connections.redis.to(target),
-        false => target,
-    })
+    Some(redis_access(pipeline, settings).to(target))
 }
 
-/// Whether the pipeline's Redis is the installation's.
-fn is_own_redis(pipeline: &IngestionPipeline, settings: &Settings) -> bool {
-    match (&pipeline.spec.redis.address, &settings.redis_address) {
+fn redis_access(pipeline: &IngestionPipeline, settings: &Settings) -> RedisAccess {
+    if let Some(access) = named::redis(pipeline, settings) {
+        return access;
+    }
+    let is_the_installations = match (&pipeline.spec.redis.address, &settings.redis_address) {
         (None, Some(_)) => true,
         (Some(named), Some(own)) => named == own,
         (_, None) => false,
+    };
+    match is_the_installations {
+        true => settings.connections.redis.clone(),
+        false => RedisAccess::default(),
     }
 }
 
@@ -271,6 +307,9 @@ mod tests {
             "--image=penstock:1",
             "--kafka-bootstrap=kafka-0:9092,kafka-1:9092",
             "--clickhouse-url=http://clickhouse:8123",
+            "--clickhouse-username-file=/admin/username",
+            "--clickhouse-password-file=/admin/password",
+            "--secret-files=/secrets",
         ])
         .try_into()
         .unwrap()
@@ -296,7 +335,7 @@ mod tests {
         assert_eq!(target.table_name(), "my_team.web_events");
         assert_eq!(target.group, "penstock.my-team.web-events");
         assert_eq!(target.owner.as_str(), "c1/my-team/web-events");
-        assert!(target.installation_clickhouse);
+        assert_eq!(target.clickhouse().username_file, Some("/admin/username".into()));
         assert_eq!(target.redis, None);
     }
 
@@ -319,10 +358,53 @@ mod tests {
             "kafka: {bootstrap: 'own:9092', topic: ads.events}, clickhouse: {url: 'http://own:8123', database: ads}",
         );
         let own = own.unwrap();
-        assert!(
-            !own.installation_clickhouse,
+        assert_eq!(
+            own.clickhouse(),
+            ClickHouseServer::open("http://own:8123"),
             "the installation's credentials stay with its own ClickHouse"
         );
+    }
+
+    #[test]
+    fn services_of_its_own_are_reached_with_its_own_secrets() {
+        let own = target(
+            "events",
+            "growth",
+            "kafka: {bootstrap: 'own:9093', tls: {caSecret: ca}, \
+                     sasl: {mechanism: ScramSha256, secret: pods, adminSecret: maker}}, \
+             clickhouse: {url: 'https://own:8443', caSecret: ca, secret: rows}, \
+             redis: {address: 'own:6380', tls: {}, secret: figures}",
+        )
+        .unwrap();
+        let kafka = own.kafka();
+        assert_eq!(
+            kafka.tls.unwrap().ca_file,
+            Some("/secrets/growth/ca/ca.crt".into())
+        );
+        let by = |sasl: Option<penstock_dataplane_config::Sasl>| sasl.unwrap().username_file;
+        assert_eq!(
+            by(kafka.sasl),
+            std::path::Path::new("/secrets/growth/maker/username")
+        );
+        let (pods, copied) = own.connections.kafka_in_pods();
+        assert!(by(pods.sasl).starts_with(crate::connections::POD_FILES));
+        assert!(copied.contains(&("kafka-password", "/secrets/growth/pods/password".into())));
+        assert_eq!(
+            own.clickhouse().password_file,
+            Some("/secrets/growth/rows/password".into())
+        );
+        let redis = own.redis.unwrap();
+        assert!(redis.tls.is_some_and(|tls| tls.ca_file.is_none()));
+        assert_eq!(
+            redis.username_file,
+            Some("/secrets/growth/figures/username".into())
+        );
+        // At the installation's addresses what the pipeline says counts, too; names are those of its namespace all the same.
+        let shared = "kafka: {bootstrap: 'kafka-0:9092', topic: TOPIC, tls: {}}";
+        let allowed = target("events", "growth", &shared.replace("TOPIC", "growth.x")).unwrap();
+        assert!(allowed.kafka().tls.is_some());
+        let refused = target("events", "growth", &shared.replace("TOPIC", "ads.x")).unwrap_err();
+        assert_eq!(refused.reason, Reason::NameNotAllowed);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use penstock_dataplane_config::{
 use super::apps::{Bound, Listed, Unreadable, list};
 use super::build::APPS_FILE;
 use super::target::{Invalid, Target, invalid};
-use crate::connections::KafkaAccess;
 use crate::controllers::subject::Subject;
 use crate::settings::Settings;
 
@@ -68,15 +67,10 @@ pub(crate) fn validate(
         namespace: subject.namespace.clone(),
         name: subject.name.clone(),
     };
-    let connections = &settings.connections;
-    let access = match target.installation_kafka {
-        true => connections.kafka_in_pods().0,
-        false => KafkaAccess::default(),
-    };
-    let redis = target.redis.clone().map(|redis| match target.installation_redis {
-        true => connections.redis_in_pods().0.to(redis),
-        false => redis,
-    });
+    let connections = &target.connections;
+    let access = connections.kafka_in_pods().0;
+    let redis = target.redis.clone();
+    let redis = redis.map(|redis| connections.redis_in_pods().0.to(redis));
     let kafka = KafkaTarget {
         bootstrap: target.bootstrap.clone(),
         topic: target.topic.name.clone(),
@@ -90,18 +84,14 @@ pub(crate) fn validate(
         text.parse()
             .map_err(|_| invalid(Reason::InvalidSpec, format!("{field}: `{text}` is not a network")))
     });
-    let own_user = settings.clickhouse_consumer.is_some() && target.installation_clickhouse;
-    let file = |name: &str| own_user.then(|| format!("{}/clickhouse-{name}", paths::CONNECTIONS).into());
+    let store = connections.clickhouse_in_pods().0;
     let clickhouse = ClickHouseTarget {
         url: target.clickhouse_url.clone(),
         database: target.table.database.clone(),
         table: target.table.table.clone(),
-        username_file: file("username"),
-        password_file: file("password"),
-        tls: match target.installation_clickhouse {
-            true => connections.clickhouse_in_pods().0,
-            false => None,
-        },
+        username_file: store.username_file,
+        password_file: store.password_file,
+        tls: store.tls,
         insert_timeout: Duration::from_secs(120),
     };
     let ingest = IngestConfig {

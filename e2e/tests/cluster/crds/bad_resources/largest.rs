@@ -51,6 +51,7 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
             json!({"name": own, "count": "Events", "every": "Minute", "by": by, "retention": "9999d"})
         })
         .collect();
+    let secret = "s".repeat(253);
     let pipeline = |apps: Value| {
         json!({
             "apiVersion": "penstock.dev/v1alpha1", "kind": "IngestionPipeline",
@@ -78,6 +79,8 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                     "bootstrap": format!("{}:65535", "b".repeat(1018)), "topic": "t".repeat(200),
                     "partitions": 1024, "replication": 9, "retention": "99999d", "config": config,
                     "recordFormat": "Single", "key": "SessionId",
+                    "tls": {"caSecret": secret, "certSecret": secret, "adminCertSecret": secret},
+                    "sasl": {"mechanism": "ScramSha512", "secret": secret, "adminSecret": secret},
                     "deadLetter": {"topic": "d".repeat(200), "retention": "99999d"}
                 },
                 "consume": {
@@ -86,11 +89,12 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                     "batch": {"maxRows": 1_000_000, "maxBytes": "64MiB", "maxAge": "1m"}
                 },
                 "clickhouse": {
-                    "url": "http://clickhouse:65535", "database": "d".repeat(63), "table": "t".repeat(63),
+                    "url": "https://clickhouse:65535", "caSecret": secret, "secret": secret, "adminSecret": secret,
+                    "database": "d".repeat(63), "table": "t".repeat(63),
                     "cluster": "c".repeat(63),
                     "columns": columns, "rollups": rollups
                 },
-                "redis": {"address": "redis:6379", "database": 1023},
+                "redis": {"address": "redis:6379", "database": 1023, "tls": {"caSecret": secret}, "secret": secret},
                 "deletionPolicy": "Delete", "adoptionPolicy": "Adopt"
             }
         })

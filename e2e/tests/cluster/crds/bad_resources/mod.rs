@@ -1,5 +1,6 @@
 //! Resources that must be refused, each with the words that must name the field; and the largest that must not be.
 
+mod access;
 mod durability;
 mod edge;
 mod largest;
@@ -77,6 +78,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits(),
         edge::cases(),
         durability::cases(),
+        access::cases(),
     ]
     .into_iter()
     .flatten()
