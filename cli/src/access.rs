@@ -7,7 +7,7 @@ use penstock_dataplane_config::{ClientTls, KafkaCluster, Sasl, SaslMechanism};
 
 use crate::exit::{Failure, Result};
 
-/// Flags. The files are of this machine.
+/// Flags. The files are of this machine. With any of them but the address, what the pipeline's pods have is not used.
 #[derive(Clone, Debug, Default, Args)]
 pub struct KafkaFlags {
     /// Kafka's address; default: what the pipeline's pods use

@@ -177,8 +177,8 @@ impl Cluster {
         }
     }
 
-    /// The pipeline's Kafka as the flags say; what they leave open, as its consumers reach it: with what their Secret holds,
-    /// where it asks who is there.
+    /// The pipeline's Kafka as the flags say how it is reached, if they say anything of that; else as its consumers reach it,
+    /// with what their Secret holds, where it asks who is there.
     pub async fn brokers(&self, pipeline: &str, kafka: &KafkaTarget, flags: &KafkaFlags) -> Result<Brokers> {
         let bootstrap = flags.kafka.as_ref().unwrap_or(&kafka.bootstrap);
         if flags.say_how() {

@@ -1,9 +1,10 @@
-//! Whether Kafka, ClickHouse and Redis answer: asked for each address in use, every few seconds.
+//! Whether Kafka, ClickHouse and Redis answer: asked for each address in use and each who asks there, every few seconds.
 //!
-//! Reconciles read the answer instead of running into a timeout each; the moment an answer changes, the pipelines that
-//! use the address are looked at. Nothing is written while nothing changes.
+//! Reconciles read the answer instead of running into a timeout each; the moment an answer changes, all pipelines are
+//! looked at. Nothing is written while nothing changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,30 @@ impl Backend {
             Self::ClickHouse(_) => Service::ClickHouse,
             Self::Redis(_) => Service::Redis,
         }
+    }
+
+    /// Those that it is reached with.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let (tls, user) = match self {
+            Self::Kafka(cluster) => {
+                let user = cluster.sasl.as_ref();
+                let user = user.map(|sasl| [&sasl.username_file, &sasl.password_file]);
+                (&cluster.tls, user.map_or([None; 2], |files| files.map(Some)))
+            }
+            Self::ClickHouse(server) => (
+                &server.tls,
+                [&server.username_file, &server.password_file].map(Option::as_ref),
+            ),
+            Self::Redis(target) => (
+                &target.tls,
+                [&target.username_file, &target.password_file].map(Option::as_ref),
+            ),
+        };
+        let tls = tls
+            .iter()
+            .flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]);
+        let user = user.into_iter().flatten();
+        tls.flatten().chain(user).map(PathBuf::as_path)
     }
 
     fn address(&self) -> String {
@@ -136,6 +161,12 @@ impl Monitor {
         watched.health.clone()
     }
 
+    /// Forgets all that is reached with files in this folder: they are no more.
+    pub fn forget(&self, folder: &Path) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|backend, _| !backend.files().any(|file| file.starts_with(folder)));
+    }
+
     /// Asks all addresses for ever; `changed` is called when any answer has changed.
     pub async fn run(self, mut changed: impl FnMut()) {
         let mut tick = tokio::time::interval(EVERY);
@@ -202,11 +233,15 @@ impl Monitor {
     fn count(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for service in [Service::Kafka, Service::ClickHouse, Service::Redis] {
-            let down = known
-                .iter()
-                .filter(|(backend, w)| backend.service() == service && matches!(w.health, Health::Down(_)))
-                .count();
-            self.metrics.unreachable(name(service), down);
+            // Who is not let in is one pipeline's matter, and nothing that the address can help.
+            let down = known.iter().filter(|(_, watched)| {
+                matches!(watched.health, Health::Down(ProvisionError::Unavailable { .. }))
+            });
+            let down: BTreeSet<String> = down
+                .filter(|(backend, _)| backend.service() == service)
+                .map(|(backend, _)| backend.address())
+                .collect();
+            self.metrics.unreachable(name(service), down.len());
         }
     }
 }

@@ -18,7 +18,6 @@ use tokio::time::{sleep, timeout};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Readiness};
-use crate::controllers::pipeline::named::SecretFiles;
 use crate::controllers::{
     self,
     cache::{Scope, definitions_installed},
@@ -45,8 +44,8 @@ pub enum Ended {
     Kubernetes(String),
     #[error("the admin port {0}: {1}")]
     Admin(std::net::SocketAddr, std::io::Error),
-    #[error("PENSTOCK_SECRET_FILES: {0}: {1}")]
-    SecretFiles(std::path::PathBuf, std::io::Error),
+    #[error("PENSTOCK_SECRET_FILES: {0}")]
+    SecretFiles(std::io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(std::io::Error),
     #[error("leadership was lost")]
@@ -176,9 +175,7 @@ fn shared(
     elector: &Elector,
     metrics: Metrics,
 ) -> Result<Shared, Ended> {
-    let folder = &settings.secret_files;
-    let secret_files =
-        SecretFiles::make(folder).map_err(|error| Ended::SecretFiles(folder.clone(), error))?;
+    settings.secret_files.make().map_err(Ended::SecretFiles)?;
     let services = Services {
         topics: Arc::new(KafkaAdmin::new()),
         tables: Arc::new(ClickHouseAdmin::new()),
@@ -198,7 +195,6 @@ fn shared(
         settings: Arc::new(settings),
         metrics,
         keys: Arc::default(),
-        secret_files: Arc::new(secret_files),
     })
 }
 

@@ -4,10 +4,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Parser;
 
 use crate::connections::{ConnectionArgs, Connections};
+use crate::controllers::pipeline::named::SecretFiles;
 use crate::tenancy::Patterns;
 
 /// Flags.
@@ -34,8 +36,8 @@ pub struct Args {
     redis_address: String,
     #[command(flatten)]
     connections: ConnectionArgs,
-    /// Folder for copies of the Secrets that pipelines name for services of their own; best one in memory. It is made anew at
-    /// the start. Default: one of this operator's name among temporary files.
+    /// Folder beneath which copies are of the Secrets that pipelines name for services of their own; best one in memory.
+    /// Default: one of this operator's name among temporary files.
     #[arg(long, env = "PENSTOCK_SECRET_FILES", default_value = "")]
     secret_files: String,
     /// Name of this cluster in marks of ownership and ids. Default: the uid of the namespace kube-system.
@@ -76,7 +78,7 @@ pub struct Settings {
     /// How these are reached.
     pub connections: Connections,
     /// Where copies of pipelines' own Secrets are.
-    pub secret_files: PathBuf,
+    pub secret_files: Arc<SecretFiles>,
     pub cluster_id: Option<String>,
     pub topics: Patterns,
     pub databases: Patterns,
@@ -160,10 +162,9 @@ impl TryFrom<Args> for Settings {
             clickhouse_url,
             redis_address: given(args.redis_address),
             connections,
-            secret_files: given(args.secret_files).map_or_else(
-                || std::env::temp_dir().join(format!("{pod_name}-secrets")),
-                PathBuf::from,
-            ),
+            secret_files: Arc::new(SecretFiles::new(
+                &given(args.secret_files).map_or_else(|| std::env::temp_dir().join(&pod_name), PathBuf::from),
+            )),
             cluster_id: given(args.cluster_id),
             topics: Patterns::new(listed(&args.tenancy_topics)),
             databases: Patterns::new(listed(&args.tenancy_databases)),

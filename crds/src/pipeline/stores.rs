@@ -26,6 +26,9 @@ use crate::schema;
     validation = Rule::new("has(self.bootstrap) || !(has(self.tls) || has(self.sasl))")
         .message("tls and sasl are for brokers that bootstrap names: how the installation's are reached is the installation's to say")
         .field_path(".bootstrap"),
+    validation = Rule::new("!has(self.tls) || !has(self.tls.adminCertSecret) || has(self.tls.certSecret)")
+        .message("tls.adminCertSecret is the operator's beside the pods' own certificate: give certSecret, too")
+        .field_path(".tls.adminCertSecret"),
     validation = Rule::new("!has(self.sasl) || self.sasl.mechanism != 'Plain' || has(self.tls)")
         .message("sasl.mechanism Plain sends the password itself: it needs tls, which may be {}")
         .field_path(".sasl.mechanism")

@@ -94,8 +94,7 @@ pub fn meets(kind: Kind, workload: Workload) -> bool {
     match kind {
         Kind::Ingest | Kind::FiberSync => true,
         Kind::FiberAsync => full,
-        Kind::Single => full && workload.encoding == Encoding::Plain,
-        Kind::Hyper | Kind::Axum => full && workload.encoding == Encoding::Plain,
+        Kind::Single | Kind::Hyper | Kind::Axum => full && workload.encoding == Encoding::Plain,
         Kind::Collector => full && workload.encoding == Encoding::Plain && workload.events == 100,
     }
 }

@@ -425,6 +425,12 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
         })
     };
     asked("kafka.tls.caSecret", "there is no Secret authority")?;
+    // What concerns Apps does not wait for that.
+    within(30, "the list of Apps", || {
+        Ok(trial
+            .kubectl(&["get", "configmap", "-o", "name"])?
+            .contains("events-apps"))
+    })?;
     let authority = std::fs::read_to_string(&kit.client_certificate().ca)
         .map_err(|error| Error::new(error.to_string()))?;
     own.secret("authority", &[("ca.crt", &authority)])?;
@@ -438,6 +444,9 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     within(60, "Kafka lets nobody in", || {
         Ok(own.says()?.contains("uthentication failed"))
     })?;
+    // Also when it has been known for a while.
+    std::thread::sleep(Duration::from_secs(15));
+    assert!(own.says()?.contains("uthentication failed"), "{}", own.says()?);
     own.user("kafka", "the first")?;
     trial.ready()?;
 
@@ -445,13 +454,26 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
     let both = || -> Result<_> { Ok((names(&trial, "ingest")?, names(&trial, "consume")?)) };
     let before = both()?;
+    let connected = |up: bool| -> Result<bool> {
+        let line = format!("penstock_dependency_up{{name=\"redis\"}} {}", u8::from(up));
+        for pod in &trial.pods("ingest")? {
+            if !trial.metrics(pod)?.contains(&line) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    within(60, "Redis in the pods", || connected(true))?;
     // Both of them: what is refused at first is tried again until the new password has come.
     let (mut sent, ()) = Acknowledged::meanwhile(send, || {
         kit.set_clickhouse_password(&name, "the second", true)?;
         administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
         administer(&["CLIENT", "KILL", "USER", &name])?;
+        within(60, "a pod without Redis", || connected(false))?;
         own.user("clickhouse", "the second")?;
-        own.user("redis", "the second")
+        own.user("redis", "the second")?;
+        within(120, "the new password of Redis in the pods", || connected(true))?;
+        Ok(())
     })?;
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, PATIENCE)?;
@@ -498,5 +520,20 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
             "a password is in a log"
         );
     }
+    // Deleting what it made takes the same users.
+    trial.kubectl(&[
+        "patch",
+        "ingestionpipeline",
+        "events",
+        "--type=merge",
+        "-p",
+        "{\"spec\":{\"deletionPolicy\":\"Delete\"}}",
+    ])?;
+    trial.kubectl(&["delete", "ingestionpipeline", "events", "--timeout=60s"])?;
+    let tables = format!(
+        "SELECT count() FROM system.tables WHERE database = '{}'",
+        trial.namespace().replace('-', "_")
+    );
+    assert_eq!(kit.clickhouse(&tables)?.trim(), "0");
     administer(&["ACL", "DELUSER", &name])
 }

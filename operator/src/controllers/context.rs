@@ -10,7 +10,6 @@ use penstock_crds::{App, IngestionPipeline};
 
 use super::app::keyring::KeyRing;
 use super::cache::{Caches, Guard};
-use super::pipeline::named::SecretFiles;
 use crate::api::Writer;
 use crate::events::Events;
 use crate::health::{Monitor, Services};
@@ -31,7 +30,6 @@ pub struct Shared {
     pub services: Services,
     pub monitor: Monitor,
     pub keys: Arc<KeyRing>,
-    pub secret_files: Arc<SecretFiles>,
 }
 
 /// A client that has a `Debug`.

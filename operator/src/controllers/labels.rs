@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 pub const PIPELINE: &str = "penstock.dev/pipeline";
 /// Annotation of a pod template: changes when its pods must restart.
 pub const CONFIG_HASH: &str = "penstock.dev/config-hash";
+/// Annotation of a Secret of pods: the addresses of what it is for.
+pub const SERVICES: &str = "penstock.dev/services";
 /// Annotation of a running pod: changes when its list of Apps or its Secret has changed, which makes kubelet renew the
 /// mounts.
 pub const FILES_REVISION: &str = "penstock.dev/files-revision";

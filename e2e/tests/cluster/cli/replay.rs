@@ -6,11 +6,12 @@ use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, within};
 use penstock_e2e::{Error, Result};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ended, json, printed};
 
-/// The group of the pipeline's consumers, which has no members, reads from the beginning.
+/// The group of the pipeline's consumers reads from the beginning, as soon as the last of its members is known to be gone.
 fn set_back(kit: &Turn, namespace: &str) -> Result<()> {
     let failed = |error: rdkafka::error::KafkaError| Error::new(error.to_string());
     let group: BaseConsumer = ClientConfig::new()
@@ -23,7 +24,13 @@ fn set_back(kit: &Turn, namespace: &str) -> Result<()> {
         list.add_partition_offset(&format!("{namespace}.{PIPELINE}"), partition, Offset::Offset(0))
             .map_err(failed)?;
     }
-    group.commit(&list, CommitMode::Sync).map_err(failed)
+    within(90, "the group has no members", || {
+        match group.commit(&list, CommitMode::Sync) {
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) => Ok(false),
+            committed => committed.map(|()| true).map_err(failed),
+        }
+    })
+    .map(drop)
 }
 
 #[test]

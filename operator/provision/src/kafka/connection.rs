@@ -40,6 +40,15 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// How long the cluster has to say that it is there. Where it may refuse somebody, it must be asked why in the time that
+    /// is left.
+    pub(super) fn patience(&self) -> Duration {
+        match self.cluster.tls.is_some() || self.cluster.sasl.is_some() {
+            true => ANSWER - REFUSAL - Duration::from_millis(700),
+            false => ANSWER,
+        }
+    }
+
     /// For the ownership registry.
     pub(super) fn producer(&self) -> Result<FutureProducer, KafkaError> {
         let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);

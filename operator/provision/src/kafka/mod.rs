@@ -21,7 +21,7 @@ use std::sync::Arc;
 use penstock_dataplane_config::KafkaCluster;
 use rdkafka::error::RDKafkaErrorCode;
 
-use self::connection::{Connection, Connections, options};
+use self::connection::{ANSWER, Connection, Connections, options};
 use self::plan::ObservedTopic;
 use self::registry::Entry;
 use super::error::{Class, ProvisionError};
@@ -62,14 +62,35 @@ impl KafkaAdmin {
         F: Future<Output = Result<T, ProvisionError>>,
     {
         let connection = self.connections.get(cluster)?;
+        // Who does not wait for the answer has had none.
+        let mut unanswered = Unanswered {
+            connections: &self.connections,
+            connection: Some(Arc::clone(&connection)),
+        };
         let mut answer = job(Arc::clone(&connection)).await;
         if let Err(ProvisionError::Unavailable { detail, .. }) = &mut answer {
-            self.connections.forget(&connection);
+            drop(unanswered);
             if let Some(why) = connection.refusal().await {
                 *detail = why;
             }
+        } else {
+            unanswered.connection = None;
         }
         answer
+    }
+}
+
+/// Forgets a connection that has not answered.
+struct Unanswered<'c> {
+    connections: &'c Connections,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            self.connections.forget(connection);
+        }
     }
 }
 
@@ -115,7 +136,7 @@ impl TopicAdmin for KafkaAdmin {
     fn ping<'a>(&'a self, cluster: &'a KafkaCluster) -> Answer<'a, ()> {
         Box::pin(self.on(cluster, move |connection| async move {
             connection
-                .blocking(|clients| observe::brokers(&clients.reader))
+                .blocking(|clients| observe::brokers(&clients.reader, clients.patience()))
                 .await
                 .map(|_| ())
         }))
@@ -188,7 +209,7 @@ async fn check(
 /// Copies of each partition of a topic to be made.
 async fn replication(connection: &Connection, spec: &TopicSpec) -> Result<u32, ProvisionError> {
     let brokers = connection
-        .blocking(|clients| observe::brokers(&clients.reader))
+        .blocking(|clients| observe::brokers(&clients.reader, ANSWER))
         .await?;
     match spec.replication {
         None => Ok(plan::default_replication(brokers)),

@@ -24,9 +24,9 @@ pub(super) struct Shape {
 }
 
 /// How many brokers are in the cluster now.
-pub(super) fn brokers(reader: &BaseConsumer) -> Result<u32, KafkaError> {
+pub(super) fn brokers(reader: &BaseConsumer, patience: Duration) -> Result<u32, KafkaError> {
     // One topic's metadata names all brokers; asking for no topic in particular would list all of them.
-    let metadata = reader.fetch_metadata(Some(registry::TOPIC), ANSWER)?;
+    let metadata = reader.fetch_metadata(Some(registry::TOPIC), patience)?;
     Ok(u32::try_from(metadata.brokers().len()).unwrap_or(u32::MAX))
 }
 

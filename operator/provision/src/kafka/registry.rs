@@ -223,7 +223,7 @@ async fn append(connection: &Connection, topic: &str, entry: Option<&Entry>) -> 
 async fn ensure_topic(connection: &Connection) -> Result<(), ProvisionError> {
     let (exists, brokers) = connection
         .blocking(|clients| {
-            let brokers = observe::brokers(&clients.reader)?;
+            let brokers = observe::brokers(&clients.reader, ANSWER)?;
             Ok((
                 observe::topic_metadata(&clients.reader, TOPIC)?.is_some(),
                 brokers,

@@ -85,28 +85,48 @@ async fn tell(app: Arc<Guard<App>>, today: &Day, shared: &Shared, caches: &Cache
     }
 }
 
-/// The Redis servers of the pipelines that accept the App, each once.
-fn servers(app: &App, subject: &Subject, shared: &Shared, caches: &Caches) -> Vec<RedisTarget> {
+/// The Redis servers of the pipelines that accept the App, each once, with all the ways in which it is reached.
+fn servers(app: &App, subject: &Subject, shared: &Shared, caches: &Caches) -> Vec<Vec<RedisTarget>> {
     let pipelines = caches.pipelines_in(&subject.namespace);
-    let servers: BTreeMap<(String, u16), RedisTarget> = pipelines
+    let ways = pipelines
         .iter()
         .filter_map(|pipeline| pipeline.0.as_ref().ok())
         .filter(|pipeline| pipeline.spec.apps.selects(&subject.name, app.labels()))
-        .filter_map(|pipeline| target::redis(pipeline, &shared.cluster, &shared.settings))
-        .map(|redis| ((redis.address.clone(), redis.database), redis))
-        .collect();
+        .filter_map(|pipeline| target::redis(pipeline, &shared.cluster, &shared.settings));
+    let mut servers: BTreeMap<(String, u16), Vec<RedisTarget>> = BTreeMap::new();
+    for redis in ways {
+        let ways = servers
+            .entry((redis.address.clone(), redis.database))
+            .or_default();
+        if !ways.contains(&redis) {
+            ways.push(redis);
+        }
+    }
     servers.into_values().collect()
 }
 
 async fn used(
     app: Uuid,
     day: &str,
-    servers: &[RedisTarget],
+    servers: &[Vec<RedisTarget>],
     shared: &Shared,
 ) -> Result<Usage, ProvisionError> {
     let mut usage = Usage::default();
-    for redis in servers {
-        usage += shared.services.quotas.usage(redis, app, day).await?;
+    for ways in servers {
+        let mut refused = None;
+        for redis in ways {
+            match shared.services.quotas.usage(redis, app, day).await {
+                Ok(found) => {
+                    usage += found;
+                    refused = None;
+                    break;
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
     }
     Ok(usage)
 }

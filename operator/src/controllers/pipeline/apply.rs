@@ -3,6 +3,8 @@
 //! Order: what pods read comes before pods, consume before ingest. An object of the same name that someone else made is
 //! left alone and reported.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
@@ -104,6 +106,9 @@ pub(super) async fn objects(
             Runner::StatefulSet(_) => gates.set.held,
         };
         if (*gate == Gate::Open && !held) || !exists {
+            if let Some(secret) = &role.secret {
+                apply(secret, owner, caches, writer).await?;
+            }
             apply(&role.config, owner, caches, writer).await?;
         }
         match &role.runner {
@@ -179,6 +184,15 @@ where
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the Secret that is there is for the services that this one is for.
+pub(super) async fn has_same_services(secret: &Secret, writer: &Writer) -> Result<bool, ApiError> {
+    let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+    let there = writer.api::<Secret>(&namespace).get_metadata_opt(&name).await;
+    let there = there.map_err(|error| ApiError::from(format!("Secret {namespace}/{name}"), &error))?;
+    let services = |annotations: &BTreeMap<String, String>| annotations.get(labels::SERVICES).cloned();
+    Ok(there.is_some_and(|there| services(there.annotations()) == services(secret.annotations())))
 }
 
 /// Deletes the Secret of a role, if there is one.

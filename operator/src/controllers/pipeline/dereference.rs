@@ -33,8 +33,8 @@ pub fn claimant(pipeline: &IngestionPipeline, shared: &Shared) -> Option<Claiman
 
 /// What was read.
 pub(super) enum Dereferenced {
-    /// All that is needed, and what is named but missing.
-    Whole(Box<Validated>, Credentials, Option<Invalid>),
+    /// All that is needed, credentials as far as they are there, and what is named but missing.
+    Whole(Box<Validated>, Option<Credentials>, Option<Invalid>),
     Waiting,
 }
 
@@ -50,6 +50,13 @@ pub(super) async fn dereference(
         keys,
         ..
     } = &context.shared;
+    let kept = match keep(pipeline, subject, context).await {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
+            return Ok(Dereferenced::Waiting);
+        }
+    };
     let target = Target::of(pipeline, subject, cluster, settings)?;
     let us = Claimant {
         subject: subject.clone(),
@@ -114,23 +121,34 @@ pub(super) async fn dereference(
             return Ok(Dereferenced::Waiting);
         }
     };
-    let kept = context
-        .shared
-        .secret_files
-        .keep(pipeline, subject, &context.writer);
-    let incomplete = match kept.await {
-        Ok(Ok(Kept::Whole)) => incomplete,
-        Ok(Ok(Kept::Earlier(missing))) => incomplete.or(Some(missing)),
-        Ok(Err(missing)) => return Err(missing),
-        Err(error) => {
-            tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
-            return Ok(Dereferenced::Waiting);
-        }
-    };
     let direct = pipeline.spec.ingest.kafka_outage() == KafkaOutage::Direct;
-    let credentials = secrets::read(&target.connections, direct).await?;
+    // Without them what concerns Apps is done all the same: a revoked key stops.
+    let credentials = match kept.never {
+        true => None,
+        false => Some(secrets::read(&target.connections, direct).await?),
+    };
+    let incomplete = kept.missing.or(incomplete);
     let validated = validate(pipeline, subject, target, bound, unreadable, settings)?;
     Ok(Dereferenced::Whole(Box::new(validated), credentials, incomplete))
+}
+
+/// Reads the Secrets that the pipeline names for services of its own.
+pub(super) async fn keep(
+    pipeline: &IngestionPipeline,
+    subject: &Subject,
+    context: &Context,
+) -> Result<Kept, ApiError> {
+    let Shared {
+        settings, monitor, ..
+    } = &context.shared;
+    let kept = settings
+        .secret_files
+        .keep(pipeline, subject, &context.caches, &context.writer)
+        .await?;
+    for place in &kept.replaced {
+        monitor.forget(place);
+    }
+    Ok(kept)
 }
 
 /// New pods wait until the Secret of their certificate is there; running ones go on with what they have read.

@@ -44,7 +44,7 @@ use self::apply::Gates;
 use self::build::Role;
 use self::delete::Progress;
 pub use self::dereference::claimant;
-use self::dereference::{Dereferenced, dereference};
+use self::dereference::{Dereferenced, dereference, keep};
 use self::external::{External, Memories, Wanted};
 use self::findings::Findings;
 use self::rollout::{Gate, Live, Part};
@@ -117,7 +117,13 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&subject.uid);
-        let metrics = &self.shared.metrics;
+        let Shared {
+            metrics,
+            monitor,
+            settings,
+            ..
+        } = &self.shared;
+        monitor.forget(&settings.secret_files.forget(&subject.uid));
         metrics.count("IngestionPipeline", subject.path(), None);
         metrics.durability_degraded(subject.path(), false);
     }
@@ -164,7 +170,12 @@ async fn look(pipeline: &IngestionPipeline, subject: &Subject, context: &Context
             found.target = Some(validated.target.clone());
             found.incomplete = incomplete;
             if !subject.paused && found.failure.is_none() {
-                Box::pin(make(pipeline, &validated, &credentials, &mut found, context)).await;
+                match credentials {
+                    Some(credentials) => {
+                        Box::pin(make(pipeline, &validated, &credentials, &mut found, context)).await;
+                    }
+                    None => found.failure = tell_of_apps(&validated, context).await.err(),
+                }
             }
         }
         Ok(Dereferenced::Waiting) => found.waiting = true,
@@ -202,10 +213,11 @@ async fn make(
         found.failure = Some(ApiError::NotLeading);
         return;
     }
+    let live = [found.ingest.whole(), found.consume.clone()];
     // The list of Apps does not wait for a broker.
     let (external, applied) = tokio::join!(
         external::ensure(&wanted, shared, writer, memories),
-        revise(validated, credentials, context)
+        revise(validated, credentials, &live, context)
     );
     let objects = match applied {
         Ok(objects) => objects,
@@ -295,40 +307,73 @@ async fn make(
     }
 }
 
-/// Credentials and the list of Apps: what does not wait for anything. Pods that run are told of new ones.
+/// The list of Apps, where nothing else can be done.
+async fn tell_of_apps(validated: &Validated, context: &Context) -> Result<(), ApiError> {
+    let objects = build::build(validated, &Credentials::default());
+    let uid = &validated.subject.uid;
+    let applied = apply::apply(&objects.apps, uid, &context.caches, &context.writer).await?;
+    tell(validated, &objects.revision, applied.changed, context).await
+}
+
+/// Credentials and the list of Apps: what does not wait for anything. Pods that run are told of new ones. `live`: what runs
+/// of ingest and consume. Credentials of other services than those that pods use now come with the configuration that names
+/// them ([`apply::objects`]): no service is told another's.
 async fn revise(
     validated: &Validated,
     credentials: &Credentials,
+    live: &[Live; 2],
     context: &Context,
 ) -> Result<build::Objects, ApiError> {
-    let Context {
-        caches,
-        writer,
-        touched,
-        ..
-    } = context;
+    let Context { caches, writer, .. } = context;
     let uid = &validated.subject.uid;
     let objects = build::build(validated, credentials);
     let mut changed = apply::apply(&objects.apps, uid, caches, writer).await?.changed;
-    for (role, objects) in [(Role::Ingest, &objects.ingest), (Role::Consume, &objects.consume)] {
+    for (role, objects, live) in [
+        (Role::Ingest, &objects.ingest, &live[0]),
+        (Role::Consume, &objects.consume, &live[1]),
+    ] {
+        let as_wanted = live.is(&Live::of_runner(&objects.runner));
         match &objects.secret {
-            Some(secret) => changed |= apply::apply(secret, uid, caches, writer).await?.changed,
+            Some(secret) if as_wanted || apply::has_same_services(secret, writer).await? => {
+                changed |= apply::apply(secret, uid, caches, writer).await?.changed;
+            }
             // What no pod needs any more is not left lying about.
-            None => apply::end_secret(validated, role, caches, writer).await?,
+            None if as_wanted && live.rolled_out => {
+                apply::end_secret(validated, role, caches, writer).await?;
+            }
+            Some(_) | None => {}
         }
     }
-    let told = touched.lock().unwrap_or_else(PoisonError::into_inner).get(uid) == Some(&objects.revision);
+    tell(validated, &objects.revision, changed, context).await?;
+    Ok(objects)
+}
+
+/// Has pods read again what they are given, when it has changed.
+async fn tell(
+    validated: &Validated,
+    revision: &str,
+    changed: bool,
+    context: &Context,
+) -> Result<(), ApiError> {
+    let Context { writer, touched, .. } = context;
+    let uid = &validated.subject.uid;
+    let told = touched
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(uid)
+        .map(String::as_str)
+        == Some(revision);
     if changed || !told {
         if changed {
             tokio::time::sleep(SETTLE).await;
         }
         for role in [Role::Ingest, Role::Consume] {
-            apply::touch(validated, role, &objects.revision, writer).await?;
+            apply::touch(validated, role, revision, writer).await?;
         }
         let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
-        touched.insert(uid.clone(), objects.revision.clone());
+        touched.insert(uid.clone(), revision.to_owned());
     }
-    Ok(objects)
+    Ok(())
 }
 
 /// Says what was found, and when to look again.
@@ -467,6 +512,10 @@ async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context)
     let Shared {
         settings, cluster, ..
     } = &context.shared;
+    // What is missing shows in what cannot be deleted.
+    if let Err(error) = keep(pipeline, subject, context).await {
+        tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
+    }
     let target = Target::of(pipeline, subject, cluster, settings).ok();
     let Context {
         shared,
@@ -476,10 +525,6 @@ async fn end(pipeline: &IngestionPipeline, subject: &Subject, context: &Context)
     } = context;
     if !shared.leadership.held() {
         return Action::requeue(Duration::from_secs(1));
-    }
-    // What is missing shows in what cannot be deleted.
-    if let Err(error) = shared.secret_files.keep(pipeline, subject, writer).await {
-        tracing::warn!(pipeline = subject.path(), %error, "its Secrets cannot be read");
     }
     let progress = delete::advance(pipeline, subject, target.as_ref(), shared, caches, writer).await;
     let (message, external, failure) = match progress {

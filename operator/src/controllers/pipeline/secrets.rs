@@ -59,7 +59,8 @@ impl Files {
     }
 }
 
-fn digest<'f>(files: impl Iterator<Item = (&'static str, &'f [u8])>) -> String {
+/// Of names and contents.
+pub(super) fn digest<'f>(files: impl Iterator<Item = (&'static str, &'f [u8])>) -> String {
     let mut hash = Sha256::new();
     for (name, content) in files {
         for part in [name.as_bytes(), content] {

@@ -139,6 +139,10 @@ fn ready(seen: &Observation<'_>, needed: [&Statement; 3]) -> Statement {
     if let Some(failure) = seen.failure {
         return no(failure.reason(), failure.to_string());
     }
+    // Where nothing outside was even looked at, what is missing is why.
+    if let Some(incomplete) = seen.incomplete.filter(|_| seen.external.is_none()) {
+        return no(incomplete.reason, incomplete.message.clone());
+    }
     // An outage that the spools bridge takes nothing away from whoever sends.
     let bridged = |s: &Statement| seen.bridges_outages && s.reason == Reason::KafkaUnavailable;
     let needed: Vec<&Statement> = needed.into_iter().filter(|s| !bridged(s)).collect();

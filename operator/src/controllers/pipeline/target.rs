@@ -158,10 +158,7 @@ impl Target {
             group: format!("penstock.{namespace}.{name}"),
             table,
             redis: redis(pipeline, cluster, settings),
-            connections: Connections {
-                redis: redis_access(pipeline, settings),
-                ..connections(pipeline, &bootstrap, &clickhouse_url, settings)
-            },
+            connections: connections(pipeline, &bootstrap, &clickhouse_url, settings),
             bootstrap,
             clickhouse_url,
         })
@@ -212,7 +209,7 @@ fn brokers(bootstrap: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// How Kafka and ClickHouse are reached.
+/// How all three are reached.
 fn connections(
     pipeline: &IngestionPipeline,
     bootstrap: &str,
@@ -220,7 +217,10 @@ fn connections(
     settings: &Settings,
 ) -> Connections {
     let installation = &settings.connections;
-    let mut connections = Connections::default();
+    let mut connections = Connections {
+        redis: redis_access(pipeline, settings),
+        ..Connections::default()
+    };
     let own_brokers = settings.kafka_bootstrap.as_deref();
     if let Some((operator, pods)) = named::kafka(pipeline, settings) {
         (connections.kafka, connections.kafka_pods) = (operator, pods);
@@ -376,29 +376,22 @@ mod tests {
              redis: {address: 'own:6380', tls: {}, secret: figures}",
         )
         .unwrap();
+        // Not read yet.
+        let at = |secret: &str, member: &str| {
+            let folder = std::path::Path::new("/secrets/penstock-secrets/uid-growth-events");
+            folder.join(secret).join("not-read").join(member)
+        };
         let kafka = own.kafka();
-        assert_eq!(
-            kafka.tls.unwrap().ca_file,
-            Some("/secrets/growth/ca/ca.crt".into())
-        );
+        assert_eq!(kafka.tls.unwrap().ca_file, Some(at("ca", "ca.crt")));
         let by = |sasl: Option<penstock_dataplane_config::Sasl>| sasl.unwrap().username_file;
-        assert_eq!(
-            by(kafka.sasl),
-            std::path::Path::new("/secrets/growth/maker/username")
-        );
+        assert_eq!(by(kafka.sasl), at("maker", "username"));
         let (pods, copied) = own.connections.kafka_in_pods();
         assert!(by(pods.sasl).starts_with(crate::connections::POD_FILES));
-        assert!(copied.contains(&("kafka-password", "/secrets/growth/pods/password".into())));
-        assert_eq!(
-            own.clickhouse().password_file,
-            Some("/secrets/growth/rows/password".into())
-        );
+        assert!(copied.contains(&("kafka-password", at("pods", "password"))));
+        assert_eq!(own.clickhouse().password_file, Some(at("rows", "password")));
         let redis = own.redis.unwrap();
         assert!(redis.tls.is_some_and(|tls| tls.ca_file.is_none()));
-        assert_eq!(
-            redis.username_file,
-            Some("/secrets/growth/figures/username".into())
-        );
+        assert_eq!(redis.username_file, Some(at("figures", "username")));
         // At the installation's addresses what the pipeline says counts, too; names are those of its namespace all the same.
         let shared = "kafka: {bootstrap: 'kafka-0:9092', topic: TOPIC, tls: {}}";
         let allowed = target("events", "growth", &shared.replace("TOPIC", "growth.x")).unwrap();

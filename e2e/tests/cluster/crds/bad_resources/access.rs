@@ -20,6 +20,11 @@ pub(super) fn cases() -> Vec<Case> {
             &["spec.kafka.sasl.mechanism", "it needs tls"],
         ),
         pipeline(
+            "a certificate of the operator alone",
+            "kafka: {bootstrap: 'k:9092', tls: {adminCertSecret: s}}",
+            &["spec.kafka.tls.adminCertSecret"],
+        ),
+        pipeline(
             "a mechanism that there is not",
             "kafka: {bootstrap: 'k:9092', sasl: {mechanism: GSSAPI, secret: s}}",
             &["spec.kafka.sasl.mechanism"],

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 pub(crate) use self::drain::{CLAIM_UID, DRAIN, drain_job, drain_name, ordinal_of_claim, ordinal_of_job};
 use super::secrets::{Credentials, Files};
 use super::validate::Validated;
+use crate::controllers::labels;
 use crate::identity::hex;
 
 /// A role of the data plane.
@@ -115,8 +116,16 @@ fn secret(pipeline: &Validated, role: Role, files: &Files) -> Option<Secret> {
     let data = files
         .iter()
         .map(|(name, content)| (name.to_owned(), ByteString(content.to_vec())));
+    let mut metadata = parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name));
+    let target = &pipeline.target;
+    let redis = target.redis.as_ref().map_or("", |redis| redis.address.as_str());
+    let services = format!("{} {} {redis}", target.bootstrap, target.clickhouse_url);
+    metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(labels::SERVICES.to_owned(), services);
     (!files.is_empty()).then(|| Secret {
-        metadata: parts::metadata(pipeline, role.as_str(), role.object(&pipeline.subject.name)),
+        metadata,
         data: Some(data.collect()),
         type_: Some("Opaque".into()),
         ..Secret::default()
