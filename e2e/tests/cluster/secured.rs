@@ -259,6 +259,23 @@ fn names(trial: &Trial<'_>, role: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Names of the pods of ingest, and of consume.
+fn both(trial: &Trial<'_>) -> Result<(Vec<String>, Vec<String>)> {
+    Ok((names(trial, "ingest")?, names(trial, "consume")?))
+}
+
+/// Waits until as many others are there instead of those from before.
+fn replaced(trial: &Trial<'_>, before: &(Vec<String>, Vec<String>)) -> Result<()> {
+    let renewed = |now: &[String], before: &[String]| {
+        now.len() == before.len() && now.iter().all(|name| !before.contains(name))
+    };
+    within(240, "pods with the new password of Kafka", || {
+        let now = both(trial)?;
+        Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
+    })
+    .map(drop)
+}
+
 #[test]
 fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Result<()> {
     let cluster = Cluster::alone()?;
@@ -306,8 +323,7 @@ fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Resul
 
     let traffic = trial.traffic(APP)?;
     let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
-    let both = || -> Result<_> { Ok((names(&trial, "ingest")?, names(&trial, "consume")?)) };
-    let before = both()?;
+    let before = both(&trial)?;
     let connected = || -> Result<bool> {
         let pods = trial.pods("ingest")?;
         for pod in &pods {
@@ -329,18 +345,12 @@ fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Resul
         Ok(())
     })?;
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
-    assert_eq!(both()?, before, "no pod restarts for Redis's password");
+    assert_eq!(both(&trial)?, before, "no pod restarts for Redis's password");
 
     let (more, ()) = Acknowledged::meanwhile(send, || {
         kit.set_kafka_password(&name, "the second")?;
         pods.write("password", "the second")?;
-        within(240, "pods with the new password of Kafka", || {
-            let now = both()?;
-            let renewed = |now: &[String], before: &[String]| {
-                now.len() == before.len() && now.iter().all(|name| !before.contains(name))
-            };
-            Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
-        })?;
+        replaced(&trial, &before)?;
         trial.ready()
     })?;
     assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
@@ -452,8 +462,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
 
     let traffic = trial.traffic(APP)?;
     let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
-    let both = || -> Result<_> { Ok((names(&trial, "ingest")?, names(&trial, "consume")?)) };
-    let before = both()?;
+    let before = both(&trial)?;
     let connected = |up: bool| -> Result<bool> {
         let line = format!("penstock_dependency_up{{name=\"redis\"}} {}", u8::from(up));
         for pod in &trial.pods("ingest")? {
@@ -478,7 +487,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, PATIENCE)?;
     assert_eq!(
-        both()?,
+        both(&trial)?,
         before,
         "no pod restarts for a password of ClickHouse or Redis"
     );
@@ -486,13 +495,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let (more, ()) = Acknowledged::meanwhile(send, || {
         kit.set_kafka_password(&name, "the second")?;
         own.user("kafka", "the second")?;
-        within(240, "pods with the new password of Kafka", || {
-            let now = both()?;
-            let renewed = |now: &[String], before: &[String]| {
-                now.len() == before.len() && now.iter().all(|name| !before.contains(name))
-            };
-            Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
-        })?;
+        replaced(&trial, &before)?;
         trial.ready()
     })?;
     assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
