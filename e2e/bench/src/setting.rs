@@ -90,8 +90,9 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    pub fn build(setting: &Setting) -> Result<Self> {
-        let kit = &setting.kit;
+    /// Builds what is not there yet. Not within the instance's network, from which no registry can be reached.
+    pub fn build() -> Result<Self> {
+        let kit = Instance::from_environment("bench")?;
         let progress = Progress::start();
         let server = |kind: Kind, program: PathBuf| Server {
             kind,

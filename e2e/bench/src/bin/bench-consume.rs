@@ -38,8 +38,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let stacks = Stacks::build()?;
     let setting = Setting::enter()?;
-    let stacks = Stacks::build(&setting)?;
     let Setting { bench, store, .. } = &setting;
     let mut raw = RawFile::create("bench-consume");
     let (penstock, replaced) = (&stacks.penstock, &stacks.replaced);

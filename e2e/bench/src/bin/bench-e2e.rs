@@ -35,8 +35,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let stacks = Stacks::build()?;
     let setting = Setting::enter()?;
-    let stacks = Stacks::build(&setting)?;
     let Setting { bench, store, .. } = &setting;
     let mut raw = RawFile::create("bench-e2e");
     let both = [&stacks.penstock, &stacks.replaced];

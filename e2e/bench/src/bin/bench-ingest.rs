@@ -27,6 +27,10 @@ use penstock_e2e_bench::slow::slow_clients;
 use penstock_e2e_bench::summary::{Line, lines, median};
 use penstock_e2e_bench::{machine, process, wrk};
 
+/// Names of `--only` for what is no load of its own.
+const OVERLOAD: &str = "too much";
+const SLOW: &str = "slow clients";
+
 /// Measures ingest beside what it replaces, in front of the Kafka of a kit instance.
 #[derive(Debug, Parser)]
 #[command(name = "bench-ingest", version)]
@@ -40,7 +44,8 @@ struct Arguments {
     /// `all` takes the OpenTelemetry Collector in.
     #[arg(long, env = "PEERS", default_value = "")]
     peers: String,
-    /// Only loads whose names contain one of these, as `100 x 16, full`, or `too much`; nothing is written.
+    /// Only loads whose names contain one of these, as `100 x 16, full`, or `too much`, or `slow clients`; nothing is
+    /// written.
     #[arg(long, env = "ONLY", value_name = "TEXT")]
     only: Vec<String>,
     /// Builds of ingest to hold against each other; nothing is written.
@@ -74,16 +79,29 @@ fn run(arguments: &Arguments) -> Result<()> {
     )?;
     warm_kafka(&bench, &servers)?;
 
+    let asked = |text: &str| arguments.only.iter().any(|only| only == text);
     let wanted = |workload: &Workload| {
         let name = workload.to_string();
-        arguments.only.is_empty() || arguments.only.iter().any(|text| name.contains(text))
+        arguments.only.is_empty()
+            || arguments.only.iter().any(|text| name.contains(text))
+            || *workload == PARTIAL && asked(SLOW)
     };
     let samples = measure(&bench, &servers, arguments.runs, wanted)?;
     let all = lines(&samples);
     if !arguments.only.is_empty() || !arguments.build.is_empty() {
         print!("{}", brief(&all));
-        if arguments.only.iter().any(|text| text == "too much") {
+        if asked(OVERLOAD) {
             overload(&bench, &servers[0], arguments.runs)?;
+        }
+        if asked(SLOW) {
+            for server in &servers {
+                let partial = all
+                    .iter()
+                    .find(|line| line.workload == PARTIAL && line.server == server.name);
+                let Some(partial) = partial else { continue };
+                let slow = slow_clients(&bench, server, partial.rate, arguments.runs)?;
+                println!("{SLOW}: {}: {slow:.2?}", server.name);
+            }
         }
         return verdict(&all);
     }

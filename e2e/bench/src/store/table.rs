@@ -198,7 +198,7 @@ impl Store {
         self.sequence.set(number);
         let table = Table {
             client: self.client.clone(),
-            database: format!("bench_{}_{number}", std::process::id()),
+            database: database(number),
         };
         let mut spec = TableSpec::new(&table.database, "events", self.partitions);
         if counted {
@@ -216,7 +216,24 @@ impl Store {
     }
 }
 
-/// The event table `events` of a database; both go when this is dropped.
+/// Tables go together in the end. A file system that has just deleted thousands of files is slow to make new ones: ext4 looks
+/// at each inode that was deleted within the last minutes, and the next run would pay for that.
+impl Drop for Store {
+    fn drop(&mut self) {
+        for number in 1..=self.sequence.get() {
+            // The instance goes, or its next run names its databases otherwise.
+            let _ = self
+                .client
+                .ask(&format!("DROP DATABASE IF EXISTS {} SYNC", database(number)));
+        }
+    }
+}
+
+fn database(number: u32) -> String {
+    format!("bench_{}_{number}", std::process::id())
+}
+
+/// The event table `events` of a database of its own.
 #[derive(Debug)]
 pub struct Table {
     pub client: Client,
@@ -296,15 +313,6 @@ impl Table {
             std::thread::sleep(Duration::from_millis(250));
         }
         Ok(())
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        // The instance goes, or its next run names its databases otherwise.
-        let _ = self
-            .client
-            .ask(&format!("DROP DATABASE IF EXISTS {} SYNC", self.database));
     }
 }
 
