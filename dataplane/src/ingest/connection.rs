@@ -1,7 +1,7 @@
 //! One connection: HTTP/1.1 or HTTP/2 by hyper, over TLS or not, and a watch over how long its client takes.
 //!
 //! ```text
-//! TCP -(place free?)-> [TLS: ALPN says which] -> [peek: "PRI"?] -> HTTP/1.1 | HTTP/2 -> handler
+//! TCP -(place free?)-> [TLS: ALPN says which | first bytes: "PRI"?] -> HTTP/1.1 | HTTP/2 -> handler
 //! ```
 //! A client may keep a quiet connection for [`IDLE`], but a handshake or the head of an HTTP/1.1 request that has begun
 //! must be complete within [`HEAD`]; who is slower gets 408 and is cut. A head of HTTP/2 comes in frames of many
@@ -19,12 +19,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
@@ -157,7 +158,7 @@ impl Connections {
     }
 
     /// Serves one connection to its end.
-    pub(crate) async fn serve(&self, stream: TcpStream, peer: IpAddr, handler: Rc<Handler>) {
+    pub(crate) async fn serve(&self, mut stream: TcpStream, peer: IpAddr, handler: Rc<Handler>) {
         let Ok(place) = std::sync::Arc::clone(&handler.parts.places).try_acquire_owned() else {
             handler.parts.metrics.connections_refused.inc();
             if handler.parts.tls.is_none() {
@@ -177,9 +178,9 @@ impl Connections {
         };
         let acceptor = handler.parts.tls.as_ref().map(|tls| tls.acceptor());
         let Some(acceptor) = acceptor else {
-            return match version(&stream, &watch).await {
-                Some(Version::Http1) => serve_http1(stream, peer, handler, watch).await,
-                Some(Version::Http2) => serve_http2(stream, peer, handler, watch).await,
+            return match version(&mut stream, &watch).await {
+                Some((Version::Http1, begun)) => serve_http1(begun, stream, peer, handler, watch).await,
+                Some((Version::Http2, begun)) => serve_http2(begun, stream, peer, handler, watch).await,
                 None => {}
             };
         };
@@ -195,9 +196,9 @@ impl Connections {
         };
         watch.enter(Phase::Idle);
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            serve_http2(stream, peer, handler, watch).await;
+            serve_http2(Bytes::new(), stream, peer, handler, watch).await;
         } else {
-            serve_http1(stream, peer, handler, watch).await;
+            serve_http1(Bytes::new(), stream, peer, handler, watch).await;
         }
     }
 }
@@ -208,44 +209,45 @@ enum Version {
     Http2,
 }
 
-/// Which HTTP a client speaks without TLS: one of HTTP/2 begins with `PRI`, which is no method. `None` when the
-/// connection ends before that is known.
-async fn version(stream: &TcpStream, watch: &Watch) -> Option<Version> {
+/// Which HTTP a client speaks without TLS, and what had to be read to know: HTTP/2 begins with `PRI`, which is no method.
+/// `None` when the connection ends before.
+async fn version(stream: &mut TcpStream, watch: &Watch) -> Option<(Version, Bytes)> {
     const PREFACE: &[u8; 3] = b"PRI";
-    let mut begun = [0u8; PREFACE.len()];
-    loop {
-        let seen = tokio::select! {
+    let mut begun = BytesMut::with_capacity(PREFACE.len());
+    while begun.len() < PREFACE.len() && PREFACE.starts_with(&begun) {
+        let missing = PREFACE.len() - begun.len();
+        let mut rest = (&mut begun).limit(missing);
+        let read = tokio::select! {
             biased;
-            seen = stream.peek(&mut begun) => seen.ok()?,
+            read = stream.read_buf(&mut rest) => read.ok()?,
             () = watch.called.notified() => 0,
         };
         if watch.verdict.get() == Verdict::Cut {
             let _ = stream.try_write(TOO_SLOW);
         }
-        if seen == 0 || watch.verdict.get() != Verdict::Go {
+        if read == 0 || watch.verdict.get() != Verdict::Go {
             return None;
         }
-        if begun[..seen] != PREFACE[..seen] {
-            return Some(Version::Http1);
-        }
-        if seen == PREFACE.len() {
-            return Some(Version::Http2);
-        }
-        // A byte or two of what may be either; peeking again finds the same until more comes.
         if watch.phase.get() == Phase::Idle {
             watch.enter(Phase::Head);
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let version = if begun[..] == PREFACE[..] {
+        Version::Http2
+    } else {
+        Version::Http1
+    };
+    Some((version, begun.freeze()))
 }
 
-async fn serve_http1<S>(stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
+async fn serve_http1<S>(begun: Bytes, stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let io = TokioIo::new(Watched {
-        stream,
-        watch: Rc::clone(&watch),
+    let io = TokioIo::new(Stream {
+        begun,
+        rest: stream,
+        heads: Some(Rc::clone(&watch)),
     });
     // Without hyper's `pipeline_flush`: it holds answers back while anything behind the request has been read, be it
     // half a request, and what refuses a bad head for ever.
@@ -261,7 +263,7 @@ where
             () = watch.called.notified() => {}
         }
         if watch.verdict.get() == Verdict::Cut {
-            let Watched { mut stream, .. } = connection.into_parts().io.into_inner();
+            let mut stream = connection.into_parts().io.into_inner().rest;
             let last_word = async {
                 stream.write_all(TOO_SLOW).await?;
                 stream.shutdown().await
@@ -274,18 +276,23 @@ where
     }
 }
 
-async fn serve_http2<S>(stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
+async fn serve_http2<S>(begun: Bytes, stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let shutdown = handler.parts.shutdown.clone();
+    let io = TokioIo::new(Stream {
+        begun,
+        rest: stream,
+        heads: None,
+    });
     let connection = http2::Builder::new(OnThisShard)
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEAD_LIMIT as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(TokioIo::new(stream), service(peer, handler, &watch));
+        .serve_connection(io, service(peer, handler, &watch));
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {
@@ -371,35 +378,45 @@ impl Drop for Open<'_> {
     }
 }
 
-/// The stream, telling the watch when a head begins.
+/// A client's bytes: those that were read to learn its version, then the rest.
 #[derive(Debug)]
-struct Watched<S> {
-    stream: S,
-    watch: Rc<Watch>,
+struct Stream<S> {
+    begun: Bytes,
+    rest: S,
+    /// Who is told when a head of HTTP/1.1 begins.
+    heads: Option<Rc<Watch>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if self.begun.has_remaining() {
+            let some = self.begun.len().min(buffer.remaining());
+            buffer.put_slice(&self.begun.split_to(some));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.watch.phase.get() == Phase::Idle {
-            self.watch.enter(Phase::Head);
+        let polled = Pin::new(&mut self.rest).poll_read(context, buffer);
+        if let Some(watch) = &self.heads
+            && watch.phase.get() == Phase::Idle
+            && buffer.filled().len() > before
+        {
+            watch.enter(Phase::Head);
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.rest).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -407,19 +424,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        Pin::new(&mut self.rest).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.rest.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.rest).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.rest).poll_shutdown(context)
     }
 }
 
