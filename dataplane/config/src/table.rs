@@ -104,9 +104,9 @@ pub const EVENT_COLUMNS: &[Column] = &[
     stored("platform", ColumnKind::Symbol),
     stored("os_version", ColumnKind::Symbol),
     stored("app_version", ColumnKind::Symbol),
-    packed("attribution", ColumnKind::Text, "ZSTD(1)"),
-    packed("properties", ColumnKind::Text, "ZSTD(1)"),
-    packed("context", ColumnKind::Text, "ZSTD(1)"),
+    stored("attribution", ColumnKind::Text),
+    stored("properties", ColumnKind::Text),
+    stored("context", ColumnKind::Text),
     stored("ip", ColumnKind::Text),
     stored("user_agent", ColumnKind::Text),
     stored("library", ColumnKind::Symbol),
@@ -140,6 +140,9 @@ pub fn dedup_window(partitions: u32) -> u32 {
 /// asking.
 pub const REPLICATED_WINDOW_SECONDS: u64 = 24 * 3600;
 
+/// Parts of fewer bytes, uncompressed, are one file: those of INSERTs, which are made by the second and soon merged.
+const WIDE_PART_BYTES: u64 = 128 << 20;
+
 /// The first arguments of a Replicated engine. `ON CLUSTER` gives a table the same UUID on every server, and a table that is
 /// made again another one, so that nothing of the one before is in its way.
 pub const REPLICA: &str = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'";
@@ -167,8 +170,10 @@ pub struct EventTable<'a> {
 impl EventTable<'_> {
     /// Of rows with the same sort key, the one with the greatest version stays.
     pub const VERSION: &'static str = "received_at";
-    /// Rows go when their day has come.
-    pub const TTL: &'static str = "expires_on";
+    /// Rows go when their day has come. What is a day old is packed tightly, once: until then it is merged again and again,
+    /// and each time would pay for it.
+    pub const TTL: &'static str =
+        "expires_on, toDateTime(received_at) + toIntervalDay(1) RECOMPRESS CODEC(ZSTD(1))";
     pub const PARTITION_BY: &'static str = "toYYYYMM(received_at)";
     pub const ORDER_BY: &'static str =
         "app_id, toDate(client_timestamp), event_name, user_hash, client_timestamp, event_id";
@@ -178,6 +183,8 @@ impl EventTable<'_> {
     /// `PARTITION BY` the time of receipt makes an INSERT one part, whatever clients' clocks say; the sort key holds
     /// the client's own time, which is the same in every retry, so that retries collapse. Parts are made and merged
     /// in the order of offsets, so the index on `src_offset` leaves a question about a range the few parts around it.
+    ///
+    /// What an INSERT makes is one file and not one for each column; only merges make those.
     pub fn create_statement(&self) -> String {
         let mut sql = format!(
             "CREATE TABLE IF NOT EXISTS {}.{}{} (\n",
@@ -205,12 +212,13 @@ impl EventTable<'_> {
         let _ = writeln!(sql, "TTL {}", Self::TTL);
         let window = self.dedup_window;
         let _ = match self.cluster {
-            None => writeln!(sql, "SETTINGS non_replicated_deduplication_window = {window}"),
-            Some(_) => writeln!(
+            None => write!(sql, "SETTINGS non_replicated_deduplication_window = {window}"),
+            Some(_) => write!(
                 sql,
                 "SETTINGS replicated_deduplication_window = {window}, replicated_deduplication_window_seconds = {REPLICATED_WINDOW_SECONDS}"
             ),
         };
+        let _ = writeln!(sql, ", min_bytes_for_wide_part = {WIDE_PART_BYTES}");
         let _ = write!(sql, "COMMENT {}", quote_literal(self.comment));
         sql
     }
@@ -280,7 +288,7 @@ mod tests {
             "{sql}"
         );
         assert!(
-            sql.contains("non_replicated_deduplication_window = 10000\n"),
+            sql.contains("\nSETTINGS non_replicated_deduplication_window = 10000, min_bytes_for_wide_part = 134217728\n"),
             "{sql}"
         );
         assert!(sql.ends_with("COMMENT 'penstock owner=c/growth/it\\'s'"), "{sql}");
@@ -302,7 +310,7 @@ mod tests {
         );
         let end = "\nENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', received_at)\n";
         assert!(sql.contains(end), "{sql}");
-        let settings = "\nSETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400\n";
+        let settings = "\nSETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400, min_bytes_for_wide_part = 134217728\n";
         assert!(sql.contains(settings), "{sql}");
     }
 

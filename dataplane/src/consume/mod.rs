@@ -40,6 +40,7 @@ pub mod protocol;
 pub mod record;
 mod run;
 mod scan;
+mod symbols;
 pub mod target;
 pub mod upload;
 mod wake;

@@ -5,16 +5,17 @@
 //! ```
 //!
 //! A block is filled row by row, each field going to the end of its column, and becomes a request body without
-//! being copied again. `LowCardinality` columns are sent as `String`; the server converts them.
+//! being copied again. `LowCardinality` columns are sent as such, see [`Symbols`].
 //!
 //! Invariant: every column holds exactly [`Block::rows`] values.
 
 use penstock_dataplane_config::table::{ColumnKind, NEVER_EXPIRES, inserted_columns};
 
-use super::column::{Column, Place, push_varint};
+use super::column::{self, Column, push_varint};
 use super::line::{Line, Text};
 use super::position::Position;
 use super::scan::unescape;
+use super::symbols::{self, Symbols};
 use crate::utc::DAY_MS;
 
 // The columns by their place in `table::EVENT_COLUMNS`; a test compares the names.
@@ -61,13 +62,67 @@ pub(super) struct Fact<'a> {
 }
 
 /// Rows of one partition.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Block {
-    columns: [Column; COLUMNS],
+    columns: [Values; COLUMNS],
     rows: u32,
     bytes: usize,
     received: Option<(i64, i64)>,
     scratch: Vec<u8>,
+}
+
+/// The values of one column.
+#[derive(Clone, Debug)]
+enum Values {
+    Plain(Column),
+    Symbols(Symbols),
+}
+
+impl Values {
+    fn of(kind: ColumnKind) -> Self {
+        match kind {
+            ColumnKind::Symbol => Self::Symbols(Symbols::default()),
+            _ => Self::Plain(Column::default()),
+        }
+    }
+
+    /// Adds a text; returns how many bytes that took.
+    fn push_text(&mut self, text: &[u8]) -> usize {
+        match self {
+            Self::Plain(column) => column.push_string(text),
+            Self::Symbols(symbols) => symbols.push(text),
+        }
+    }
+
+    /// Bytes of one width or, of symbols, a number for each row.
+    fn column(&self) -> &Column {
+        match self {
+            Self::Plain(column) => column,
+            Self::Symbols(symbols) => symbols.numbers(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Plain(column) => Place::Plain(column.place()),
+            Self::Symbols(symbols) => Place::Symbols(symbols.place()),
+        }
+    }
+
+    fn go_back(&mut self, place: Place) {
+        match (self, place) {
+            (Self::Plain(column), Place::Plain(place)) => column.go_back(place),
+            (Self::Symbols(symbols), Place::Symbols(place)) => symbols.go_back(place),
+            _ => unreachable!("a place is of the column that it was taken of"),
+        }
+    }
+}
+
+/// Where a column's values stood.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Plain(column::Place),
+    Symbols(symbols::Place),
 }
 
 /// Where a block stood, to go back to.
@@ -77,6 +132,19 @@ pub struct Mark {
     rows: u32,
     bytes: usize,
     received: Option<(i64, i64)>,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        let mut kinds = inserted_columns().map(|column| column.kind);
+        Self {
+            columns: std::array::from_fn(|_| Values::of(kinds.next().unwrap_or(ColumnKind::Text))),
+            rows: 0,
+            bytes: 0,
+            received: None,
+            scratch: Vec::new(),
+        }
+    }
 }
 
 impl Block {
@@ -139,8 +207,10 @@ impl Block {
     }
 
     fn fixed<const N: usize>(&mut self, column: usize, bytes: [u8; N]) {
-        self.columns[column].push_fixed(&bytes);
-        self.bytes += N;
+        if let Values::Plain(column) = &mut self.columns[column] {
+            column.push_fixed(&bytes);
+            self.bytes += N;
+        }
     }
 
     /// A UUID is two little-endian numbers, the high one first.
@@ -152,7 +222,7 @@ impl Block {
     }
 
     fn string(&mut self, column: usize, value: &[u8]) {
-        self.bytes += self.columns[column].push_string(value);
+        self.bytes += self.columns[column].push_text(value);
     }
 
     fn text(&mut self, column: usize, text: Text<'_>) {
@@ -184,11 +254,17 @@ impl Block {
         (self.rows, self.bytes, self.received) = (mark.rows, mark.bytes, mark.received);
     }
 
+    /// The values of a column of fixed width.
+    fn fixed_values<const N: usize>(&self, column: usize) -> impl Iterator<Item = &[u8; N]> {
+        let pieces = self.columns[column].column().pieces();
+        pieces.flat_map(|piece| piece.as_chunks::<N>().0)
+    }
+
     /// The identity of each row, in order.
     pub fn row_ids(&self) -> impl Iterator<Item = RowId> {
-        let ids = fixed::<16>(&self.columns[EVENT_ID]);
-        let offsets = fixed::<8>(&self.columns[SRC_OFFSET]);
-        let rows = fixed::<4>(&self.columns[SRC_ROW]);
+        let ids = self.fixed_values::<16>(EVENT_ID);
+        let offsets = self.fixed_values::<8>(SRC_OFFSET);
+        let rows = self.fixed_values::<4>(SRC_ROW);
         ids.zip(offsets).zip(rows).map(|((id, offset), row)| RowId {
             position: Position::new(i64::from_le_bytes(*offset), u32::from_le_bytes(*row)),
             event_id: read_uuid(id),
@@ -197,10 +273,10 @@ impl Block {
 
     /// What live figures are made of, row by row.
     pub(super) fn facts(&self) -> impl Iterator<Item = Fact<'_>> {
-        let apps = fixed::<16>(&self.columns[APP_ID]);
-        let users = texts(&self.columns[USER_ID]);
-        let times = fixed::<8>(&self.columns[EVENT_TIMESTAMP]);
-        let receipts = fixed::<8>(&self.columns[RECEIVED_AT]);
+        let apps = self.fixed_values::<16>(APP_ID);
+        let users = texts(self.columns[USER_ID].column());
+        let times = self.fixed_values::<8>(EVENT_TIMESTAMP);
+        let receipts = self.fixed_values::<8>(RECEIVED_AT);
         let rows = apps.zip(users).zip(times.zip(receipts));
         rows.map(|((app, user_id), (timestamp, received_at))| Fact {
             app_id: read_uuid(app),
@@ -214,22 +290,26 @@ impl Block {
     pub fn filtered(&self, keep: &[bool]) -> Self {
         let mut kept = Self::new();
         let kinds = inserted_columns().map(|column| column.kind);
-        for ((column, out), kind) in self.columns.iter().zip(&mut kept.columns).zip(kinds) {
+        for ((values, out), kind) in self.columns.iter().zip(&mut kept.columns).zip(kinds) {
             let mut keep = keep.iter();
-            for piece in column.pieces() {
-                let mut rest = piece;
-                while !rest.is_empty() {
-                    let (value, tail) = rest.split_at(value_length(kind, rest));
-                    if keep.next() == Some(&true) {
+            let mut is_kept = || keep.next() == Some(&true);
+            match (values, out) {
+                (Values::Symbols(symbols), out) => {
+                    for text in symbols.rows().filter(|_| is_kept()) {
+                        kept.bytes += out.push_text(text);
+                    }
+                }
+                (Values::Plain(column), Values::Plain(out)) => {
+                    for value in whole(kind, column).filter(|_| is_kept()) {
                         out.push_fixed(value);
                         kept.bytes += value.len();
                     }
-                    rest = tail;
                 }
+                (Values::Plain(_), Values::Symbols(_)) => {}
             }
         }
         kept.rows = keep.iter().filter(|keep| **keep).count() as u32;
-        let received: Vec<[u8; 8]> = fixed::<8>(&kept.columns[RECEIVED_AT]).copied().collect();
+        let received: Vec<[u8; 8]> = kept.fixed_values::<8>(RECEIVED_AT).copied().collect();
         for at in received {
             kept.see_received(i64::from_le_bytes(at));
         }
@@ -243,12 +323,15 @@ impl Block {
         push_varint(&mut head, COLUMNS);
         push_varint(&mut head, self.rows as usize);
         for (index, column) in inserted_columns().enumerate() {
-            for text in [column.name, wire_type(column.kind)] {
+            for text in [column.name, column.kind.sql()] {
                 push_varint(&mut head, text.len());
                 head.extend_from_slice(text.as_bytes());
             }
+            if let Values::Symbols(symbols) = &self.columns[index] {
+                symbols.push_head(&mut head, self.rows);
+            }
             pieces.push(Piece::Head(std::mem::take(&mut head)));
-            let count = self.columns[index].count();
+            let count = self.columns[index].column().count();
             pieces.extend((0..count).map(|piece| Piece::Values(index, piece)));
         }
         pieces
@@ -256,12 +339,12 @@ impl Block {
 
     /// A piece of a column's values.
     pub(super) fn values(&self, column: usize, piece: usize) -> &[u8] {
-        self.columns[column].piece(piece)
+        self.columns[column].column().piece(piece)
     }
 
     #[cfg(test)]
     fn column(&self, index: usize) -> Vec<u8> {
-        self.columns[index].bytes()
+        self.columns[index].column().bytes()
     }
 }
 
@@ -281,13 +364,6 @@ fn expires_on(line: &Line<'_>) -> u16 {
     };
     let day = line.timestamp.div_euclid(DAY_MS) + 1 + i64::from(days);
     u16::try_from(day.max(0)).map_or(NEVER_EXPIRES, |day| day.min(NEVER_EXPIRES))
-}
-
-fn wire_type(kind: ColumnKind) -> &'static str {
-    match kind {
-        ColumnKind::Symbol => ColumnKind::Text.sql(),
-        other => other.sql(),
-    }
 }
 
 /// How long the first value of a column's rest is.
@@ -320,6 +396,19 @@ fn read_varint(bytes: &[u8]) -> (usize, usize) {
     (length, used)
 }
 
+/// The values of a column, each with the length that comes before it.
+fn whole(kind: ColumnKind, column: &Column) -> impl Iterator<Item = &[u8]> {
+    column.pieces().flat_map(move |piece| {
+        let mut rest = piece;
+        std::iter::from_fn(move || {
+            let length = (!rest.is_empty()).then(|| value_length(kind, rest))?;
+            let (value, tail) = rest.split_at(length);
+            rest = tail;
+            Some(value)
+        })
+    })
+}
+
 /// The values of a column of texts.
 fn texts(column: &Column) -> impl Iterator<Item = &[u8]> {
     column.pieces().flat_map(|piece| {
@@ -331,11 +420,6 @@ fn texts(column: &Column) -> impl Iterator<Item = &[u8]> {
             Some(value)
         })
     })
-}
-
-/// The values of a column of fixed width.
-fn fixed<const N: usize>(column: &Column) -> impl Iterator<Item = &[u8; N]> {
-    column.pieces().flat_map(|piece| piece.as_chunks::<N>().0)
 }
 
 /// Reads a UUID as ClickHouse writes it.
@@ -365,6 +449,24 @@ mod tests {
             block.push(7, Position::new(40, row as u32), &parse(text.as_bytes()).unwrap());
         }
         block
+    }
+
+    /// Bytes of all values, counted anew: what a column of symbols has even when it is empty is none.
+    fn total(block: &Block) -> usize {
+        let symbols = |symbols: &Symbols| {
+            let mut head = Vec::new();
+            symbols.push_head(&mut head, 0);
+            head.len()
+        };
+        let bytes = |values: &Values| {
+            let numbers_or_values = values.column().bytes().len();
+            numbers_or_values
+                + match values {
+                    Values::Plain(_) => 0,
+                    Values::Symbols(texts) => symbols(texts) - symbols(&Symbols::default()),
+                }
+        };
+        block.columns.iter().map(bytes).sum()
     }
 
     #[test]
@@ -409,8 +511,7 @@ mod tests {
         all.push(7, Position::new(41, 0), &parse(text.as_bytes()).unwrap());
         assert_eq!(all.received(), Some((0, 99)));
         assert!(all.column(USER_ID).ends_with(b"\x06long\nA"));
-        let total: usize = (0..COLUMNS).map(|column| all.column(column).len()).sum();
-        assert_eq!(all.bytes(), total);
+        assert_eq!(all.bytes(), total(&all));
         all.go_back(mark);
         assert_eq!(
             (all.rows(), all.bytes(), all.received()),
@@ -466,17 +567,23 @@ mod tests {
     fn a_filtered_block_is_the_block_of_those_rows() {
         let long = "x".repeat(300);
         let users = ["a", long.as_str(), "", "d"];
-        let kept = block(&users).filtered(&[false, true, false, true]);
+        let mut all = block(&users[..3]);
+        let other = line("d", 3).replace("\"event_type\":\"e\"", "\"event_type\":\"other\"");
+        all.push(7, Position::new(40, 3), &parse(other.as_bytes()).unwrap());
+        let kept = all.filtered(&[false, true, false, true]);
         assert_eq!((kept.rows(), kept.received()), (2, Some((1, 3))));
         let mut expected = vec![0xac, 0x02];
         expected.extend_from_slice(long.as_bytes());
         expected.extend_from_slice(b"\x01d");
         assert_eq!(kept.column(USER_ID), expected);
+        let Values::Symbols(names) = &kept.columns[EVENT_NAME] else {
+            panic!("event_name is a column of symbols");
+        };
+        assert!(names.rows().eq(["e".as_bytes(), b"other"]));
         assert_eq!(
             kept.row_ids().map(|id| id.position.row).collect::<Vec<_>>(),
             [1, 3]
         );
-        let total: usize = (0..COLUMNS).map(|column| kept.column(column).len()).sum();
-        assert_eq!(kept.bytes(), total);
+        assert_eq!(kept.bytes(), total(&kept));
     }
 }

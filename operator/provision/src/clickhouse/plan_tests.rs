@@ -71,11 +71,14 @@ fn a_missing_column_is_added() {
 #[test]
 fn rows_of_our_own_table_go_when_their_day_has_come() {
     let mut table = made();
-    table.engine_full = table.engine_full.replace(" TTL expires_on", "");
+    table.engine_full = table
+        .engine_full
+        .replace(&format!(" TTL {}", EventTable::TTL), "");
     let steps = changes(&spec(), &table, true).unwrap();
     assert_eq!(
         steps[0].statement,
-        "ALTER TABLE `growth`.`events` MODIFY TTL expires_on SETTINGS materialize_ttl_after_modify = 0"
+        "ALTER TABLE `growth`.`events` MODIFY TTL expires_on, toDateTime(received_at) + toIntervalDay(1) \
+         RECOMPRESS CODEC(ZSTD(1)) SETTINGS materialize_ttl_after_modify = 0"
     );
     assert_eq!(
         changes(&spec(), &table, false),
