@@ -194,3 +194,32 @@ fn events_are_kept_as_long_as_their_app_says() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn what_is_a_day_old_is_packed_tightly() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let trial = Trial::start(&kit, "packed", PLAIN)?;
+    let table = trial.table();
+    let (database, name) = table.split_once('.').unwrap_or_default();
+    let packed = |day: &str| {
+        let question = format!(
+            "SELECT DISTINCT part_type, default_compression_codec FROM system.parts
+             WHERE active AND database = '{database}' AND table = '{name}' AND partition = toString(toYYYYMM({day}))"
+        );
+        ask(&kit, &question)
+    };
+    let store = |at: &str| {
+        kit.clickhouse(&format!(
+            "INSERT INTO {table} (event_id, app_id, event_name, event_timestamp, received_at, properties)
+             SELECT generateUUIDv4(), generateUUIDv4(), 'packed', {at}, {at}, '{{}}' FROM numbers(1000)"
+        ))
+    };
+    store("now()")?;
+    assert_eq!(packed("today()")?, "Compact\tLZ4");
+    store("now() - INTERVAL 40 DAY")?;
+    within(60, "old rows are packed once more", || {
+        Ok(packed("today() - 40")? == "Compact\tZSTD(1)")
+    })?;
+    assert_eq!(packed("today()")?, "Compact\tLZ4");
+    Ok(())
+}

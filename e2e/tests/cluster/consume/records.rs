@@ -81,6 +81,37 @@ fn rows_keep_what_was_sent() {
 }
 
 #[test]
+fn each_row_has_its_own_text_of_few_or_many() {
+    const ROWS: u64 = 3000;
+    let pipeline = Pipeline::new("symbols", 1);
+    let platforms = ["ios", "", "größer"];
+    for first in (0..ROWS).step_by(500) {
+        let lines = (first..first + 500).map(|number| {
+            let line = events::line(9, number, &format!("user-{number}"));
+            let (name, platform) = (number % 700, platforms[number as usize % 3]);
+            let with = |line: &str, member: &str, value: &str| {
+                let (before, rest) = line.split_once(&format!("\"{member}\":\"")).expect(member);
+                let (_, after) = rest.split_once('"').expect(member);
+                format!("{before}\"{member}\":\"{value}\"{after}")
+            };
+            let line = with(&line, "event_type", &format!("name-{name}"));
+            with(&line, "platform", platform)
+        });
+        pipeline.produce(0, lines.collect::<String>().as_bytes());
+    }
+    pipeline.flush();
+    let _consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(ROWS, PATIENCE);
+    let right = pipeline.sql(&format!(
+        "SELECT countIf(event_name = concat('name-', toString(number % 700))
+            AND platform = ['ios', '', 'größer'][1 + number % 3]) FROM
+         (SELECT *, toUInt64(substring(user_id, 6)) AS number FROM {}) FORMAT TSV",
+        pipeline.table()
+    ));
+    assert_eq!(right.trim(), ROWS.to_string());
+}
+
+#[test]
 fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
     let pipeline = Pipeline::new("malformed", 1);
     let good = |number| events::line(pipeline.run, number, "u");
