@@ -25,6 +25,9 @@ pub type Guard<K> = DeserializeGuard<K>;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
+/// Kubernetes' own roles: one reads everything but Secrets, the other writes too.
+const VIEW: &str = "view";
+const EDIT: &str = "edit";
 
 /// Which cluster, and where in it.
 #[derive(Clone, Debug, Default, Args)]
@@ -81,7 +84,7 @@ impl Cluster {
             false => Api::namespaced(self.client.clone(), &self.namespace),
         };
         let list = api.list(&Default::default()).await;
-        let list = list.map_err(|error| self.failure("list the pipelines", &error))?;
+        let list = list.map_err(|error| self.failure(VIEW, "list the pipelines", &error))?;
         Ok(list.items)
     }
 
@@ -89,7 +92,7 @@ impl Cluster {
         let api: Api<Guard<IngestionPipeline>> = Api::namespaced(self.client.clone(), &self.namespace);
         api.get(name).await.map_err(|error| match is_absent(&error) {
             true => self.no_pipeline(name),
-            false => self.failure(&format!("read the pipeline {name}"), &error),
+            false => self.failure(VIEW, &format!("read the pipeline {name}"), &error),
         })
     }
 
@@ -110,7 +113,7 @@ impl Cluster {
         let scaled = api.patch_scale(deployment, &parameters(), &patch).await;
         scaled
             .map(drop)
-            .map_err(|error| self.failure(&format!("edit the scale of {deployment}"), &error))
+            .map_err(|error| self.failure(EDIT, &format!("edit the scale of {deployment}"), &error))
     }
 
     /// Sets annotations of a pipeline, or removes them.
@@ -126,14 +129,14 @@ impl Cluster {
         let patched = api.patch_metadata(name, &parameters(), &patch).await;
         patched
             .map(drop)
-            .map_err(|error| self.failure(&format!("edit the pipeline {name}"), &error))
+            .map_err(|error| self.failure(EDIT, &format!("edit the pipeline {name}"), &error))
     }
 
     /// The Apps of the namespace.
     pub async fn apps(&self) -> Result<Vec<Guard<App>>> {
         let api: Api<Guard<App>> = Api::namespaced(self.client.clone(), &self.namespace);
         let list = api.list(&Default::default()).await;
-        let list = list.map_err(|error| self.failure("list the Apps", &error))?;
+        let list = list.map_err(|error| self.failure(VIEW, "list the Apps", &error))?;
         Ok(list.items)
     }
 
@@ -142,7 +145,7 @@ impl Cluster {
         let api: Api<Guard<App>> = Api::namespaced(self.client.clone(), &self.namespace);
         let app = api.get(name).await.map_err(|error| match is_absent(&error) {
             true => Failure::NotFound(format!("no App {name} in the namespace {}", self.namespace)),
-            false => self.failure(&format!("read the App {name}"), &error),
+            false => self.failure(VIEW, &format!("read the App {name}"), &error),
         })?;
         let id = app.0.ok().and_then(|app| app.status?.app_id);
         id.ok_or_else(|| Failure::Failed(format!("the App {name} has no id yet; does the operator run?")))
@@ -162,7 +165,7 @@ impl Cluster {
                     self.namespace
                 )));
             }
-            Err(error) => return Err(self.failure(&format!("read the ConfigMap {name}"), &error)),
+            Err(error) => return Err(self.failure(VIEW, &format!("read the ConfigMap {name}"), &error)),
         };
         let text = found.data.as_ref().and_then(|data| data.get("config.yaml"));
         let unreadable = |why: &str| {
@@ -195,7 +198,7 @@ impl Cluster {
         let name = format!("{pipeline}-consume");
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = api.get_opt(&name).await;
-        let found = found.map_err(|error| self.failure(&format!("read the Secret {name}"), &error))?;
+        let found = found.map_err(|error| self.failure(EDIT, &format!("read the Secret {name}"), &error))?;
         let files = found.and_then(|secret| secret.data).unwrap_or_default();
         let files = files.into_iter().map(|(name, content)| (name, content.0));
         Ok(Brokers::of_pods(cluster, files.collect()))
@@ -208,8 +211,8 @@ impl Cluster {
         ))
     }
 
-    /// A sentence about a request that failed.
-    fn failure(&self, what: &str, error: &kube::Error) -> Failure {
+    /// A sentence about a request that failed, and the least of the cluster's own roles that may do it.
+    fn failure(&self, role: &str, what: &str, error: &kube::Error) -> Failure {
         match error {
             kube::Error::Api(status) => match status.code {
                 401 => Failure::Failed(format!(
@@ -217,9 +220,8 @@ impl Cluster {
                     self.url
                 )),
                 403 => Failure::Failed(format!(
-                    "you may not {what}: {}; the role `{}` of the namespace is enough",
-                    status.message,
-                    if what.starts_with("edit") { "edit" } else { "view" }
+                    "you may not {what}: {}; the role `{role}` of the namespace is enough",
+                    status.message
                 )),
                 404 => Failure::NotFound(format!(
                     "cannot {what}: the cluster at {} does not know the kind; is Penstock installed there?",

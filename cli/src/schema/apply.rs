@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use penstock_crds::App;
-use penstock_dataplane_config::table::{EventTable, NEVER_EXPIRES, quote_literal};
+use penstock_dataplane_config::table::{EventTable, NEVER_EXPIRES, expiry, quote_literal};
 use penstock_provision::clickhouse::inspect::{Inspection, fill_rollup, months, write_column};
 use penstock_provision::{APPLY_SCHEMA, TableSpec};
 use serde::Serialize;
@@ -126,7 +126,7 @@ pub async fn run(cluster: &Cluster, stored: &Stored, arguments: &Apply) -> Resul
             outcome.rows.insert(app, rewritten);
         }
         let ttl = found.stored.as_ref().and_then(|stored| stored.ttl.as_deref());
-        outcome.own_ttl = ttl != Some(EventTable::TTL);
+        outcome.own_ttl = !ttl.is_some_and(|ttl| expiry(ttl).contains(&EventTable::EXPIRY));
     }
     outcome.statements.extend(begun.iter().cloned());
     if !arguments.dry_run && !begun.is_empty() {

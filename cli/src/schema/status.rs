@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use penstock_dataplane_config::table::expiry;
 use penstock_provision::clickhouse::inspect::{Fit, Inspection, Mutation};
 
 use crate::exit::{End, Result};
@@ -36,10 +37,13 @@ fn text(found: &Inspection, pipeline: &str) -> String {
                 (Some(_), false) => "adopted",
                 (None, _) => "not Penstock's",
             },
-            stored
-                .ttl
-                .as_deref()
-                .map_or("never".into(), |ttl| format!("by {}", harmless(ttl))),
+            match expiry(stored.ttl.as_deref().unwrap_or_default())
+                .join(", ")
+                .as_str()
+            {
+                "" => "never".to_owned(),
+                rules => format!("by {}", harmless(rules)),
+            },
         ),
     };
     let mut columns = Table::new(&["COLUMN", "TYPE", "STATE"]);

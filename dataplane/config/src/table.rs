@@ -170,8 +170,10 @@ pub struct EventTable<'a> {
 impl EventTable<'_> {
     /// Of rows with the same sort key, the one with the greatest version stays.
     pub const VERSION: &'static str = "received_at";
-    /// Rows go when their day has come. What is a day old is packed tightly, once: until then it is merged again and again,
-    /// and each time would pay for it.
+    /// Rows go when their day has come.
+    pub const EXPIRY: &'static str = "expires_on";
+    /// [`EventTable::EXPIRY`]; and a part all of whose rows are a day old is packed tightly. What is younger is merged again
+    /// and again, and each time would pay for it.
     pub const TTL: &'static str =
         "expires_on, toDateTime(received_at) + toIntervalDay(1) RECOMPRESS CODEC(ZSTD(1))";
     pub const PARTITION_BY: &'static str = "toYYYYMM(received_at)";
@@ -237,6 +239,27 @@ pub fn column_definition(column: &Column) -> String {
         let _ = write!(sql, " CODEC({codec})");
     }
     sql
+}
+
+/// The rules of a TTL by which rows go; by others they are packed anew, or moved.
+pub fn expiry(ttl: &str) -> Vec<&str> {
+    let mut depth = 0;
+    let rules = ttl.split(move |c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    rules
+        .map(str::trim)
+        .filter(|rule| {
+            ![" RECOMPRESS ", " TO DISK ", " TO VOLUME "]
+                .iter()
+                .any(|other| rule.contains(other))
+        })
+        .collect()
 }
 
 /// A name in backticks.
@@ -312,6 +335,20 @@ mod tests {
         assert!(sql.contains(end), "{sql}");
         let settings = "\nSETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400, min_bytes_for_wide_part = 134217728\n";
         assert!(sql.contains(settings), "{sql}");
+    }
+
+    #[test]
+    fn rows_go_by_some_rules_only() {
+        assert_eq!(expiry(EventTable::TTL), [EventTable::EXPIRY]);
+        let own = "greatest(received_at, event_timestamp) + toIntervalDay(9), received_at TO VOLUME 'cold'";
+        assert_eq!(
+            expiry(own),
+            ["greatest(received_at, event_timestamp) + toIntervalDay(9)"]
+        );
+        assert_eq!(
+            expiry("received_at RECOMPRESS CODEC(ZSTD(1))"),
+            Vec::<&str>::new()
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A block is filled row by row, each field going to the end of its column, and becomes a request body without
-//! being copied again. `LowCardinality` columns are sent as such, see [`Symbols`].
+//! being copied again. `LowCardinality` columns are sent as such, see [`Symbols`]: of them the texts are copied once.
 //!
 //! Invariant: every column holds exactly [`Block::rows`] values.
 
@@ -94,8 +94,8 @@ impl Values {
         }
     }
 
-    /// Bytes of one width or, of symbols, a number for each row.
-    fn column(&self) -> &Column {
+    /// What is sent for each row: its value or, of symbols, its text's number.
+    fn by_row(&self) -> &Column {
         match self {
             Self::Plain(column) => column,
             Self::Symbols(symbols) => symbols.numbers(),
@@ -207,10 +207,11 @@ impl Block {
     }
 
     fn fixed<const N: usize>(&mut self, column: usize, bytes: [u8; N]) {
-        if let Values::Plain(column) = &mut self.columns[column] {
-            column.push_fixed(&bytes);
-            self.bytes += N;
-        }
+        let Values::Plain(column) = &mut self.columns[column] else {
+            unreachable!("values of one width are no symbols");
+        };
+        column.push_fixed(&bytes);
+        self.bytes += N;
     }
 
     /// A UUID is two little-endian numbers, the high one first.
@@ -256,7 +257,7 @@ impl Block {
 
     /// The values of a column of fixed width.
     fn fixed_values<const N: usize>(&self, column: usize) -> impl Iterator<Item = &[u8; N]> {
-        let pieces = self.columns[column].column().pieces();
+        let pieces = self.columns[column].by_row().pieces();
         pieces.flat_map(|piece| piece.as_chunks::<N>().0)
     }
 
@@ -274,7 +275,7 @@ impl Block {
     /// What live figures are made of, row by row.
     pub(super) fn facts(&self) -> impl Iterator<Item = Fact<'_>> {
         let apps = self.fixed_values::<16>(APP_ID);
-        let users = texts(self.columns[USER_ID].column());
+        let users = texts(self.columns[USER_ID].by_row());
         let times = self.fixed_values::<8>(EVENT_TIMESTAMP);
         let receipts = self.fixed_values::<8>(RECEIVED_AT);
         let rows = apps.zip(users).zip(times.zip(receipts));
@@ -305,7 +306,9 @@ impl Block {
                         kept.bytes += value.len();
                     }
                 }
-                (Values::Plain(_), Values::Symbols(_)) => {}
+                (Values::Plain(_), Values::Symbols(_)) => {
+                    unreachable!("both blocks have the table's columns")
+                }
             }
         }
         kept.rows = keep.iter().filter(|keep| **keep).count() as u32;
@@ -327,11 +330,14 @@ impl Block {
                 push_varint(&mut head, text.len());
                 head.extend_from_slice(text.as_bytes());
             }
-            if let Values::Symbols(symbols) = &self.columns[index] {
+            // Of no rows ClickHouse reads nothing.
+            if let Values::Symbols(symbols) = &self.columns[index]
+                && self.rows > 0
+            {
                 symbols.push_head(&mut head, self.rows);
             }
             pieces.push(Piece::Head(std::mem::take(&mut head)));
-            let count = self.columns[index].column().count();
+            let count = self.columns[index].by_row().count();
             pieces.extend((0..count).map(|piece| Piece::Values(index, piece)));
         }
         pieces
@@ -339,12 +345,12 @@ impl Block {
 
     /// A piece of a column's values.
     pub(super) fn values(&self, column: usize, piece: usize) -> &[u8] {
-        self.columns[column].column().piece(piece)
+        self.columns[column].by_row().piece(piece)
     }
 
     #[cfg(test)]
     fn column(&self, index: usize) -> Vec<u8> {
-        self.columns[index].column().bytes()
+        self.columns[index].by_row().bytes()
     }
 }
 
@@ -411,15 +417,7 @@ fn whole(kind: ColumnKind, column: &Column) -> impl Iterator<Item = &[u8]> {
 
 /// The values of a column of texts.
 fn texts(column: &Column) -> impl Iterator<Item = &[u8]> {
-    column.pieces().flat_map(|piece| {
-        let mut rest = piece;
-        std::iter::from_fn(move || {
-            let (length, used) = (!rest.is_empty()).then(|| read_varint(rest))?;
-            let (value, tail) = rest[used..].split_at(length);
-            rest = tail;
-            Some(value)
-        })
-    })
+    whole(ColumnKind::Text, column).map(|value| &value[read_varint(value).1..])
 }
 
 /// Reads a UUID as ClickHouse writes it.
@@ -456,10 +454,10 @@ mod tests {
         let symbols = |symbols: &Symbols| {
             let mut head = Vec::new();
             symbols.push_head(&mut head, 0);
-            head.len()
+            head.len() + symbols.beside()
         };
         let bytes = |values: &Values| {
-            let numbers_or_values = values.column().bytes().len();
+            let numbers_or_values = values.by_row().bytes().len();
             numbers_or_values
                 + match values {
                     Values::Plain(_) => 0,

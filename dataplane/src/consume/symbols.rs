@@ -8,8 +8,10 @@
 //!
 //! Invariant: every number is that of a text.
 
-use std::collections::HashMap;
 use std::ops::Range;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
 
 use super::column::{Column, Place as PlaceOfNumbers, push_varint};
 
@@ -18,17 +20,21 @@ const VERSION: u64 = 1;
 /// The texts come with the block, they are all of them, and a number has four bytes.
 const FLAGS: u64 = 1 << 9 | 1 << 10 | 2;
 const WIDTH: usize = 4;
+/// What is kept of a text beside itself, at most: where it lies, and its number to be found by.
+const BESIDE: usize = 24;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Symbols {
     /// As they are sent: each a length and its bytes, in the order of their numbers.
     texts: Vec<u8>,
     /// Where each text's bytes lie.
-    places: Vec<Range<usize>>,
-    known: HashMap<Box<[u8]>, u32, ahash::RandomState>,
+    places: Vec<Range<u32>>,
+    /// The numbers, to be found by their texts, which lie nowhere else.
+    known: HashTable<u32>,
+    hasher: RandomState,
     numbers: Column,
     /// Of the last row: most have the text of the row before.
-    last: usize,
+    last: u32,
 }
 
 /// Where a column stood.
@@ -40,30 +46,43 @@ pub(super) struct Place {
 }
 
 impl Symbols {
-    /// Adds a row; returns how many bytes that took.
+    /// Adds a row; returns how many bytes that took, with what is kept beside a new text: a column that after all has as
+    /// many texts as rows must not take more memory than it says.
     pub(super) fn push(&mut self, text: &[u8]) -> usize {
-        let before = self.texts.len();
+        let before = self.texts.len() + self.beside();
         if self.text(self.last) != Some(text) {
             self.last = self.number(text);
         }
-        self.numbers.push_fixed(&(self.last as u32).to_le_bytes());
-        self.texts.len() - before + WIDTH
+        self.numbers.push_fixed(&self.last.to_le_bytes());
+        self.texts.len() + self.beside() - before + WIDTH
     }
 
-    fn text(&self, number: usize) -> Option<&[u8]> {
-        self.places.get(number).map(|place| &self.texts[place.clone()])
+    /// Bytes that are kept and not sent.
+    pub(super) fn beside(&self) -> usize {
+        BESIDE * self.places.len()
     }
 
-    fn number(&mut self, text: &[u8]) -> usize {
-        if let Some(&number) = self.known.get(text) {
-            return number as usize;
+    fn text(&self, number: u32) -> Option<&[u8]> {
+        let place = self.places.get(number as usize)?;
+        self.texts.get(place.start as usize..place.end as usize)
+    }
+
+    fn number(&mut self, text: &[u8]) -> u32 {
+        let hash = self.hasher.hash_one(text);
+        let known = self.known.find(hash, |&number| self.text(number) == Some(text));
+        if let Some(&number) = known {
+            return number;
         }
-        let number = self.places.len();
+        let number = self.places.len() as u32;
         push_varint(&mut self.texts, text.len());
-        let start = self.texts.len();
+        let start = self.texts.len() as u32;
         self.texts.extend_from_slice(text);
-        self.places.push(start..self.texts.len());
-        self.known.insert(text.into(), number as u32);
+        self.places.push(start..self.texts.len() as u32);
+        let (texts, places, hasher) = (&self.texts, &self.places, &self.hasher);
+        self.known.insert_unique(hash, number, |&number| {
+            let place = &places[number as usize];
+            hasher.hash_one(&texts[place.start as usize..place.end as usize])
+        });
         number
     }
 
@@ -73,10 +92,7 @@ impl Symbols {
             .numbers
             .pieces()
             .flat_map(|piece| piece.as_chunks::<WIDTH>().0);
-        numbers.map(|number| {
-            self.text(u32::from_le_bytes(*number) as usize)
-                .unwrap_or_default()
-        })
+        numbers.map(|number| self.text(u32::from_le_bytes(*number)).unwrap_or_default())
     }
 
     /// What comes before the numbers when they are sent.
@@ -105,7 +121,8 @@ impl Symbols {
         self.numbers.go_back(place.numbers);
         self.texts.truncate(place.texts);
         self.places.truncate(place.distinct);
-        self.known.retain(|_, number| (*number as usize) < place.distinct);
+        self.known
+            .retain(|&mut number| (number as usize) < place.distinct);
     }
 }
 
@@ -125,7 +142,7 @@ mod tests {
         let mut symbols = Symbols::default();
         let texts: [&[u8]; 6] = [b"", b"ab", b"ab", b"", b"c", b"ab"];
         let taken: Vec<usize> = texts.iter().map(|text| symbols.push(text)).collect();
-        assert_eq!(taken, [5, 7, 4, 4, 6, 4]);
+        assert_eq!(taken, [5 + BESIDE, 7 + BESIDE, 4, 4, 6 + BESIDE, 4]);
         assert!(symbols.rows().eq(texts));
         let mut expected = vec![
             1, 0, 0, 0, 0, 0, 0, 0, 2, 6, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
@@ -141,13 +158,32 @@ mod tests {
     }
 
     #[test]
+    fn what_it_says_it_takes_is_what_it_takes() {
+        let (mut symbols, mut said) = (Symbols::default(), 0);
+        for number in 0..100_000u32 {
+            said += symbols.push(format!("{number:06}").as_bytes());
+        }
+        let table = symbols.known.allocation_size();
+        let places = symbols.places.capacity() * size_of::<Range<u32>>();
+        let kept = symbols.texts.capacity() + places + table + symbols.numbers.bytes().len();
+        assert!(kept < said + said / 2, "{kept} bytes, said to be {said}");
+        assert!(
+            symbols
+                .rows()
+                .enumerate()
+                .all(|(row, text)| text == format!("{row:06}").as_bytes())
+        );
+    }
+
+    #[test]
     fn going_back_forgets_texts_too() {
         let mut symbols = Symbols::default();
         symbols.push(b"a");
         let (place, before) = (symbols.place(), sent(&symbols, 1));
-        symbols.push(b"b");
-        symbols.push(b"a");
-        symbols.push(b"b");
+        // Numbers of many rows lie in several pieces.
+        for number in 0..70_000 {
+            symbols.push(if number % 3 == 0 { b"a" } else { b"b" });
+        }
         symbols.go_back(place);
         assert_eq!(sent(&symbols, 1), before);
         symbols.push(b"c");

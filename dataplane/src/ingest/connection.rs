@@ -1,12 +1,12 @@
 //! One connection: HTTP/1.1 or HTTP/2 by hyper, over TLS or not, and a watch over how long its client takes.
 //!
 //! ```text
-//! TCP -(place free?)-> [TLS: ALPN says which | first bytes: "PRI"?] -> HTTP/1.1 | HTTP/2 -> handler
+//! TCP -(place free?)-> [TLS: ALPN says which | first bytes do] -> HTTP/1.1 | HTTP/2 -> handler
 //! ```
 //! A client may keep a quiet connection for [`IDLE`], but a handshake or the head of an HTTP/1.1 request that has begun
 //! must be complete within [`HEAD`]; who is slower gets 408 and is cut. A head of HTTP/2 comes in frames of many
-//! streams, so there only the quiet connection is watched: one without a request in hand ends after [`IDLE`]. The
-//! watch costs no timer per request: the shard looks at all connections once a second.
+//! streams, so there only the quiet connection is watched: one without a request in hand is asked to end after [`IDLE`],
+//! and cut when it does not. The watch costs no timer per request: the shard looks at all connections once a second.
 //!
 //! Bounded for each connection: its heads, its streams, and the bytes that streams may send before anybody reads
 //! them, which no budget counts.
@@ -142,6 +142,7 @@ impl Connections {
             let age = now.saturating_duration_since(watch.since.get());
             match watch.phase.get() {
                 Phase::Head if age > HEAD + LOOK => watch.tell(Verdict::Cut),
+                Phase::Idle if age > IDLE + HEAD => watch.tell(Verdict::Cut),
                 Phase::Idle if age > IDLE => watch.tell(Verdict::Finish),
                 _ => {}
             }
@@ -209,35 +210,42 @@ enum Version {
     Http2,
 }
 
-/// Which HTTP a client speaks without TLS, and what had to be read to know: HTTP/2 begins with `PRI`, which is no method.
-/// `None` when the connection ends before.
+/// What a connection of HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Which HTTP a client speaks without TLS, and what had to be read to know. Read, not looked at: what is only looked at
+/// stays readable, so that nothing would tell when more has come. `None` when the connection ends before.
 async fn version(stream: &mut TcpStream, watch: &Watch) -> Option<(Version, Bytes)> {
-    const PREFACE: &[u8; 3] = b"PRI";
     let mut begun = BytesMut::with_capacity(PREFACE.len());
-    while begun.len() < PREFACE.len() && PREFACE.starts_with(&begun) {
+    while PREFACE.starts_with(&begun) {
         let missing = PREFACE.len() - begun.len();
+        if missing == 0 {
+            watch.enter(Phase::Idle);
+            return Some((Version::Http2, begun.freeze()));
+        }
         let mut rest = (&mut begun).limit(missing);
         let read = tokio::select! {
             biased;
-            read = stream.read_buf(&mut rest) => read.ok()?,
-            () = watch.called.notified() => 0,
+            read = stream.read_buf(&mut rest) => Some(read.ok()?),
+            () = watch.called.notified() => None,
         };
-        if watch.verdict.get() == Verdict::Cut {
-            let _ = stream.try_write(TOO_SLOW);
-        }
-        if read == 0 || watch.verdict.get() != Verdict::Go {
-            return None;
-        }
-        if watch.phase.get() == Phase::Idle {
-            watch.enter(Phase::Head);
+        match read {
+            Some(0) => return None,
+            Some(_) if watch.phase.get() == Phase::Idle => watch.enter(Phase::Head),
+            Some(_) => {}
+            None if watch.verdict.get() == Verdict::Cut => {
+                let _ = stream.try_write(TOO_SLOW);
+                return None;
+            }
+            None if begun.is_empty() => return None,
+            // To finish is for who serves the request that has begun.
+            None => break,
         }
     }
-    let version = if begun[..] == PREFACE[..] {
-        Version::Http2
-    } else {
-        Version::Http1
-    };
-    Some((version, begun.freeze()))
+    if watch.verdict.get() == Verdict::Finish {
+        watch.called.notify_one();
+    }
+    Some((Version::Http1, begun.freeze()))
 }
 
 async fn serve_http1<S>(begun: Bytes, stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
@@ -301,6 +309,10 @@ where
             () = watch.called.notified() => {}
             // There is no `Connection: close` in HTTP/2: who is connected is told at once to go elsewhere.
             () = shutdown.begun(), if watch.verdict.get() == Verdict::Go => watch.tell(Verdict::Finish),
+        }
+        if watch.verdict.get() == Verdict::Cut {
+            // It was asked to finish, and does not even answer that.
+            return;
         }
         connection.as_mut().graceful_shutdown();
     }
@@ -393,12 +405,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
         if self.begun.has_remaining() {
             let some = self.begun.len().min(buffer.remaining());
             buffer.put_slice(&self.begun.split_to(some));
+            if self.begun.has_remaining() || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            // What came together is handed on together: half a head would be read twice. An end or a failure comes again.
+            let _ = Pin::new(&mut self.rest).poll_read(context, buffer);
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.rest).poll_read(context, buffer);
         if let Some(watch) = &self.heads
             && watch.phase.get() == Phase::Idle

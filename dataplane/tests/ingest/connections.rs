@@ -111,12 +111,63 @@ fn what_is_no_http_is_told_so() {
         "NO HTTP\r\n\r\n",
         "POST /v1/events HTTP/1.1\r\nbad header\r\n\r\n",
         "POST /v1/events HTTP/1.1\r\ncontent-length: x\r\n\r\n{}",
+        // Neither does it take the end of the head to know, nor the whole of what HTTP/2 begins with.
+        "POST /v1/events HTTP/9.9\r\nhost: x\r\n",
+        "PRI * HTTP/1.1\r\nhost x\r\n\r\n",
     ] {
         let mut stream = ingest.connect();
         stream.write_all(text.as_bytes()).unwrap();
         let answer = parse(&read_all(&mut stream).unwrap()).unwrap();
         assert_eq!(answer.status, 400, "{text:?}");
     }
+}
+
+#[test]
+fn a_connection_may_begin_in_pieces() {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let ingest = Ingest::start();
+    let in_pieces = |pieces: &[&[u8]]| {
+        let mut stream = ingest.connect();
+        stream.set_nodelay(true).unwrap();
+        for piece in pieces {
+            stream.write_all(piece).unwrap();
+            std::thread::sleep(PAUSE);
+        }
+        stream
+    };
+    let rest = format!(
+        "OST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{EVENT}",
+        EVENT.len()
+    );
+    let mut posted = in_pieces(&[b"P", rest.as_bytes()]);
+    assert_eq!(parse(&read_all(&mut posted).unwrap()).unwrap().status, 200);
+
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let preface: [&[u8]; 5] = [b"P", b"RI", b" * HTTP/2.0\r\n", b"\r\nSM\r\n\r\n", &settings];
+    let mut spoken = in_pieces(&preface);
+    let mut frame = [0; 9];
+    spoken.read_exact(&mut frame).unwrap();
+    assert_eq!(frame[3], 4, "SETTINGS come first: {frame:?}");
+
+    // Who goes away after a byte is not waited for.
+    let gone = in_pieces(&[b"P"]);
+    gone.shutdown(std::net::Shutdown::Write).unwrap();
+    let begun = Instant::now();
+    assert_eq!(read_all(&mut { gone }).unwrap(), b"");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_connection_of_http_2_may_be_quiet() {
+    let ingest = Ingest::start();
+    block_on(async {
+        let (mut sender, connection) = over_http2(tcp(&ingest).await).await;
+        // Longer than the head of a request may take that has begun.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let answer = sender.send_request(event()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(!connection.is_finished());
+    });
 }
 
 #[test]

@@ -221,5 +221,18 @@ fn what_is_a_day_old_is_packed_tightly() -> Result<()> {
         Ok(packed("today() - 40")? == "Compact\tZSTD(1)")
     })?;
     assert_eq!(packed("today()")?, "Compact\tLZ4");
+
+    // A table that has lost its rules is given them again.
+    kit.clickhouse(&format!("ALTER TABLE {table} REMOVE TTL"))?;
+    trial.apply(&trial.pipeline(&spec(
+        "columns: [{name: amount, type: Float64, from: properties.amount}]",
+    )))?;
+    within(60, "rows go and are packed again", || {
+        let question = format!(
+            "SELECT engine_full FROM system.tables WHERE database = '{database}' AND name = '{name}'"
+        );
+        Ok(ask(&kit, &question)?
+            .contains("TTL expires_on, toDateTime(received_at) + toIntervalDay(1) RECOMPRESS"))
+    })?;
     Ok(())
 }

@@ -101,6 +101,9 @@ fn run(arguments: &Arguments) -> Result<()> {
                 let Some(partial) = partial else { continue };
                 let slow = slow_clients(&bench, server, partial.rate, arguments.runs)?;
                 println!("{SLOW}: {}: {slow:.2?}", server.name);
+                if !slow.adds_up {
+                    return Err(Error::new("not every event beside the slow clients is stored"));
+                }
             }
         }
         return verdict(&all);

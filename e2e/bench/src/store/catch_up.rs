@@ -81,9 +81,10 @@ pub fn catch_up(
         stored: table.stored()?,
     };
     drop(running);
+    let since = store.now()?;
+    // Also where they were beside: what is left of them is none of the next run's.
+    table.merge()?;
     if merges == Merges::Afterwards {
-        let since = store.now()?;
-        table.merge()?;
         sample.merges = Some(each(store.spent(since)?));
     }
     Ok(sample)

@@ -72,6 +72,7 @@ pub fn fresh(
     pipeline.wait()?;
     let sights = watch.stop()?;
     pipeline.finish()?;
+    pipeline.table.merge()?;
     let seen: Vec<_> = sights.requests().collect();
     if seen.len() != due.len() {
         return Err(Error::new(format!(

@@ -47,6 +47,7 @@ pub fn quiet(bench: &Bench, store: &Store, stack: &Stack, time: Duration) -> Res
     let rest = load.finish()?;
     pipeline.count(&[&settling, &stats, &rest], SINGLE)?;
     pipeline.finish()?;
+    pipeline.table.merge()?;
     let share = |time: Duration| time.as_secs_f64() / stats.elapsed.as_secs_f64();
     Ok(Quiet {
         stack: stack.name,

@@ -230,7 +230,12 @@ impl Drop for Store {
 }
 
 fn database(number: u32) -> String {
-    format!("bench_{}_{number}", std::process::id())
+    format!("{}{number}", databases())
+}
+
+/// What the names of all of them begin with.
+fn databases() -> String {
+    format!("bench_{}_", std::process::id())
 }
 
 /// The event table `events` of a database of its own.
@@ -296,13 +301,13 @@ impl Table {
         self.client.ask("SYSTEM STOP MERGES").map(drop)
     }
 
-    /// Lets merges go on and waits until there is nothing more to merge.
+    /// Lets merges go on and waits until there is nothing more to merge, here or in the tables of other runs.
     pub fn merge(&self) -> Result<()> {
         self.client.ask("SYSTEM START MERGES")?;
         let question = format!(
-            "SELECT (SELECT count() FROM system.merges WHERE database = '{0}'),
-             (SELECT sum(cityHash64(name)) FROM system.parts WHERE active AND database = '{0}') FORMAT TSV",
-            self.database
+            "SELECT (SELECT count() FROM system.merges WHERE database LIKE '{0}%'),
+             (SELECT sum(cityHash64(database, name)) FROM system.parts WHERE active AND database LIKE '{0}%') FORMAT TSV",
+            databases()
         );
         let (began, mut last, mut since) = (Instant::now(), Vec::new(), Instant::now());
         while since.elapsed() < SETTLED && began.elapsed() < ENDLESS {
