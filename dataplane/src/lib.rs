@@ -8,6 +8,7 @@
 //! forgotten.rs  a Kafka client that knows no broker any more
 //! stops.rs      where JSON strings may stop, found by vectors
 //! utc.rs        days and minutes, their names and their ends
+//! written.rs    a short text, compared with what stands where it stood before
 //! ```
 #![forbid(unsafe_code)]
 
@@ -19,3 +20,4 @@ pub mod ingest;
 pub mod process;
 mod stops;
 mod utc;
+mod written;

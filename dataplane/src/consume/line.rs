@@ -8,7 +8,9 @@ use std::borrow::Cow;
 
 use penstock_dataplane_config::record::LINE_VERSION;
 
-use super::scan::{nested_end, string_end, unescape, uuid};
+use super::scan::{eight_digits, nested_end, string_end, unescape, uuid};
+use crate::stops::Stops;
+use crate::written::Written;
 
 /// Times outside are not representable as `DateTime64(3)`: from 1900 up to 2299.
 const TIMES: std::ops::RangeInclusive<i64> = -2_208_988_800_000..=10_413_791_999_999;
@@ -74,22 +76,54 @@ pub enum LineError {
     Malformed { what: &'static str, at: usize },
 }
 
+/// What lines have of the line before. Events of one program mostly have the same App, and the same members in the same order,
+/// which are then compared with those, as they were written, instead of being read and looked up.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    app_id: Option<([u8; 36], u128)>,
+    names: [(Written, Member); 16],
+}
+
+impl Before {
+    fn app_id(&mut self, text: &[u8]) -> Option<u128> {
+        let text: &[u8; 36] = text.try_into().ok()?;
+        match self.app_id {
+            Some((before, id)) if before == *text => Some(id),
+            _ => {
+                let id = uuid(text)?;
+                self.app_id = Some((*text, id));
+                Some(id)
+            }
+        }
+    }
+}
+
 /// Reads one line, without its line break. The bytes must be valid UTF-8.
 pub fn parse(line: &[u8]) -> Result<Line<'_>, LineError> {
-    let mut cursor = Cursor { bytes: line, at: 0 };
+    parse_next(line, &mut Before::default())
+}
+
+/// [`parse`], of a line behind others.
+pub fn parse_next<'a>(line: &'a [u8], before: &mut Before) -> Result<Line<'a>, LineError> {
+    let mut cursor = Cursor {
+        bytes: line,
+        at: 0,
+        stops: Stops::new(),
+    };
     let mut found = Found::default();
-    if cursor.server_members(&mut found).is_none() {
+    if cursor.server_members(before, &mut found).is_none() {
         cursor.at = 0;
         found = Found::default();
         cursor.version()?;
     }
-    cursor.members(&mut found)?;
+    cursor.members(&mut before.names, &mut found)?;
     found.line(line.len())
 }
 
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    stops: Stops,
 }
 
 struct Found<'a> {
@@ -135,6 +169,7 @@ const EVENT_DATA: usize = 1;
 const CONTEXT: usize = 2;
 
 /// Which member a key names; `Other` is one that this version does not know and passes over.
+#[derive(Clone, Copy, Debug, Default)]
 enum Member {
     Version,
     AppId,
@@ -145,6 +180,7 @@ enum Member {
     RetentionDays,
     Text(usize),
     Object(usize),
+    #[default]
     Other,
 }
 
@@ -178,9 +214,9 @@ fn member(key: &[u8]) -> Member {
 impl<'a> Cursor<'a> {
     /// The server's members exactly as ingest spells them. `None` where the line does not; nothing is lost then,
     /// because it is read again from its start.
-    fn server_members(&mut self, found: &mut Found<'a>) -> Option<()> {
+    fn server_members(&mut self, before: &mut Before, found: &mut Found<'a>) -> Option<()> {
         self.literal(b"{\"v\":1,\"app_id\":\"")?;
-        found.app_id = Some(uuid(self.take(36)?)?);
+        found.app_id = Some(before.app_id(self.take(36)?)?);
         self.literal(b"\",\"event_id\":\"")?;
         found.event_id = Some(uuid(self.take(36)?)?);
         self.literal(b"\",\"received_at\":")?;
@@ -216,6 +252,12 @@ impl<'a> Cursor<'a> {
         let start = self.at + usize::from(self.bytes.get(self.at) == Some(&b'-'));
         let mut at = start;
         let mut number = 0_i64;
+        while at - start + 8 <= 18
+            && let Some(eight) = eight_digits(self.bytes, at)
+        {
+            number = number * 100_000_000 + eight;
+            at += 8;
+        }
         while let Some(digit) = self
             .bytes
             .get(at)
@@ -238,7 +280,7 @@ impl<'a> Cursor<'a> {
 
     /// The rest of a string whose opening quote was read.
     fn text(&mut self) -> Option<Text<'a>> {
-        let (end, escaped) = string_end(self.bytes, self.at)?;
+        let (end, escaped) = string_end(&mut self.stops, self.bytes, self.at)?;
         let raw = &self.bytes[self.at..end];
         self.at = end + 1;
         Some(Text { raw, escaped })
@@ -281,15 +323,21 @@ impl<'a> Cursor<'a> {
     }
 
     /// Members up to the end of the line.
-    fn members(&mut self, found: &mut Found<'a>) -> Result<(), LineError> {
-        loop {
-            self.require(b'"', "no key where a member begins")?;
-            let Some(key) = self.text() else {
-                return self.wrong("a key does not end");
+    fn members(&mut self, names: &mut [(Written, Member)], found: &mut Found<'a>) -> Result<(), LineError> {
+        for place in 0.. {
+            let expected = names.get(place).and_then(|(written, member)| {
+                let length = written.at(self.bytes.get(self.at..)?)?;
+                Some((length, *member))
+            });
+            let member = match expected {
+                Some((length, member)) => {
+                    self.at += length;
+                    member
+                }
+                None => self.name(place, names)?,
             };
-            self.require(b':', "no `:` after the key")?;
             self.space();
-            self.value(member(key.raw), found)?;
+            self.value(member, found)?;
             self.space();
             match self.bytes.get(self.at) {
                 Some(b',') => self.at += 1,
@@ -303,6 +351,23 @@ impl<'a> Cursor<'a> {
             return self.wrong("more after the end of the object");
         }
         Ok(())
+    }
+
+    /// A name that is not the expected one, and its colon.
+    #[inline(never)]
+    fn name(&mut self, place: usize, names: &mut [(Written, Member)]) -> Result<Member, LineError> {
+        let from = self.at;
+        self.require(b'"', "no key where a member begins")?;
+        let Some(key) = self.text() else {
+            return self.wrong("a key does not end");
+        };
+        self.require(b':', "no `:` after the key")?;
+        let member = member(key.raw);
+        if let Some(remembered) = names.get_mut(place) {
+            let written = Written::new(&self.bytes[from..self.at]).unwrap_or_default();
+            *remembered = (written, member);
+        }
+        Ok(member)
     }
 
     fn value(&mut self, member: Member, found: &mut Found<'a>) -> Result<(), LineError> {
@@ -338,7 +403,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn nested(&mut self) -> Result<&'a [u8], LineError> {
-        let Some(end) = nested_end(self.bytes, self.at) else {
+        let Some(end) = nested_end(&mut self.stops, self.bytes, self.at) else {
             return self.wrong("an object or array does not end");
         };
         let nested = &self.bytes[self.at..end];

@@ -196,6 +196,31 @@ proptest! {
         prop_assert_eq!(serde_json::from_slice::<Value>(line.event_data).unwrap(), event["event_data"].clone());
     }
 
+    /// What is remembered of other lines, be they whole or damaged, changes nothing.
+    #[test]
+    fn a_line_reads_the_same_behind_others(
+        lines in proptest::collection::vec((event(), any::<u64>(), proptest::option::of((any::<prop::sample::Index>(), 0x20_u8..0x7f))), 1..6),
+    ) {
+        let mut before = Before::default();
+        for (event, order, damage) in lines {
+            let mut line = spell(&event).into_bytes();
+            if order % 3 == 0 {
+                // The client's members in another order, with white space about them.
+                let members = event.as_object().unwrap();
+                let mut names: Vec<&String> = members.keys().filter(|name| *name != "v").collect();
+                let by = order as usize % names.len();
+                names.rotate_left(by);
+                let members: Vec<String> = names.iter().map(|name| format!(" {} : {}", json!(name), members[*name])).collect();
+                line = format!("{{\"v\":1,{}}}", members.join(" ,")).into_bytes();
+            }
+            if let Some((at, byte)) = damage {
+                let at = at.index(line.len());
+                line[at] = byte;
+            }
+            prop_assert_eq!(parse_next(&line, &mut before), parse(&line), "{}", String::from_utf8_lossy(&line));
+        }
+    }
+
     /// Cut, overwritten or doubled bytes never panic, and never pass for another version of a whole line.
     #[test]
     fn damage_is_an_error_or_harmless(event in event(), at in any::<prop::sample::Index>(), byte in 0x20_u8..0x7f) {

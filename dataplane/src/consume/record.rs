@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::line::{LineError, parse};
+use super::line::{Before, LineError, parse_next};
 use super::native::Block;
 use super::position::Position;
 
@@ -54,10 +54,11 @@ impl Content {
         let (rows, dead, bytes) = (block.rows(), self.dead.len(), block.bytes());
         let text = simdutf8::basic::from_utf8(value).is_ok();
         let mut dead_bytes = 0;
+        let mut before = Before::default();
         for (row, line) in lines(value).enumerate() {
             let position = Position::new(offset, row as u32);
             let judged = if text || simdutf8::basic::from_utf8(line).is_ok() {
-                parse(line)
+                parse_next(line, &mut before)
             } else {
                 Err(LineError::Malformed {
                     what: "the line is not UTF-8",

@@ -1,7 +1,9 @@
-//! Finding the ends of JSON strings and objects, eight bytes at a time, and reading strings back.
+//! Finding the ends of JSON strings and objects, and reading strings back.
 //!
 //! The bytes are valid UTF-8 already. Strings are checked for control characters and for sound escapes; the inside
 //! of an object only for balanced brackets and closed strings, because it is stored as the text it is.
+
+use crate::stops::Stops;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -12,11 +14,6 @@ const fn equal(word: u64, byte: u8) -> u64 {
     x.wrapping_sub(ONES) & !x & HIGHS
 }
 
-/// The high bit of each byte below 0x20; exact up to and including the lowest one set.
-const fn control(word: u64) -> u64 {
-    word.wrapping_sub(ONES * 0x20) & !word & HIGHS
-}
-
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
     let chunk = bytes.get(at..at + 8)?;
     chunk.try_into().map(u64::from_le_bytes).ok()
@@ -24,10 +21,11 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// Where the string that begins at `at` (behind its quote) ends, and whether it has escapes. `None` where it is not
 /// closed, holds a control character or a wrong escape.
-pub(super) fn string_end(bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
+#[inline]
+pub(super) fn string_end(stops: &mut Stops, bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
     let mut escaped = false;
     loop {
-        at = plain_end(bytes, at);
+        at = stops.next(bytes, at);
         match *bytes.get(at)? {
             b'"' => return Some((at, escaped)),
             b'\\' => {
@@ -39,22 +37,21 @@ pub(super) fn string_end(bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// The first quote, backslash or control character from `at` on, or the end.
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(word) = word(bytes, at) {
-        let found = equal(word, b'"') | equal(word, b'\\') | control(word);
-        if found != 0 {
-            return at + (found.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
+/// The number that the next eight bytes are, if they are digits: all of them at once.
+#[inline]
+pub(super) fn eight_digits(bytes: &[u8], at: usize) -> Option<i64> {
+    const ZEROS: u64 = ONES * b'0' as u64;
+    let word = word(bytes, at)?;
+    // A byte below `0` differs in its high half, one above `9` does so when six is added.
+    let highs = |word: u64| word & (ONES * 0xf0);
+    if highs(word) != ZEROS || highs(word.wrapping_add(ONES * 6)) != ZEROS {
+        return None;
     }
-    while let Some(byte) = bytes.get(at) {
-        if matches!(byte, b'"' | b'\\' | 0..0x20) {
-            break;
-        }
-        at += 1;
-    }
-    at
+    // Ones and tens become pairs, pairs fours, fours eight; the first digit is the lowest byte.
+    let pairs = (word & (ONES * 0x0f)).wrapping_mul(10 << 8 | 1) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(100 << 16 | 1) >> 16;
+    let eight = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(10_000 << 32 | 1) >> 32;
+    Some(eight as i64)
 }
 
 fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
@@ -70,14 +67,14 @@ fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Where the object or array that begins at `at` ends, its last bracket included.
-pub(super) fn nested_end(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn nested_end(stops: &mut Stops, bytes: &[u8], at: usize) -> Option<usize> {
     // One bit for each open bracket, the innermost lowest: 1 for an object. Deeper than 128 is nobody's event.
     let (mut open, mut depth) = (0_u128, 0_u32);
     let mut at = at;
     loop {
         at = structure(bytes, at);
         match *bytes.get(at)? {
-            b'"' => at = string_end(bytes, at + 1)?.0,
+            b'"' => at = string_end(stops, bytes, at + 1)?.0,
             bracket @ (b'{' | b'[') => {
                 if depth == u128::BITS {
                     return None;
@@ -100,7 +97,7 @@ pub(super) fn nested_end(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The first quote or bracket from `at` on, or the end.
+/// The first quote or bracket from `at` on, eight bytes at a time, or the end.
 fn structure(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = word(bytes, at) {
         // `[` and `{`, `]` and `}` differ in one bit. So do 0x5b and 0x7b alone among all bytes.
@@ -221,11 +218,11 @@ mod tests {
             (r#"{"a":"\x"}"#, None),
             (r#"{"a":"\u12"}"#, None),
         ] {
-            assert_eq!(nested_end(text.as_bytes(), 0), end, "{text}");
+            assert_eq!(nested_end(&mut Stops::new(), text.as_bytes(), 0), end, "{text}");
         }
-        assert_eq!(nested_end("[".repeat(129).as_bytes(), 0), None);
+        assert_eq!(nested_end(&mut Stops::new(), "[".repeat(129).as_bytes(), 0), None);
         let deep = "[".repeat(128) + &"]".repeat(128);
-        assert_eq!(nested_end(deep.as_bytes(), 0), Some(256));
+        assert_eq!(nested_end(&mut Stops::new(), deep.as_bytes(), 0), Some(256));
     }
 
     #[test]
@@ -259,12 +256,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn eight_digits_are_a_number_and_nothing_else_is() {
+        for number in [0, 1, 12_345_678, 99_999_999, 90_000_000, 10_203_040] {
+            assert_eq!(eight_digits(format!("x{number:08},").as_bytes(), 1), Some(number));
+        }
+        for at in 0..8 {
+            for byte in (0..=u8::MAX).filter(|byte| !byte.is_ascii_digit()) {
+                let mut text = *b"12345678";
+                text[at] = byte;
+                assert_eq!(eight_digits(&text, 0), None, "{text:?}");
+            }
+        }
+        assert_eq!(eight_digits(b"1234567", 0), None);
+    }
+
     proptest! {
         #[test]
         fn a_string_reads_back_as_serde_json_wrote_it(text in ".*", tail in ".{0,9}") {
             let written = serde_json::to_string(&text).unwrap();
             let all = format!("{written}{tail}");
-            let (end, escaped) = string_end(all.as_bytes(), 1).unwrap();
+            let (end, escaped) = string_end(&mut Stops::new(), all.as_bytes(), 1).unwrap();
             prop_assert_eq!(end, written.len() - 1);
             let raw = &all.as_bytes()[1..end];
             let mut out = Vec::new();
@@ -279,7 +291,7 @@ mod tests {
             let theirs = serde_json::Deserializer::from_str(&quoted).into_iter::<String>().next().unwrap();
             let lone_surrogate = theirs.as_ref().is_err_and(|e| e.to_string().contains("surrogate")
                 || e.to_string().contains("end of hex escape"));
-            let ours = string_end(quoted.as_bytes(), 1);
+            let ours = string_end(&mut Stops::new(), quoted.as_bytes(), 1);
             prop_assert!(ours.is_some() == theirs.is_ok() || lone_surrogate, "{} {:?} {:?}", quoted, ours, theirs);
         }
     }

@@ -247,8 +247,8 @@ impl<'a> Members<'a> {
         mut place: usize,
     ) -> Result<(usize, usize), Broken> {
         let body = self.body.as_bytes();
-        while let Some(expected) = shape.expected(place, body.get(at..).unwrap_or_default()) {
-            let value = at + usize::from(expected.length);
+        while let Some((expected, length)) = shape.expected(place, body.get(at..).unwrap_or_default()) {
+            let value = at + length;
             let is_new = expected.slot == UNKNOWN || self.seen & 1 << expected.slot == 0;
             if !is_new || body.get(value).is_none_or(|byte| *byte <= b' ') {
                 break;

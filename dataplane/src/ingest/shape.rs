@@ -7,14 +7,13 @@
 use std::ops::Range;
 
 use super::members::Protocol;
+use crate::written::Written;
 
 /// The slot of a member that the protocol does not know.
 pub(super) const UNKNOWN: u8 = u8::MAX;
 
 /// Members of an event whose names are remembered.
 const PLACES: usize = 16;
-/// The longest that is remembered of one.
-const LONGEST: usize = 32;
 
 /// The names of the last event, as written, by their places in it. Kept from one request to the next.
 #[derive(Debug)]
@@ -26,12 +25,9 @@ pub(crate) struct Shape {
 
 /// What is between two values: a comma, unless the name is the first, the name without escapes, a colon, and the white
 /// space about them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
-    written: [u128; 2],
-    /// The bits of the former that count; none where nothing is remembered.
-    mask: [u128; 2],
-    pub(super) length: u8,
+    written: Written,
     /// Where the name is, from quote to quote.
     pub(super) name: (u8, u8),
     /// There is no white space.
@@ -40,48 +36,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    const NONE: Self = Self {
-        written: [0; 2],
-        mask: [0; 2],
-        length: 0,
-        name: (0, 0),
-        is_tidy: false,
-        slot: UNKNOWN,
-    };
-
     pub(super) fn new(written: &[u8], name: Range<usize>, slot: u8) -> Option<Self> {
-        let (mut padded, mut mask) = ([0; LONGEST], [0; LONGEST]);
-        padded.get_mut(..written.len())?.copy_from_slice(written);
-        mask[..written.len()].fill(u8::MAX);
         Some(Self {
-            written: halves(&padded),
-            mask: halves(&mask),
-            length: written.len() as u8,
+            written: Written::new(written)?,
             name: (name.start as u8, name.end as u8),
             is_tidy: name.start <= 1 && name.end + 1 == written.len(),
             slot,
         })
     }
-
-    #[inline]
-    fn is_at(&self, next: &[u8; LONGEST]) -> bool {
-        let next = halves(next);
-        let differs = |half: usize| (next[half] ^ self.written[half]) & self.mask[half];
-        self.length > 0 && differs(0) | differs(1) == 0
-    }
-}
-
-#[inline]
-fn halves(bytes: &[u8; LONGEST]) -> [u128; 2] {
-    let (halves, _) = bytes.as_chunks::<16>();
-    [halves[0], halves[1]].map(u128::from_le_bytes)
 }
 
 impl Default for Shape {
     fn default() -> Self {
         Self {
             protocol: None,
-            places: [Place::NONE; PLACES],
+            places: [Place::default(); PLACES],
         }
     }
 }
@@ -97,16 +66,16 @@ impl Shape {
         }
     }
 
-    /// What is remembered of this place, if the text goes on so.
+    /// What is remembered of this place and how long it is, if the text goes on so.
     #[inline]
-    pub(super) fn expected(&self, place: usize, rest: &[u8]) -> Option<&Place> {
+    pub(super) fn expected(&self, place: usize, rest: &[u8]) -> Option<(&Place, usize)> {
         let place = self.places.get(place)?;
-        place.is_at(rest.first_chunk()?).then_some(place)
+        Some((place, place.written.at(rest)?))
     }
 
     pub(super) fn set(&mut self, place: usize, remembered: Option<Place>) {
         if let Some(place) = self.places.get_mut(place) {
-            *place = remembered.unwrap_or(Place::NONE);
+            *place = remembered.unwrap_or_default();
         }
     }
 }
