@@ -160,7 +160,7 @@ impl Block {
         self.rows == 0
     }
 
-    /// Bytes of all values.
+    /// Bytes of all values, and what is kept beside the texts of symbols.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

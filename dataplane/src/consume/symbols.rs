@@ -49,12 +49,14 @@ impl Symbols {
     /// Adds a row; returns how many bytes that took, with what is kept beside a new text: a column that after all has as
     /// many texts as rows must not take more memory than it says.
     pub(super) fn push(&mut self, text: &[u8]) -> usize {
-        let before = self.texts.len() + self.beside();
+        let mut taken = WIDTH;
         if self.text(self.last) != Some(text) {
+            let before = self.texts.len() + self.beside();
             self.last = self.number(text);
+            taken += self.texts.len() + self.beside() - before;
         }
         self.numbers.push_fixed(&self.last.to_le_bytes());
-        self.texts.len() + self.beside() - before + WIDTH
+        taken
     }
 
     /// Bytes that are kept and not sent.

@@ -217,12 +217,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// stays readable, so that nothing would tell when more has come. `None` when the connection ends before.
 async fn version(stream: &mut TcpStream, watch: &Watch) -> Option<(Version, Bytes)> {
     let mut begun = BytesMut::with_capacity(PREFACE.len());
-    while PREFACE.starts_with(&begun) {
+    while begun.len() < PREFACE.len() && PREFACE.starts_with(&begun) {
         let missing = PREFACE.len() - begun.len();
-        if missing == 0 {
-            watch.enter(Phase::Idle);
-            return Some((Version::Http2, begun.freeze()));
-        }
         let mut rest = (&mut begun).limit(missing);
         let read = tokio::select! {
             biased;
@@ -245,7 +241,13 @@ async fn version(stream: &mut TcpStream, watch: &Watch) -> Option<(Version, Byte
     if watch.verdict.get() == Verdict::Finish {
         watch.called.notify_one();
     }
-    Some((Version::Http1, begun.freeze()))
+    let version = if begun[..] == PREFACE[..] {
+        watch.enter(Phase::Idle);
+        Version::Http2
+    } else {
+        Version::Http1
+    };
+    Some((version, begun.freeze()))
 }
 
 async fn serve_http1<S>(begun: Bytes, stream: S, peer: IpAddr, handler: Rc<Handler>, watch: Rc<Watch>)
