@@ -46,6 +46,25 @@ impl Instance {
         Ok(())
     }
 
+    /// Gives the instance, and in it what the kit runs, more weight than the kernel does: to it each busy task beside the
+    /// cluster weighs as much as the whole cluster, so that tests starve what they wait for.
+    pub(crate) fn outweigh_others(&self) -> Result<()> {
+        for hierarchy in hierarchies() {
+            let own = hierarchy.join(self.scope());
+            for (path, times) in [(&own, 16), (&own.join(SYSTEM), 8)] {
+                // In v1 and in v2, with what each gives by itself.
+                for (setting, usual) in [("cpu.shares", 1024), ("cpu.weight", 100)] {
+                    let file = path.join(setting);
+                    if file.exists() {
+                        fs::write(&file, (times * usual).to_string())
+                            .doing(format_args!("writing {}", file.display()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Moves a process that the kit has just started into the instance's cgroups.
     pub(crate) fn adopt(&self, pid: i32) -> Result<()> {
         for hierarchy in hierarchies() {

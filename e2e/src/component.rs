@@ -165,7 +165,7 @@ impl Component {
     /// How long a start may take on a busy machine before it counts as failed.
     pub(crate) fn start_deadline(self) -> Duration {
         match self {
-            Self::ApiServer | Self::Kafka(_) => Duration::from_secs(90),
+            Self::ApiServer | Self::Kafka(_) => Duration::from_secs(180),
             _ => Duration::from_secs(60),
         }
     }

@@ -49,6 +49,7 @@ impl Turn {
     fn take(announced: Announced, urgent: bool) -> Result<Self> {
         let instance = Instance::from_environment("test")?;
         let running = announced.wait(urgent, &instance.run_dir().join("tests.lock"))?;
+        instance.outweigh_others()?;
         instance.enter_with_names()?;
         Ok(Self {
             instance,

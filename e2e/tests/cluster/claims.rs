@@ -8,7 +8,7 @@ use penstock_e2e::{Error, Result};
 use serde_json::Value;
 
 const SPEC: &str = "  ingest: {scaling: {replicas: 1}}\n";
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// Waits until a condition of any object has a status and a reason.
 fn says(

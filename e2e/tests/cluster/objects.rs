@@ -166,7 +166,7 @@ fn an_object_that_someone_else_made_is_left_alone() -> Result<()> {
     trial.apply(&service)?;
     trial.apply(&trial.app(APP))?;
     trial.apply(&trial.pipeline(SPEC))?;
-    let (reason, _) = trial.condition("Stalled", "True", Duration::from_secs(30))?;
+    let (reason, _) = trial.condition("Stalled", "True", Duration::from_secs(90))?;
     assert_eq!(reason, "ApiRejected");
     let says = field(
         &trial,

@@ -204,7 +204,7 @@ fn a_pipeline_goes_over_to_single_records_that_any_program_can_read() -> Result<
     // More partitions would part a user's events, so a person has to say it.
     let more = spec(", recordFormat: Single").replace("partitions: 3", "partitions: 4");
     trial.apply(&trial.pipeline(&more))?;
-    let (reason, _) = trial.condition("TopicsReady", "False", Duration::from_secs(30))?;
+    let (reason, _) = trial.condition("TopicsReady", "False", Duration::from_secs(90))?;
     assert_eq!(reason, "NotSupported");
     let path = "jsonpath={.status.conditions[?(@.type==\"TopicsReady\")].message}";
     let message = trial.kubectl(&["get", "ingestionpipelines", PIPELINE, "-o", path])?;
@@ -214,6 +214,6 @@ fn a_pipeline_goes_over_to_single_records_that_any_program_can_read() -> Result<
     );
     let agreed = "penstock.dev/grow-partitions=4";
     trial.kubectl(&["annotate", "ingestionpipelines", PIPELINE, agreed])?;
-    trial.condition("TopicsReady", "True", Duration::from_secs(30))?;
+    trial.condition("TopicsReady", "True", Duration::from_secs(90))?;
     Ok(())
 }

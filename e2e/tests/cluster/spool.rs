@@ -112,7 +112,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
     kafka.kill()?;
     spooling(&traffic)?;
     sent.merge(traffic.send(500, 10, 2, Duration::ZERO, minute)?);
-    let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
+    let (reason, took) = trial.condition("DurabilityDegraded", "True", Duration::from_secs(90))?;
     println!("DurabilityDegraded=True/{reason} after {took:?}");
     assert_eq!(reason, "Spooling");
     let (_, _, message) = says(&trial, "DurabilityDegraded")?.unwrap_or_default();
@@ -120,8 +120,8 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
         message.contains("groups of events wait for Kafka") && message.contains("events-ingest-"),
         "{message}"
     );
-    trial.condition("TopicsReady", "False", Duration::from_secs(30))?;
-    trial.condition("Ready", "True", Duration::from_secs(10))?;
+    trial.condition("TopicsReady", "False", Duration::from_secs(90))?;
+    trial.condition("Ready", "True", Duration::from_secs(90))?;
 
     // A changed spec and someone's restart: neither touches a pod.
     let before = uids(&trial)?;
@@ -141,7 +141,7 @@ fn an_outage_of_kafka_is_bridged_and_pods_are_held_meanwhile() -> Result<()> {
     );
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(uids(&trial)?, before, "a pod was replaced while events wait");
-    trial.condition("Ready", "True", Duration::from_secs(10))?;
+    trial.condition("Ready", "True", Duration::from_secs(90))?;
 
     // One dies where it stands, another is deleted: both go on with their volumes, without Kafka.
     let killed = trial.kill("ingest")?;
@@ -195,7 +195,7 @@ fn a_scale_in_waits_for_the_spools_and_leaves_no_claim_behind() -> Result<()> {
     kafka.kill()?;
     spooling(&traffic)?;
     all_spool(&trial, &traffic, &mut sent)?;
-    trial.condition("DurabilityDegraded", "True", Duration::from_secs(30))?;
+    trial.condition("DurabilityDegraded", "True", Duration::from_secs(90))?;
     trial.apply(&trial.pipeline(&spooled(1, &kafka.spec())))?;
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(trial.pods("ingest")?.len(), 2, "scaled in while events wait");
@@ -309,7 +309,7 @@ fn a_claim_that_cannot_be_drained_is_kept_and_told_of() -> Result<()> {
     assert_eq!(reason, "DrainFailed");
     let (_, _, message) = says(&trial, "DurabilityDegraded")?.unwrap_or_default();
     assert!(message.contains(claim), "{message}");
-    trial.condition("Ready", "True", Duration::from_secs(10))?;
+    trial.condition("Ready", "True", Duration::from_secs(90))?;
     assert_eq!(names(&trial, "persistentvolumeclaims")?, claim);
 
     std::fs::remove_dir(&lock).map_err(|error| Error::new(error.to_string()))?;

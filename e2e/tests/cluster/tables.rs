@@ -99,7 +99,7 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     // What rewrites rows waits for a person, and says how.
     let other = COLUMNS.replace("Float64", "Int64");
     trial.apply(&trial.pipeline(&spec(&format!("{other}, {ROLLUPS}"))))?;
-    let (reason, _) = trial.condition("TablesReady", "False", Duration::from_secs(30))?;
+    let (reason, _) = trial.condition("TablesReady", "False", Duration::from_secs(90))?;
     assert_eq!(reason, "SchemaConflict");
     let path = "jsonpath={.status.conditions[?(@.type==\"TablesReady\")].message}";
     let message = trial.kubectl(&["get", "ingestionpipelines", "events", "-o", path])?;
@@ -107,7 +107,7 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     let fingerprint = message.trim().rsplit(' ').next().unwrap_or_default();
     let agreed = format!("penstock.dev/apply-schema={fingerprint}");
     trial.kubectl(&["annotate", "ingestionpipelines", "events", &agreed])?;
-    trial.condition("TablesReady", "True", Duration::from_secs(30))?;
+    trial.condition("TablesReady", "True", Duration::from_secs(90))?;
     let question = format!("SELECT toTypeName(any(amount)) FROM {table}");
     within(30, "the column is another", || {
         Ok(ask(&kit, &question)? == "Int64")

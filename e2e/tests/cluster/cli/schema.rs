@@ -103,7 +103,7 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
 
     // What rewrites rows is shown, and done once it is agreed to.
     trial.apply(&trial.pipeline(&spec("Int64")))?;
-    trial.condition("TablesReady", "False", Duration::from_secs(30))?;
+    trial.condition("TablesReady", "False", Duration::from_secs(90))?;
     let (code, plan) = ended(&kit, &trial, &["schema", "plan", PIPELINE])?;
     assert!(
         code == Some(7) && plan.contains("MODIFY COLUMN `amount` Int64"),
@@ -135,7 +135,7 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
         ))?,
         "Int64\t6"
     );
-    trial.condition("TablesReady", "True", Duration::from_secs(30))?;
+    trial.condition("TablesReady", "True", Duration::from_secs(90))?;
 
     // A retention of today for rows of yesterday: that which is over goes.
     trial.apply(

@@ -45,6 +45,7 @@ impl Consumer {
         let username = secret("username", &users.consumer.user);
         let password = secret("password", &users.consumer.password);
         let admin = port();
+        pipeline.admins.lock().expect("not poisoned").push(admin);
         let config = folder.join(format!("consume-{number}.yaml"));
         let yaml = format!(
             "version: 1\npipeline: {{namespace: test, name: {topic}}}\nadmin: 127.0.0.1:{admin}\n\
@@ -125,28 +126,14 @@ impl Consumer {
         (Duration::from_millis(ticks * 10), peak * 1024)
     }
 
-    fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
-    }
-
     /// `/readyz`: status and body; 0 while nobody answers.
     pub(crate) fn readyz(&self) -> (u16, String) {
-        self.get("/readyz").unwrap_or_default()
+        get(self.admin, "/readyz").unwrap_or_default()
     }
 
     /// The sum of a metric over all its labels that contain `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
-        let (_, text) = self.get("/metrics").unwrap_or_default();
+        let (_, text) = get(self.admin, "/metrics").unwrap_or_default();
         text.lines()
             .filter(|line| {
                 let rest = line.strip_prefix(name);
@@ -172,6 +159,21 @@ impl Consumer {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Asks the admin port of a consumer; status and body.
+pub(super) fn get(admin: u16, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
 }
 
 impl Drop for Consumer {

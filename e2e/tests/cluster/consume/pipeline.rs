@@ -27,6 +27,8 @@ pub(crate) struct Pipeline {
     partitions: i32,
     runtime: tokio::runtime::Runtime,
     producer: ThreadedProducer<Deliveries>,
+    /// Where its consumers tell how they are doing.
+    pub(crate) admins: Mutex<Vec<u16>>,
 }
 
 /// Counts what Kafka did not take: `flush` alone does not tell.
@@ -92,6 +94,7 @@ impl Pipeline {
             run,
             partitions,
             producer,
+            admins: Mutex::default(),
         };
         pipeline.create_topics();
         pipeline.create_table();
@@ -247,10 +250,21 @@ impl Pipeline {
         assert_eq!(self.counts(), (rows, rows), "logs in {}", self.keep().display());
     }
 
-    /// Keeps the logs of a test that fails.
+    /// Keeps what tells why a test fails: logs, metrics of the consumers that run, what is stored of each partition.
     pub(crate) fn keep(&self) -> PathBuf {
         let kept = std::env::temp_dir().join(format!("penstock-{}", self.database));
         let _ = std::fs::create_dir_all(&kept);
+        for admin in self.admins.lock().expect("not poisoned").iter() {
+            if let Ok((_, metrics)) = super::consumer::get(*admin, "/metrics") {
+                let _ = std::fs::write(kept.join(format!("metrics-{admin}.txt")), metrics);
+            }
+        }
+        let stored = self.kit.clickhouse(&format!(
+            "SELECT src_partition, count(), min(src_offset), max(src_offset), uniqExact(src_offset) FROM {} \
+             GROUP BY src_partition ORDER BY src_partition FORMAT PrettyCompactMonoBlock",
+            self.table()
+        ));
+        let _ = std::fs::write(kept.join("stored.txt"), stored.unwrap_or_default());
         for entry in std::fs::read_dir(self.folder.path())
             .into_iter()
             .flatten()
