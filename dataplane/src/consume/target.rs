@@ -84,10 +84,13 @@ fn setting_value(engine: &str, setting: &str) -> u64 {
 }
 
 /// What ClickHouse makes of the rows of a range, so that all that are there need not be sent: their number and a digest in
-/// which their order does not count. [`Sum`] makes the same of rows that are here.
-pub const SUM: &str = "count(), sum(intHash64(bitXor(\
-     intHash64(bitXor(toUInt64(reinterpret(event_id, 'UInt128')), reinterpret(src_offset, 'UInt64'))), \
-     bitXor(toUInt64(bitShiftRight(reinterpret(event_id, 'UInt128'), 64)), toUInt64(src_row)))))";
+/// which their order does not count. [`Sum`] makes the same of rows that are here. Whatever makes up a row goes through the
+/// hash by itself: ids may count as rows do, and taken together the two would cancel out.
+pub const SUM: &str = "count(), sum(intHash64(bitXor(intHash64(bitXor(intHash64(bitXor(intHash64(\
+     toUInt64(reinterpret(event_id, 'UInt128'))), \
+     toUInt64(bitShiftRight(reinterpret(event_id, 'UInt128'), 64)))), \
+     reinterpret(src_offset, 'UInt64'))), \
+     toUInt64(src_row))))";
 
 /// See [`SUM`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,11 +103,10 @@ impl Sum {
     pub fn add(&mut self, id: RowId) {
         // A UUID's first half comes first in memory, so that a number made of it has it below.
         let (first, second) = ((id.event_id >> 64) as u64, id.event_id as u64);
-        let half = int_hash(first ^ id.position.offset as u64);
+        let event = int_hash(int_hash(first) ^ second);
+        let row = int_hash(int_hash(event ^ id.position.offset as u64) ^ u64::from(id.position.row));
         self.rows += 1;
-        self.digest = self
-            .digest
-            .wrapping_add(int_hash(half ^ second ^ u64::from(id.position.row)));
+        self.digest = self.digest.wrapping_add(row);
     }
 
     /// Of an answer in RowBinary.
@@ -140,15 +142,20 @@ pub async fn missing(
     let Some((first, last)) = block.received().filter(|_| asked.contains(&true)) else {
         return Ok(asked);
     };
+    let (from, to) = (part.from, part.to);
     let question = |what: &str| {
-        // The time of receipt prunes the table's partitions; the rows in question were all received within these bounds.
+        // The time of receipt prunes the table's partitions; the rows in question were all received within these bounds. A
+        // part may begin and end within a record.
         format!(
             "SELECT {what} FROM {} WHERE src_partition = {partition} AND src_offset BETWEEN {} AND {} \
+             AND (src_offset > {1} OR src_row >= {}) AND (src_offset < {2} OR src_row <= {}) \
              AND received_at BETWEEN fromUnixTimestamp64Milli({first}, 'UTC') AND fromUnixTimestamp64Milli({last}, 'UTC') \
              FORMAT RowBinary",
             clickhouse.table(),
-            part.from.offset,
-            part.to.offset
+            from.offset,
+            to.offset,
+            from.row,
+            to.row,
         )
     };
     let answer = clickhouse.ask(question(SUM)).await?;
@@ -244,6 +251,15 @@ mod tests {
         ] {
             assert_ne!(sum(&ids), sum(&[ids[0], ids[1], other]), "{other:?}");
         }
+        // Ids that count as rows do.
+        let counting = |rows: std::ops::Range<u32>| -> Vec<RowId> {
+            rows.map(|row| id(0, row, 7 << 64 | u128::from(row))).collect()
+        };
+        assert_ne!(sum(&counting(0..3)), sum(&counting(3..6)));
+        let along = |offsets: std::ops::Range<i64>| -> Vec<RowId> {
+            offsets.map(|o| id(o, 0, (o as u128) << 64)).collect()
+        };
+        assert_ne!(sum(&along(0..3)), sum(&along(3..6)));
         // An event that changed places with another is at another position.
         let swapped = [id(1, 0, 7), id(1, 1, 7 << 64 | 9), ids[2]];
         assert_ne!(sum(&ids), sum(&swapped));
