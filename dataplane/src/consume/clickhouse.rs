@@ -98,6 +98,11 @@ impl ClickHouse {
         &self.0.target
     }
 
+    /// How long anything may take here. What is asked of Kafka takes less.
+    pub(super) fn longest_answer(&self) -> Duration {
+        self.0.target.insert_timeout.get().max(QUESTION_TIMEOUT)
+    }
+
     /// Stores a block under a token. `allowed` is asked while the body is sent; when it says no, the request is cut.
     pub async fn insert(&self, block: Arc<Block>, token: &str, allowed: StillAllowed) -> Result<(), Failure> {
         let timeout = self.0.target.insert_timeout.get();

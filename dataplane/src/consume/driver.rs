@@ -24,7 +24,8 @@ use super::group::{Group, Rebalance, SESSION_MS};
 use super::jobs::{Answer, Jobs, Tenure};
 use super::protocol::Limits;
 use super::run::Run;
-use crate::process::Shutdown;
+use super::stall::Stall;
+use crate::process::{Pulse, Shutdown};
 
 /// Bytes of rows, forming and in flight, of all partitions.
 pub(super) const MEMORY: usize = 72 << 20;
@@ -43,6 +44,8 @@ pub(super) enum End {
     Shutdown,
     /// Its Kafka client has forgotten its brokers: another has to take its place.
     Forgotten,
+    /// Something was asked for, of Kafka or of the table, that neither came nor failed: the same.
+    Stalled,
 }
 
 /// The driver of one member of the group.
@@ -52,6 +55,7 @@ pub(super) struct Driver {
     jobs: Jobs,
     answers: Receiver<Answer>,
     shutdown: Shutdown,
+    pulse: Pulse,
     limits: Limits,
     runs: BTreeMap<i32, Run>,
     /// The rebalance that is not answered yet.
@@ -60,7 +64,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(jobs: Jobs, answers: Receiver<Answer>, shutdown: Shutdown, limits: Limits) -> Self {
+    pub(super) fn new(
+        jobs: Jobs,
+        answers: Receiver<Answer>,
+        shutdown: Shutdown,
+        pulse: Pulse,
+        limits: Limits,
+    ) -> Self {
         Self {
             topic: jobs.topic.to_string(),
             group: Arc::clone(&jobs.group),
@@ -72,6 +82,7 @@ impl Driver {
             jobs,
             answers,
             shutdown,
+            pulse,
             runs: BTreeMap::new(),
             rebalance: None,
             gauges_at: Moment::now(),
@@ -83,6 +94,7 @@ impl Driver {
         let mut stopping = false;
         loop {
             let now = Moment::now();
+            self.pulse.beat();
             if self.group.context().has_forgotten_its_brokers() {
                 self.abandon();
                 return End::Forgotten;
@@ -104,6 +116,10 @@ impl Driver {
             if now.since(self.gauges_at) >= GAUGES_EVERY {
                 self.gauges_at = now;
                 self.show();
+                if !stopping && self.stalls(now) {
+                    self.abandon();
+                    return End::Stalled;
+                }
             }
             if !busy {
                 self.jobs.waker.sleep(NAP);
@@ -304,6 +320,7 @@ impl Driver {
             }
         }
         for (partition, from) in wanted {
+            self.pulse.beat();
             match self.seek(partition, from) {
                 Ok(()) => {
                     if let Some(run) = self.runs.get_mut(&partition) {
@@ -349,6 +366,36 @@ impl Driver {
                 metrics.set_lag(*partition, lag);
             }
         }
+    }
+
+    /// Whether a partition waits for an answer that will not come. Those that get no records read them again.
+    fn stalls(&mut self, now: Moment) -> bool {
+        // Beyond that, records are left where they are.
+        let reads = self.used() < MEMORY / 2;
+        // Kafka's client gives up after about a minute, too.
+        let bound = self.jobs.clickhouse.longest_answer() * 2;
+        let mut stalls = false;
+        for (partition, run) in &mut self.runs {
+            let end = self.group.context().end(*partition).filter(|_| reads);
+            match run.stall(now, end, bound) {
+                None => {}
+                Some(Stall::Records) => {
+                    self.jobs.metrics.read_again.inc();
+                    tracing::warn!(partition, end, ?run, "no record has come for long; reading again");
+                    run.read_again();
+                }
+                Some(Stall::Answer) => {
+                    stalls = true;
+                    tracing::error!(
+                        partition,
+                        bound = bound.as_secs(),
+                        ?run,
+                        "no answer has come for long"
+                    );
+                }
+            }
+        }
+        stalls
     }
 
     fn leave(self) {

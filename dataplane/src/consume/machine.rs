@@ -159,6 +159,18 @@ impl Partition {
         self.flight.is_some()
     }
 
+    /// The offset that is read next.
+    pub fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// Whether an action waits for the event that answers it.
+    pub fn awaits_answer(&self) -> bool {
+        matches!(self.state, State::Looking { busy: true })
+            || self.astray.is_some()
+            || self.flight.as_ref().is_some_and(|flight| flight.busy)
+    }
+
     /// Whether nothing will happen here before [`Self::tick`] or a record.
     pub fn is_waiting(&self) -> bool {
         self.wait_until.is_some()

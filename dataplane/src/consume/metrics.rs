@@ -68,6 +68,7 @@ pub(super) struct ConsumeMetrics {
     pub(super) lost_offsets: Counter,
     pub(super) other_logs: Counter,
     pub(super) members_replaced: Counter,
+    pub(super) read_again: Counter,
     assignments: Family<ByReason, Counter>,
     pub(super) commit_retries: Counter,
     pub(super) questions: Counter,
@@ -100,6 +101,7 @@ impl ConsumeMetrics {
             lost_offsets: Counter::default(),
             other_logs: Counter::default(),
             members_replaced: Counter::default(),
+            read_again: Counter::default(),
             assignments: Family::default(),
             commit_retries: Counter::default(),
             questions: Counter::default(),
@@ -197,6 +199,11 @@ impl ConsumeMetrics {
                 "members_replaced",
                 "Times that the Kafka client could do nothing more and another took its place in the group",
                 m.members_replaced,
+            );
+            consume.register(
+                "read_again",
+                "Times that a partition was read again because none of the records that its log has came",
+                m.read_again,
             );
             consume.register(
                 "rebalanced_partitions",

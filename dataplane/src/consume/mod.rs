@@ -40,6 +40,7 @@ pub mod protocol;
 pub mod record;
 mod run;
 mod scan;
+mod stall;
 mod symbols;
 pub mod target;
 pub mod upload;
@@ -63,7 +64,7 @@ use self::jobs::Jobs;
 use self::metrics::ConsumeMetrics;
 use self::protocol::Limits;
 use self::wake::Waker;
-use crate::process::{Dependency, Needed, Process, RoleError, Shutdown};
+use crate::process::{Dependency, Needed, Process, Pulse, RoleError, Shutdown};
 
 /// How long the table's memory of tokens is trusted without asking.
 const BLIND: Duration = Duration::from_secs(60);
@@ -106,6 +107,7 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
                 kafka,
                 table,
                 shutdown: process.shutdown,
+                pulse: process.pulse,
                 runtime,
             };
             // The receiver is gone only when the process ends.
@@ -132,6 +134,7 @@ struct Reading {
     kafka: Dependency,
     table: Dependency,
     shutdown: Shutdown,
+    pulse: Pulse,
     runtime: tokio::runtime::Handle,
 }
 
@@ -144,11 +147,18 @@ impl Reading {
             stop.begun().await;
             woken.wake();
         });
-        while self.driver(&waker)?.run() == End::Forgotten {
+        loop {
+            let why = match self.driver(&waker)?.run() {
+                End::Shutdown => return Ok(()),
+                End::Forgotten => "it has forgotten its brokers",
+                End::Stalled => "it does not answer",
+            };
             self.metrics.members_replaced.inc();
-            tracing::error!("the Kafka client has forgotten its brokers; joining the group with another");
+            tracing::error!(
+                why,
+                "the Kafka client is of no use; joining the group with another"
+            );
         }
-        Ok(())
     }
 
     fn driver(&self, waker: &Waker) -> Result<Driver, KafkaError> {
@@ -183,7 +193,8 @@ impl Reading {
             answers,
             waker: waker.clone(),
         };
-        Ok(Driver::new(jobs, answered, self.shutdown.clone(), limits))
+        let (shutdown, pulse) = (self.shutdown.clone(), self.pulse.clone());
+        Ok(Driver::new(jobs, answered, shutdown, pulse, limits))
     }
 }
 

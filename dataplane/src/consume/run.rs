@@ -13,6 +13,7 @@ use super::jobs::{Answer, Found, Jobs, Rows, Tenure};
 use super::machine::Partition;
 use super::protocol::{Action, Limits, Record, Report};
 use super::record::Content;
+use super::stall::{Stall, Stalls};
 
 /// Records taken from one partition before the next is looked at.
 const STRETCH: usize = 32;
@@ -38,6 +39,7 @@ pub(super) struct Run {
     done: Option<i64>,
     last_rows: u32,
     last_record: Option<Moment>,
+    stalls: Stalls,
     blocked: bool,
     pub(super) revoked_at: Option<Moment>,
     pub(super) released: bool,
@@ -66,6 +68,7 @@ impl Run {
             done: None,
             last_rows: 0,
             last_record: None,
+            stalls: Stalls::since(Moment::now()),
             blocked: false,
             revoked_at: None,
             released: false,
@@ -132,6 +135,7 @@ impl Run {
     }
 
     pub(super) fn answer(&mut self, answer: Answer, now: Moment) {
+        self.stalls.moved(now);
         let Found {
             missing,
             refusal,
@@ -159,6 +163,20 @@ impl Run {
         self.reading = true;
     }
 
+    /// Whether it stands still although there is something to do. `end`: of the log, where it is known. `bound`: an answer
+    /// that takes longer will not come.
+    pub(super) fn stall(&mut self, now: Moment, end: Option<i64>, bound: Duration) -> Option<Stall> {
+        let asks = self.machine.awaits_answer() || self.seek.is_some();
+        let lacks = self.wants_records() && end.is_some_and(|end| end > self.machine.next());
+        self.stalls.look(now, asks, lacks, bound)
+    }
+
+    /// Reads on from where it stands, with a seek of its own.
+    pub(super) fn read_again(&mut self) {
+        self.seek = Some(self.machine.next());
+        self.reading = false;
+    }
+
     /// Takes what the partition's queue holds, up to a bound. Returns whether there was anything.
     pub(super) fn read(&mut self, now: Moment) -> bool {
         let mut read = false;
@@ -177,6 +195,7 @@ impl Run {
             };
             read = true;
             self.last_record = Some(now);
+            self.stalls.moved(now);
             let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
             if !self.machine.accepts(offset, value) {
                 continue;

@@ -1,7 +1,7 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`. It answers while the role's own port is full or closed.
 //!
-//! `/livez` says that the process runs its event loop; no dependency can make it fail, because a restart would not
-//! bring a broker back. `/readyz` says whether work should be sent here.
+//! `/livez` says that the process runs its event loop and, where a role lives by a thread of its own, that this goes
+//! round; no dependency can make it fail, because a restart would not bring a broker back. `/readyz` says whether work should be sent here.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -86,8 +86,19 @@ fn route(method: &Method, path: &str, accept: &str, process: &Process) -> Respon
             reply(StatusCode::OK, OPEN_METRICS, process.metrics.open_metrics())
         }
         "/metrics" => reply(StatusCode::OK, PROMETHEUS, process.metrics.prometheus()),
-        "/livez" => reply(StatusCode::OK, JSON, json!({"status": "ok"}).to_string()),
+        "/livez" => livez(process),
         _ => readyz(process),
+    }
+}
+
+fn livez(process: &Process) -> Response<Full<Bytes>> {
+    match process.pulse.stopped_for() {
+        None => reply(StatusCode::OK, JSON, json!({"status": "ok"}).to_string()),
+        Some(silent) => {
+            let error = format!("the working thread has not gone round for {} s", silent.as_secs());
+            let body = json!({"status": "stopped", "error": error});
+            reply(StatusCode::SERVICE_UNAVAILABLE, JSON, body.to_string())
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod dependencies;
 pub mod logs;
 pub mod metrics;
 pub mod panics;
+pub mod pulse;
 pub mod shutdown;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use dependencies::{Dependencies, Dependency, Needed};
 pub use metrics::Metrics;
+pub use pulse::Pulse;
 pub use shutdown::Shutdown;
 
 /// From the signal to the exit, whatever a role still has to do.
@@ -30,6 +32,7 @@ pub struct Process {
     pub metrics: Metrics,
     pub dependencies: Dependencies,
     pub shutdown: Shutdown,
+    pub pulse: Pulse,
 }
 
 impl Process {
@@ -41,6 +44,7 @@ impl Process {
             dependencies: Dependencies::new(&metrics),
             metrics,
             shutdown: Shutdown::new(),
+            pulse: Pulse::default(),
         }
     }
 

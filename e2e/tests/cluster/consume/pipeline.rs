@@ -12,7 +12,9 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
+};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::events;
@@ -203,6 +205,26 @@ impl Pipeline {
                 Err((error, _)) => panic!("cannot produce: {error}"),
             }
         }
+    }
+
+    /// Into the first partition, and waits until it is committed.
+    pub(crate) fn produce_in_a_transaction(&self, value: &[u8]) {
+        let patience = Duration::from_secs(60);
+        let producer: BaseProducer = ClientConfig::new()
+            .set(
+                "bootstrap.servers",
+                self.kit.kafka_bootstrap().expect("Kafka runs"),
+            )
+            .set("transactional.id", &self.topic)
+            .create()
+            .expect("a producer");
+        producer.init_transactions(patience).expect("a coordinator");
+        producer.begin_transaction().expect("a transaction");
+        let record = BaseRecord::<(), [u8]>::to(&self.topic)
+            .partition(0)
+            .payload(value);
+        producer.send(record).expect("queued");
+        producer.commit_transaction(patience).expect("committed");
     }
 
     /// Events numbered `first..first + count`, `per_record` to a record, over all partitions in turn.

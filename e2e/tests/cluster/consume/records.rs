@@ -300,3 +300,29 @@ fn what_the_log_lost_before_it_was_read_is_counted() {
     );
     assert!(consumer.log().contains("DataLost"), "{}", consumer.log());
 }
+
+/// Other programs may write to the topic too, and in transactions. The mark of one is no record, so at the log's end it
+/// looks as if one did not come.
+#[test]
+fn a_log_that_ends_in_the_mark_of_a_transaction() {
+    let pipeline = Pipeline::new("marks", 1);
+    let consumer = Consumer::start(&pipeline);
+    pipeline.produce_in_a_transaction(events::record(pipeline.run, 0, 100).as_bytes());
+    pipeline.expect_rows(100, PATIENCE);
+    let deadline = Instant::now() + PATIENCE;
+    while consumer.metric("penstock_consume_read_again_total", "") == 0.0 {
+        assert!(
+            Instant::now() < deadline,
+            "it was not read again: {}",
+            consumer.log()
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    pipeline.produce_events(100, 100, 50);
+    pipeline.flush();
+    pipeline.expect_rows(200, PATIENCE);
+    assert_eq!(
+        consumer.metric("penstock_consume_members_replaced_total", ""),
+        0.0
+    );
+}
