@@ -98,7 +98,7 @@ impl ClickHouse {
         &self.0.target
     }
 
-    /// How long anything may take here. What is asked of Kafka takes less.
+    /// How long an INSERT or a question may take.
     pub(super) fn longest_answer(&self) -> Duration {
         self.0.target.insert_timeout.get().max(QUESTION_TIMEOUT)
     }

@@ -1,7 +1,8 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`. It answers while the role's own port is full or closed.
 //!
 //! `/livez` says that the process runs its event loop and, where a role lives by a thread of its own, that this goes
-//! round; no dependency can make it fail, because a restart would not bring a broker back. `/readyz` says whether work should be sent here.
+//! round; no dependency can make it fail, because a restart would not bring a broker back. `/readyz` says whether work
+//! should be sent here.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
