@@ -35,6 +35,8 @@ const LARGEST_BATCH: usize = MEMORY / 3;
 const REVOKE_BOUND: Duration = Duration::from_secs(20);
 /// The longest sleep; ages are looked at this often.
 const NAP: Duration = Duration::from_millis(20);
+/// How long a client that is given up serves the rebalance by which it leaves.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
@@ -136,7 +138,27 @@ impl Driver {
             self.jobs.metrics.forget_lag(partition);
         }
         // Leaving a group without a connection to it may take long.
-        std::thread::spawn(move || self.leave());
+        std::thread::spawn(move || {
+            self.withdraw();
+            self.leave();
+        });
+    }
+
+    /// Leaves the group although the client may live on: a job that never ends holds it, too, and as a member that
+    /// nobody polls it would keep its partitions for `max.poll.interval.ms`. Closed and not merely unsubscribed: that
+    /// was tried, and left the partitions with nobody.
+    fn withdraw(&self) {
+        self.group.context().close();
+        if let Err(error) = self.group.close_queue() {
+            tracing::warn!(%error, "cannot leave the group");
+            return;
+        }
+        let begun = Moment::now();
+        while !self.group.closed() && Moment::now().since(begun) < WITHDRAWAL {
+            if let Some(Err(error)) = self.group.poll(NAP) {
+                tracing::debug!(%error, "the consumer reports");
+            }
+        }
     }
 
     /// Serves rebalances and errors. Records come by the partitions' own queues; one that was fetched before its
