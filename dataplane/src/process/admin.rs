@@ -139,7 +139,7 @@ fn reply(status: StatusCode, content_type: &'static str, body: String) -> Respon
 
 #[cfg(test)]
 mod tests {
-    use super::super::Needed;
+    use super::super::{Needed, Pulse};
     use super::*;
 
     fn status(path: &str, process: &Process) -> u16 {
@@ -161,6 +161,16 @@ mod tests {
             (status("/livez", &process), status("/readyz", &process)),
             (200, 503)
         );
+    }
+
+    /// What answers is the event loop, which goes on when the thread that reads does not.
+    #[test]
+    fn a_process_whose_thread_stands_still_is_not_alive() {
+        let mut process = Process::new();
+        process.pulse = Pulse::silent();
+        assert_eq!(status("/livez", &process), 503);
+        process.pulse.beat();
+        assert_eq!(status("/livez", &process), 200);
     }
 
     #[test]

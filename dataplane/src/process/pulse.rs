@@ -18,6 +18,12 @@ impl Pulse {
         self.0.store(now(), Relaxed);
     }
 
+    /// One that has been silent for about an hour.
+    #[cfg(test)]
+    pub(super) fn silent() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
     /// For how long it has been silent, if that is too long.
     pub fn stopped_for(&self) -> Option<Duration> {
         self.stopped_at(now())
@@ -30,9 +36,9 @@ impl Pulse {
     }
 }
 
-/// Milliseconds, never 0.
+/// Milliseconds, an hour when the process begins: never 0, and a test can tell of a time before.
 fn now() -> u64 {
-    BEGAN.elapsed().as_millis() as u64 + 1
+    BEGAN.elapsed().as_millis() as u64 + 3_600_000
 }
 
 #[cfg(test)]
