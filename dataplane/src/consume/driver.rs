@@ -137,18 +137,16 @@ impl Driver {
             self.jobs.fence.end(partition);
             self.jobs.metrics.forget_lag(partition);
         }
+        // At once, while no other driver shows what it has.
+        self.leave();
         // Leaving a group without a connection to it may take long.
-        std::thread::spawn(move || {
-            self.withdraw();
-            self.leave();
-        });
+        std::thread::spawn(move || self.withdraw());
     }
 
     /// Leaves the group although the client may live on: a job that never ends holds it, too, and as a member that
     /// nobody polls it would keep its partitions for `max.poll.interval.ms`. Closed and not merely unsubscribed: that
     /// was tried, and left the partitions with nobody.
     fn withdraw(&self) {
-        self.group.context().close();
         if let Err(error) = self.group.close_queue() {
             tracing::warn!(%error, "cannot leave the group");
             return;
@@ -420,7 +418,7 @@ impl Driver {
         stalls
     }
 
-    fn leave(self) {
+    fn leave(&self) {
         self.show();
         self.group.context().close();
         tracing::info!("leaving the group");
