@@ -80,7 +80,7 @@ impl Instance {
         &self.cache
     }
 
-    /// The checkout that this program was built from.
+    /// The checkout whose programs, charts and examples are used.
     pub fn repository(&self) -> &Path {
         &self.repository
     }
@@ -199,7 +199,12 @@ pub fn kafka_port(broker: u8) -> u16 {
     9092 + 2 * u16::from(broker - 1)
 }
 
+/// The checkout of the `./e2e/kit` that was called, else the one this program was built from: two checkouts may share a
+/// target folder, and cargo does not build a program anew for having been built in the other.
 fn repository() -> PathBuf {
+    if let Some(called) = std::env::var_os("PENSTOCK_CHECKOUT").filter(|path| !path.is_empty()) {
+        return called.into();
+    }
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
 }
