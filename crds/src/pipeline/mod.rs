@@ -17,8 +17,8 @@ pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
 pub use stores::{DeadLetter, Kafka, RecordFormat, RecordKey, Redis};
 pub use tables::{ClickHouse, Counted, Every, ExtraColumn, ExtraKind, Rollup};
 pub use workloads::{
-    Batch, Consume, Durability, Endpoint, EndpointTls, Ingest, IngestLimits, KafkaOutage, Protocol,
-    Requested, Resources, Scaling, ScalingMode, Spool, SpoolVolume,
+    Batch, Consume, Durability, Endpoint, EndpointTls, GroupProtocol, Ingest, IngestLimits, KafkaOutage,
+    Protocol, Requested, Resources, Scaling, ScalingMode, Spool, SpoolVolume,
 };
 
 /// What a pipeline is.

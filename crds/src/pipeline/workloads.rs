@@ -267,6 +267,20 @@ pub struct Consume {
     /// When a batch is full.
     #[serde(default)]
     pub batch: Batch,
+    /// Who decides which pod has which partitions. `Classic`: the pods, by cooperative-sticky assignment, which every
+    /// Kafka knows; a pod that dies has its partitions taken over after 15 s. `Consumer`: the brokers (KIP-848, Kafka 4.0
+    /// or newer), so that a rebalance does not wait for the slowest pod; they also say after how long the partitions of a
+    /// dead pod are given away (`group.consumer.session.timeout.ms`, 45 s by default). May be changed while events flow.
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
+}
+
+/// Who decides which pod has which partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GroupProtocol {
+    #[default]
+    Classic,
+    Consumer,
 }
 
 impl Consume {
@@ -288,6 +302,7 @@ impl Default for Consume {
             scaling: Self::default_scaling(),
             resources: Self::default_resources(),
             batch: Batch::default(),
+            group_protocol: GroupProtocol::default(),
         }
     }
 }
@@ -475,7 +490,7 @@ pub struct Batch {
     #[serde(default = "Batch::default_max_rows")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_rows: i32,
-    /// Bytes of one INSERT.
+    /// Bytes of one INSERT. A pod holds up to three times as much, and 72MiB at least.
     #[serde(default = "Batch::default_max_bytes")]
     #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
     pub max_bytes: ByteSize,
@@ -491,7 +506,7 @@ impl Batch {
     }
 
     const fn default_max_bytes() -> ByteSize {
-        ByteSize::mb(64)
+        ByteSize::mb(24)
     }
 
     const fn default_max_age() -> Duration {

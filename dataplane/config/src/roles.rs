@@ -383,10 +383,20 @@ impl Default for ConsumeBatch {
     fn default() -> Self {
         Self {
             max_rows: 200_000,
-            max_bytes: ByteSize::mb(64),
+            max_bytes: ByteSize::mb(24),
             max_age: Duration::from_secs(1),
         }
     }
+}
+
+/// Who decides which member of the consumer group has which partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupProtocol {
+    /// The members, cooperatively.
+    #[default]
+    Classic,
+    /// The brokers (KIP-848).
+    Consumer,
 }
 
 /// `penstock-dataplane consume`.
@@ -400,6 +410,11 @@ pub struct ConsumeConfig {
     pub kafka: KafkaTarget,
     /// Consumer group, `penstock.<namespace>.<name>`.
     pub group: String,
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
+    /// How long the topic keeps events, for who watches how far the consumer is behind; absent: it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_retention: Option<Duration>,
     pub clickhouse: ClickHouseTarget,
     /// Where figures of what was stored are kept for live views; absent means none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,7 +21,7 @@ use penstock_dataplane_config::table::{inserted_columns, quote_identifier};
 
 use super::failure::{Class, Failure};
 use super::native::Block;
-use super::upload::{StillAllowed, Upload};
+use super::upload::{NotAllowed, StillAllowed, Upload};
 
 /// How long a question may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl ClickHouse {
             .client
             .request(request)
             .await
-            .map_err(|error| Failure::new(Class::Unreachable, with_causes(&error)))?;
+            .map_err(|error| Failure::new(class_of(&error), with_causes(&error)))?;
         let status = answer.status().as_u16();
         let code = answer
             .headers()
@@ -198,6 +198,18 @@ impl ClickHouse {
         }
         Ok(request)
     }
+}
+
+/// Whether a request that came to no answer was ended from here.
+fn class_of(error: &(dyn std::error::Error + 'static)) -> Class {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<NotAllowed>() {
+            return Class::Cut;
+        }
+        cause = error.source();
+    }
+    Class::Unreachable
 }
 
 /// An error and what caused it: the outer one alone says "client error (Connect)".
@@ -250,6 +262,50 @@ mod tests {
                     .unwrap();
             assert_eq!(ClickHouse::new(&target).is_ok(), good, "{url}");
         }
+    }
+
+    /// A server that takes what is sent to it as slowly as this, and never answers; `allowed` from the beginning for so long.
+    async fn insert_into_silence(reads: Duration, allowed: Duration) -> Failure {
+        use tokio::io::AsyncReadExt as _;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = vec![0; 64 << 10];
+            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                tokio::time::sleep(reads).await;
+            }
+        });
+        let target: ClickHouseTarget = serde_json::from_value(
+            serde_json::json!({"url": url, "database": "d", "table": "t", "insertTimeout": "1s"}),
+        )
+        .unwrap();
+        let mut content = super::super::record::Content::default();
+        let line = br#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
+        for offset in 0..150_000 {
+            content.add(0, offset, None, line).unwrap();
+        }
+        let begun = std::time::Instant::now();
+        let outcome = ClickHouse::new(&target)
+            .unwrap()
+            .insert(
+                content.block,
+                "token",
+                Box::new(move || begun.elapsed() < allowed),
+            )
+            .await;
+        server.abort();
+        outcome.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cut_is_told_from_one_that_is_not_answered() {
+        let slow = insert_into_silence(Duration::from_millis(20), Duration::from_millis(100)).await;
+        assert_eq!(slow.class, Class::Cut, "{slow}");
+        // All of it was sent in time; that it may not be sent any more changes nothing.
+        let silent = insert_into_silence(Duration::ZERO, Duration::from_millis(700)).await;
+        assert_eq!(silent.class, Class::Timeout, "{silent}");
     }
 
     #[test]

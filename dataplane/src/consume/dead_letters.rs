@@ -20,6 +20,8 @@ use super::group::client;
 use super::line::parse;
 use super::position::Position;
 
+/// Letters that are written at once, so that a batch of nothing else does not fill the producer's queue.
+pub const AT_ONCE: usize = 256;
 /// The longest value; a line that is longer is cut, because the broker would refuse it for ever.
 const LONGEST: usize = 900_000;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,15 +49,15 @@ impl Reason {
 }
 
 /// One dead line.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetter<'a> {
     pub partition: i32,
     pub position: Position,
     pub reason: Reason,
-    pub detail: String,
+    pub detail: &'a str,
     /// Of the record that it came in, which it keeps: a replay needs it.
-    pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
+    pub key: Option<&'a [u8]>,
+    pub value: &'a [u8],
 }
 
 /// The dead letters of one pipeline. The producer is made when the first one is written.
@@ -97,23 +99,21 @@ impl DeadLetters {
         Ok(made)
     }
 
-    /// Writes them all; returns when every one is acknowledged.
-    pub async fn write(&self, letters: &[DeadLetter]) -> Result<(), KafkaError> {
+    /// Writes them, at most [`AT_ONCE`]; returns when every one is acknowledged.
+    pub async fn write(&self, letters: &[DeadLetter<'_>]) -> Result<(), KafkaError> {
+        debug_assert!(letters.len() <= AT_ONCE);
         let producer = self.producer()?;
-        // Bounded, so that a batch of nothing but dead lines does not fill the producer's queue.
-        for some in letters.chunks(256) {
-            let written = try_join_all(some.iter().map(|letter| self.write_one(&producer, letter))).await;
-            if let Err(error) = written {
-                // Perhaps it can do nothing more. The next attempt has another; closing one takes its time.
-                *self.made() = None;
-                tokio::task::spawn_blocking(move || drop(producer));
-                return Err(error);
-            }
+        let written = try_join_all(letters.iter().map(|letter| self.write_one(&producer, letter))).await;
+        if let Err(error) = written {
+            // Perhaps it can do nothing more. The next attempt has another; closing one takes its time.
+            *self.made() = None;
+            tokio::task::spawn_blocking(move || drop(producer));
+            return Err(error);
         }
         Ok(())
     }
 
-    async fn write_one(&self, producer: &FutureProducer, letter: &DeadLetter) -> Result<(), KafkaError> {
+    async fn write_one(&self, producer: &FutureProducer, letter: &DeadLetter<'_>) -> Result<(), KafkaError> {
         let whole = letter.value.len() <= LONGEST;
         match self.produce(producer, letter, whole).await {
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) if whole => {
@@ -126,7 +126,7 @@ impl DeadLetters {
     async fn produce(
         &self,
         producer: &FutureProducer,
-        letter: &DeadLetter,
+        letter: &DeadLetter<'_>,
         whole: bool,
     ) -> Result<(), KafkaError> {
         let Position { offset, row } = letter.position;
@@ -138,7 +138,7 @@ impl DeadLetters {
         };
         let detail = match kept < letter.value.len() {
             true => format!("{} (cut from {} bytes)", letter.detail, letter.value.len()),
-            false => letter.detail.clone(),
+            false => letter.detail.to_owned(),
         };
         let header = |key, value| Header {
             key,
@@ -149,7 +149,7 @@ impl DeadLetters {
             .insert(header(record::STEP, "consume"))
             .insert(header(record::DETAIL, &detail))
             .insert(header(record::ORIGIN, &origin));
-        let app = parse(&letter.value)
+        let app = parse(letter.value)
             .ok()
             .map(|line| Uuid::from_u128(line.app_id).to_string());
         let headers = match &app {
@@ -159,7 +159,7 @@ impl DeadLetters {
         let mut record = FutureRecord::<[u8], [u8]>::to(&self.config.kafka.dead_letter_topic)
             .payload(&letter.value[..kept])
             .headers(headers);
-        record.key = letter.key.as_deref();
+        record.key = letter.key;
         producer
             .send(record, MESSAGE_TIMEOUT)
             .await

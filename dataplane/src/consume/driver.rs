@@ -7,12 +7,13 @@
 //! ```
 //!
 //! Invariants: librdkafka is polled all the time, whatever ClickHouse does, so that the group is kept. Rows in
-//! memory stay below [`MEMORY`] and one record: above half of it only the largest forming batch is read on, so that
+//! memory stay below a bound (three batches of the configured size, at least [`MEMORY`]) and one record: above half of it only the largest forming batch is read on, so that
 //! it becomes one INSERT instead of many, and above it none. A partition gets at most two thirds, so that one that
 //! is stuck does not hold the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -20,17 +21,18 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::clock::Moment;
-use super::group::{Group, Rebalance, SESSION_MS};
+use super::group::{Group, Rebalance};
 use super::jobs::{Answer, Jobs, Tenure};
 use super::protocol::Limits;
 use super::run::Run;
 use super::stall::Stall;
 use crate::process::{Pulse, Shutdown};
+use crate::utc::now_ms;
 
-/// Bytes of rows, forming and in flight, of all partitions.
-pub(super) const MEMORY: usize = 72 << 20;
-/// One batch; two of them, one forming while one is in flight, are two thirds of the memory.
-const LARGEST_BATCH: usize = MEMORY / 3;
+/// Bytes of rows, forming and in flight, of all partitions, where batches are not larger than a third of it.
+const MEMORY: usize = 72 << 20;
+/// A partition has at most two batches, one forming while one is in flight; the third is for others.
+const BATCHES: usize = 3;
 /// How long the group waits for an INSERT in flight before its intent is left to the next owner.
 const REVOKE_BOUND: Duration = Duration::from_secs(20);
 /// The longest sleep; ages are looked at this often.
@@ -39,6 +41,8 @@ const NAP: Duration = Duration::from_millis(20);
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How old what is not stored may be before its log's end is asked for, and how often that is done.
+const ENDS_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a driver ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub(super) enum End {
     Shutdown,
     /// Its Kafka client has forgotten its brokers: another has to take its place.
     Forgotten,
-    /// Something was asked for, of Kafka or of the table, that neither came nor failed: the same.
+    /// Something was asked for, of Kafka or of the table, that neither came nor failed, or partitions cannot be taken: the same.
     Stalled,
 }
 
@@ -59,10 +63,22 @@ pub(super) struct Driver {
     shutdown: Shutdown,
     pulse: Pulse,
     limits: Limits,
+    /// The bound of rows in memory.
+    memory: usize,
     runs: BTreeMap<i32, Run>,
     /// The rebalance that is not answered yet.
     rebalance: Option<Rebalance>,
     gauges_at: Moment,
+    ends_at: Moment,
+    asking_ends: Arc<AtomicBool>,
+    /// It cannot take what the group gives.
+    useless: bool,
+}
+
+/// How old, in seconds, the oldest record is that is read and not stored.
+fn age(run: &Run) -> f64 {
+    let since = run.waits_since().unwrap_or(i64::MAX);
+    now_ms().saturating_sub(since).max(0) as f64 / 1000.0
 }
 
 impl Driver {
@@ -76,11 +92,8 @@ impl Driver {
         Self {
             topic: jobs.topic.to_string(),
             group: Arc::clone(&jobs.group),
-            limits: Limits {
-                max_bytes: limits.max_bytes.min(LARGEST_BATCH),
-                session: Duration::from_millis(SESSION_MS),
-                ..limits
-            },
+            memory: limits.max_bytes.saturating_mul(BATCHES).max(MEMORY),
+            limits,
             jobs,
             answers,
             shutdown,
@@ -88,6 +101,9 @@ impl Driver {
             runs: BTreeMap::new(),
             rebalance: None,
             gauges_at: Moment::now(),
+            ends_at: Moment::now(),
+            asking_ends: Arc::default(),
+            useless: false,
         }
     }
 
@@ -118,7 +134,8 @@ impl Driver {
             if now.since(self.gauges_at) >= GAUGES_EVERY {
                 self.gauges_at = now;
                 self.show();
-                if !stopping && self.stalls(now) {
+                self.ask_ends(now);
+                if !stopping && (self.useless || self.stalls(now)) {
                     self.abandon();
                     return End::Stalled;
                 }
@@ -249,6 +266,8 @@ impl Driver {
         });
         if let Err(error) = taken {
             tracing::error!(%error, "cannot take partitions");
+            // The group would count on a member that reads none of them.
+            self.useless = true;
             return;
         }
         if stopping {
@@ -282,7 +301,7 @@ impl Driver {
 
     fn read(&mut self, now: Moment) -> bool {
         let used = self.used();
-        if used >= MEMORY {
+        if used >= self.memory {
             let largest = self
                 .runs
                 .values_mut()
@@ -293,7 +312,7 @@ impl Driver {
             }
             return false;
         }
-        let only = (used >= MEMORY / 2)
+        let only = (used >= self.memory / 2)
             .then(|| {
                 self.runs
                     .values()
@@ -385,13 +404,28 @@ impl Driver {
             if let Some(lag) = end.and_then(|end| run.lag(end)) {
                 metrics.set_lag(*partition, lag);
             }
+            metrics.set_lag_age(*partition, age(run));
         }
+    }
+
+    /// Has the ends of the logs that are not read asked for.
+    fn ask_ends(&mut self, now: Moment) {
+        if now.since(self.ends_at) < ENDS_EVERY {
+            return;
+        }
+        self.ends_at = now;
+        let behind = |run: &Run| age(run) > ENDS_EVERY.as_secs_f64();
+        let behind = self.runs.iter().filter(|(_, run)| behind(run));
+        self.jobs.ask_ends(
+            behind.map(|(partition, _)| *partition).collect(),
+            &self.asking_ends,
+        );
     }
 
     /// Whether a partition waits for an answer that will not come. Those that get no records read them again.
     fn stalls(&mut self, now: Moment) -> bool {
         // Beyond that, records are left where they are.
-        let reads = self.used() < MEMORY / 2;
+        let reads = self.used() < self.memory / 2;
         // Kafka's client gives up after about a minute, too.
         let bound = self.jobs.clickhouse.longest_answer() * 2;
         let mut stalls = false;

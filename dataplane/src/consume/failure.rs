@@ -12,6 +12,8 @@ pub enum Class {
     Unreachable,
     /// No answer in time: the outcome is unknown.
     Timeout,
+    /// The request was ended by this process before all of it was sent: nothing is stored.
+    Cut,
     /// Too many parts, queries or bytes of memory.
     Overloaded,
     /// The disk is full.
@@ -29,9 +31,10 @@ pub enum Class {
 }
 
 impl Class {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::Timeout,
+        Self::Cut,
         Self::Overloaded,
         Self::DiskFull,
         Self::ReadOnly,
@@ -45,6 +48,7 @@ impl Class {
         match self {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
+            Self::Cut => "cut",
             Self::Overloaded => "overloaded",
             Self::DiskFull => "disk_full",
             Self::ReadOnly => "read_only",

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use penstock_dataplane_config::ConsumeConfig;
+use penstock_dataplane_config::{ConsumeConfig, GroupProtocol};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -23,7 +23,8 @@ use crate::forgotten::Forgotten;
 use crate::process::Dependency;
 
 /// How long a member may be silent before the group gives its partitions away: what a consumer that was killed
-/// costs in freshness. Its heartbeats do not depend on the driver, so a busy process keeps its session.
+/// costs in freshness. Its heartbeats do not depend on the driver, so a busy process keeps its session. Where the brokers
+/// say it, it is longer: Kafka's default is 45 s, and its least that, too.
 pub(super) const SESSION_MS: u64 = 15_000;
 /// How long a rebalance may take; an INSERT must be shorter.
 const MAX_POLL_MS: u64 = 300_000;
@@ -43,12 +44,20 @@ pub(super) enum Rebalance {
     },
 }
 
+/// Where the log of a partition ends.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// As librdkafka last saw it, by fetching.
+    fetched: i64,
+    /// As it was last seen at all.
+    known: i64,
+}
+
 pub(super) struct GroupContext {
     topic: String,
     fence: Fence,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    /// The log's end of each partition, as librdkafka last saw it.
-    ends: Mutex<HashMap<i32, i64>>,
+    ends: Mutex<HashMap<i32, End>>,
     closing: AtomicBool,
     forgotten: Forgotten,
     kafka: Dependency,
@@ -72,7 +81,18 @@ impl GroupContext {
 
     /// The log's end of a partition, where it is known.
     pub(super) fn end(&self, partition: i32) -> Option<i64> {
-        locked(&self.ends).get(&partition).copied()
+        locked(&self.ends).get(&partition).map(|end| end.known)
+    }
+
+    /// What Kafka says when it is asked.
+    pub(super) fn reaches(&self, partition: i32, end: i64) {
+        locked(&self.ends)
+            .entry(partition)
+            .or_insert(End {
+                fetched: -1,
+                known: end,
+            })
+            .known = end;
     }
 
     /// Whether this member can do nothing more.
@@ -115,7 +135,17 @@ impl ClientContext for GroupContext {
         }
         let mut ends = locked(&self.ends);
         for partition in topic.partitions.values().filter(|p| p.hi_offset >= 0) {
-            ends.insert(partition.partition, partition.hi_offset);
+            let end = ends.entry(partition.partition).or_insert(End {
+                fetched: -1,
+                known: -1,
+            });
+            // While nothing is fetched it says again and again what it saw last.
+            if end.fetched != partition.hi_offset {
+                *end = End {
+                    fetched: partition.hi_offset,
+                    known: partition.hi_offset,
+                };
+            }
         }
     }
 }
@@ -169,10 +199,16 @@ pub(super) fn join(
     };
     // Each partition has a queue of its own, so the bound is split among them.
     let read_ahead = (READ_AHEAD_KB / partitions.max(1)).max(512);
-    client(config)?
+    let mut client = client(config)?;
+    match config.group_protocol {
+        GroupProtocol::Classic => client
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", SESSION_MS.to_string()),
+        // The brokers say how long a session is, and librdkafka refuses to be told.
+        GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
+    };
+    client
         .set("group.id", &config.group)
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", SESSION_MS.to_string())
         .set("max.poll.interval.ms", MAX_POLL_MS.to_string())
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

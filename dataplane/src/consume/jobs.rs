@@ -4,6 +4,7 @@
 
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::clickhouse::ClickHouse;
 use super::clock::Moment;
-use super::dead_letters::{DeadLetter, DeadLetters, Reason};
+use super::dead_letters::{AT_ONCE, DeadLetter, DeadLetters, Reason};
 use super::failure::{Class, Failure};
 use super::fence::{Epoch, Fence};
 use super::group::{Group, SESSION_MS};
@@ -25,7 +26,7 @@ use super::metrics::ConsumeMetrics;
 use super::native::Block;
 use super::position::{Part, Position};
 use super::protocol::{CommitOutcome, Committed, Event, Held, InsertOutcome, Lookup};
-use super::record::Content;
+use super::record::{Content, DeadLine};
 use super::target;
 use super::wake::Waker;
 use crate::process::Dependency;
@@ -88,6 +89,18 @@ pub(super) struct Rows {
     pub(super) intent_at: Moment,
 }
 
+/// A line that the consumer itself cannot read, as a letter.
+fn malformed(tenure: Tenure, line: &DeadLine) -> DeadLetter<'_> {
+    DeadLetter {
+        partition: tenure.partition,
+        position: line.position,
+        reason: Reason::Malformed,
+        detail: &line.detail,
+        key: line.key.as_deref(),
+        value: &line.value,
+    }
+}
+
 impl Jobs {
     fn answer(&self, tenure: Tenure, event: Event) {
         self.send(tenure, event, Found::default());
@@ -134,6 +147,27 @@ impl Jobs {
             .group
             .fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
         Ok(Lookup { committed, low, high })
+    }
+
+    /// Asks how far the logs of partitions reach: librdkafka learns that by fetching, and it does not fetch what nobody reads.
+    /// Heard of by [`super::group::GroupContext::end`]; `asking` is set meanwhile.
+    pub(super) fn ask_ends(&self, partitions: Vec<i32>, asking: &Arc<AtomicBool>) {
+        if partitions.is_empty() || asking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (jobs, asking) = (self.clone(), Arc::clone(asking));
+        self.runtime.spawn_blocking(move || {
+            for partition in partitions {
+                match jobs.group.fetch_watermarks(&jobs.topic, partition, KAFKA_TIMEOUT) {
+                    Ok((_, end)) => jobs.group.context().reaches(partition, end),
+                    Err(error) => {
+                        tracing::debug!(partition, %error, "cannot ask for the log's end");
+                        break;
+                    }
+                }
+            }
+            asking.store(false, Ordering::SeqCst);
+        });
     }
 
     fn committed(&self, partition: i32) -> Result<Committed, KafkaError> {
@@ -194,21 +228,20 @@ impl Jobs {
 
     /// Writes the dead lines of a batch.
     pub(super) fn dead_letter(&self, tenure: Tenure, content: Arc<Content>) {
-        let letters: Vec<DeadLetter> = content
-            .dead
-            .iter()
-            .map(|line| DeadLetter {
-                partition: tenure.partition,
-                position: line.position,
-                reason: Reason::Malformed,
-                detail: line.detail.clone(),
-                key: line.key.clone(),
-                value: line.value.clone(),
-            })
-            .collect();
         let jobs = self.clone();
-        self.runtime
-            .spawn(async move { jobs.write(tenure, &letters).await });
+        self.runtime.spawn(async move {
+            let mut written = Ok(());
+            for some in content.dead.chunks(AT_ONCE) {
+                let letters: Vec<_> = some.iter().map(|line| malformed(tenure, line)).collect();
+                written = jobs.dead_letters.write(&letters).await;
+                if written.is_err() {
+                    break;
+                }
+            }
+            if let Some(first) = content.dead.first() {
+                jobs.written(tenure, &malformed(tenure, first), content.dead.len(), written);
+            }
+        });
     }
 
     /// Writes the row that ClickHouse refuses.
@@ -223,11 +256,12 @@ impl Jobs {
                         partition: tenure.partition,
                         position: at,
                         reason: Reason::Refused,
-                        detail,
-                        key,
-                        value,
+                        detail: &detail,
+                        key: key.as_deref(),
+                        value: &value,
                     };
-                    jobs.write(tenure, &[letter]).await;
+                    let written = jobs.dead_letters.write(&[letter]).await;
+                    jobs.written(tenure, &letter, 1, written);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(partition = tenure.partition, %error, "cannot read a refused row again");
@@ -238,25 +272,20 @@ impl Jobs {
         });
     }
 
-    async fn write(&self, tenure: Tenure, letters: &[DeadLetter]) {
-        let written = self.dead_letters.write(letters).await;
+    /// Answers with what became of so many letters of one reason.
+    fn written(&self, tenure: Tenure, first: &DeadLetter<'_>, count: usize, written: Result<(), KafkaError>) {
         match &written {
             Ok(()) => {
-                for reason in [Reason::Malformed, Reason::Refused] {
-                    let count = letters.iter().filter(|letter| letter.reason == reason).count();
-                    self.metrics.dead_lettered(reason.name(), count as u64);
-                }
-                if let Some(first) = letters.first() {
-                    tracing::warn!(
-                        partition = tenure.partition,
-                        count = letters.len(),
-                        reason = first.reason.name(),
-                        offset = first.position.offset,
-                        row = first.position.row,
-                        detail = first.detail,
-                        "dead letters written"
-                    );
-                }
+                self.metrics.dead_lettered(first.reason.name(), count as u64);
+                tracing::warn!(
+                    partition = tenure.partition,
+                    count,
+                    reason = first.reason.name(),
+                    offset = first.position.offset,
+                    row = first.position.row,
+                    detail = first.detail,
+                    "dead letters written"
+                );
             }
             Err(error) => {
                 self.metrics.dead_letter_failures.inc();
@@ -367,33 +396,40 @@ impl Jobs {
         let started = Moment::now();
         let outcome = self
             .clickhouse
-            .insert(Arc::clone(&block), &token, Box::new(allowed.clone()))
+            .insert(Arc::clone(&block), &token, Box::new(allowed))
             .await;
-        match outcome {
+        let failure = match outcome {
             Ok(()) => {
                 self.see(Ok(()));
                 self.stored(&block, started);
-                (InsertOutcome::Stored, None)
+                return (InsertOutcome::Stored, None);
             }
-            Err(failure) if failure.class == Class::Data => {
-                self.see(Ok(()));
-                self.metrics.retried(Class::Data);
-                let half = block.rows() / 2;
-                match block.row_ids().nth(half as usize).map(|id| id.position) {
-                    Some(at) if half == 0 => (InsertOutcome::RefusedRow { at }, Some(failure.detail)),
-                    Some(middle) => (InsertOutcome::Refused { middle }, Some(failure.detail)),
-                    // ClickHouse refuses an empty block: then it is not the data.
-                    None => (InsertOutcome::Retry, None),
-                }
+            Err(failure) => failure,
+        };
+        let holds = self.fence.holds(tenure.partition, tenure.epoch);
+        let outcome = outcome_of(&failure, &block, holds);
+        if outcome != InsertOutcome::Stale {
+            self.metrics.retried(failure.class);
+        }
+        match failure.class {
+            Class::Data => self.see(Ok(())),
+            Class::Cut => {
+                tracing::warn!(
+                    partition = tenure.partition,
+                    rows = block.rows(),
+                    bytes = block.bytes(),
+                    holds,
+                    ?outcome,
+                    "a batch was not sent to its end: {failure}"
+                );
             }
-            Err(_) if !allowed() => (InsertOutcome::Stale, None),
-            Err(failure) => {
-                self.metrics.retried(failure.class);
+            _ => {
                 tracing::info!(partition = tenure.partition, token, %failure, "INSERT to be repeated");
                 self.see(Err(&failure));
-                (InsertOutcome::Retry, None)
             }
         }
+        let refused = matches!(outcome, InsertOutcome::RefusedRow { .. });
+        (outcome, refused.then_some(failure.detail))
     }
 
     fn see(&self, outcome: Result<(), &Failure>) {
@@ -426,6 +462,22 @@ impl Jobs {
     }
 }
 
+/// What an INSERT that failed means. `holds`: whether the partition is still this process's.
+fn outcome_of(failure: &Failure, block: &Block, holds: bool) -> InsertOutcome {
+    let half = block.rows() / 2;
+    let middle = block.row_ids().nth(half as usize).map(|id| id.position);
+    match (failure.class, middle) {
+        (Class::Data, Some(at)) if half == 0 => InsertOutcome::RefusedRow { at },
+        (Class::Data, Some(middle)) => InsertOutcome::Halve { middle },
+        // Half of it may be sent in time; as it is, it would be cut for ever.
+        (Class::Cut, Some(middle)) if holds && half > 0 => InsertOutcome::Halve { middle },
+        // The server has not had all of it, so it stores nothing.
+        (Class::Cut, _) => InsertOutcome::Stale,
+        // Whatever the age of the intent by now: it was sent, and may be stored. An empty block cannot be the data's fault.
+        _ => InsertOutcome::Retry,
+    }
+}
+
 /// The rows of a part, or those of them that are missing. A whole batch is sent from where it lies.
 fn chosen(content: &Arc<Content>, part: Part, intent: Intent, missing: Option<&[bool]>) -> Arc<Block> {
     let block = &content.block;
@@ -448,4 +500,43 @@ fn digest(block: &Block, missing: &[bool]) -> u64 {
         hasher.write_u32(id.position.row);
     }
     hasher.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
+
+    fn block(rows: i64) -> Arc<Block> {
+        let mut content = Content::default();
+        for offset in 0..rows {
+            content.add(0, offset, None, LINE.as_bytes()).unwrap();
+        }
+        content.block
+    }
+
+    #[test]
+    fn only_what_was_not_sent_to_its_end_is_known_not_to_be_stored() {
+        let (at, middle) = (Position::new(0, 0), Position::new(2, 0));
+        for (class, rows, holds, outcome) in [
+            (Class::Data, 4, true, InsertOutcome::Halve { middle }),
+            (Class::Data, 1, true, InsertOutcome::RefusedRow { at }),
+            (Class::Data, 0, true, InsertOutcome::Retry),
+            (Class::Cut, 4, true, InsertOutcome::Halve { middle }),
+            (Class::Cut, 1, true, InsertOutcome::Stale),
+            (Class::Cut, 4, false, InsertOutcome::Stale),
+            (Class::Timeout, 4, true, InsertOutcome::Retry),
+            (Class::Timeout, 4, false, InsertOutcome::Retry),
+            (Class::Unreachable, 4, false, InsertOutcome::Retry),
+            (Class::Server, 1, true, InsertOutcome::Retry),
+        ] {
+            let failure = Failure::new(class, "why");
+            assert_eq!(
+                outcome_of(&failure, &block(rows), holds),
+                outcome,
+                "{class:?} of {rows}, {holds}"
+            );
+        }
+    }
 }

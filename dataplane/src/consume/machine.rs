@@ -575,7 +575,7 @@ impl Partition {
                 self.wait(now);
             }
             InsertOutcome::Stale => self.commit_intent(now),
-            InsertOutcome::Refused { middle } => {
+            InsertOutcome::Halve { middle } => {
                 flight.split(middle);
                 self.commit_intent(now);
             }

@@ -42,6 +42,8 @@ struct ByPartition {
     partition: i32,
 }
 
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
 /// All metrics of the role. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ConsumeMetrics {
@@ -53,11 +55,13 @@ pub(super) struct ConsumeMetrics {
     /// Of the oldest row of each stored batch.
     pub(super) freshness_seconds: Histogram,
     /// Seconds since 1970 at which the newest stored event was received.
-    pub(super) newest_received: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub(super) newest_received: Seconds,
     retries: Family<ByClass, Counter>,
     dead_letters: Family<ByReason, Counter>,
     pub(super) dead_letter_failures: Counter,
     lag: Family<ByPartition, Gauge>,
+    lag_age: Family<ByPartition, Seconds>,
+    pub(super) topic_retention: Seconds,
     pub(super) open_intents: Gauge,
     pub(super) assigned: Gauge,
     pub(super) blocked: Gauge,
@@ -92,6 +96,8 @@ impl ConsumeMetrics {
             dead_letters: Family::default(),
             dead_letter_failures: Counter::default(),
             lag: Family::default(),
+            lag_age: Family::default(),
+            topic_retention: Seconds::default(),
             open_intents: Gauge::default(),
             assigned: Gauge::default(),
             blocked: Gauge::default(),
@@ -159,6 +165,16 @@ impl ConsumeMetrics {
                 m.dead_letter_failures,
             );
             consume.register("lag_records", "Records behind the log's end", m.lag);
+            consume.register(
+                "lag_seconds",
+                "Age of the oldest record that is read and not stored, 0 where there is none",
+                m.lag_age,
+            );
+            consume.register(
+                "topic_retention_seconds",
+                "How long the topic keeps events, stored or not; 0 where that is not known",
+                m.topic_retention,
+            );
             consume.register(
                 "open_intents",
                 "Batches whose intent is committed or under way",
@@ -264,8 +280,15 @@ impl ConsumeMetrics {
         self.lag.get_or_create(&ByPartition { partition }).set(records);
     }
 
+    pub(super) fn set_lag_age(&self, partition: i32, seconds: f64) {
+        self.lag_age
+            .get_or_create(&ByPartition { partition })
+            .set(seconds);
+    }
+
     /// The partition is somebody else's; its lag is theirs to tell.
     pub(super) fn forget_lag(&self, partition: i32) {
+        self.lag_age.remove(&ByPartition { partition });
         self.lag.remove(&ByPartition { partition });
     }
 }

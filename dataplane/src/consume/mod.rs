@@ -75,6 +75,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Runs the role until the shutdown is complete.
 pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleError> {
     let metrics = ConsumeMetrics::new(&process.metrics);
+    if let Some(retention) = config.topic_retention {
+        metrics.topic_retention.set(retention.get().as_secs_f64());
+    }
     let kafka = process.dependencies.add("kafka", Needed::ToStart);
     let table = process.dependencies.add("clickhouse", Needed::ToStart);
     let clickhouse = ClickHouse::new(&config.clickhouse)?;

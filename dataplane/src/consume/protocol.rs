@@ -82,10 +82,11 @@ pub enum InsertOutcome {
     Stored,
     /// Not stored, or nobody knows.
     Retry,
-    /// Not sent: the intent was too old.
+    /// Not sent, or not to its end: the intent was too old.
     Stale,
-    /// ClickHouse refuses the data itself; `middle` begins the second half of the rows that were sent.
-    Refused {
+    /// Not as it is: ClickHouse refuses the data itself, or sending it takes longer than an intent may. `middle` begins the
+    /// second half of the rows that were sent.
+    Halve {
         middle: Position,
     },
     /// ClickHouse refuses the only row that was sent.

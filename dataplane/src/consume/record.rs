@@ -1,7 +1,8 @@
 //! One Kafka record into a batch: its lines become rows or dead letters.
 //!
 //! A record is taken whole or not at all: a single line of an unknown version leaves the batch as it was, because
-//! the record was written by a newer Penstock.
+//! the record was written by a newer Penstock. Dead lines count into the bytes of a batch, with what keeping each costs:
+//! others may write to the topic, too, and what they write is bounded like rows.
 
 use std::sync::Arc;
 
@@ -9,15 +10,25 @@ use super::line::{Before, LineError, parse_next};
 use super::native::Block;
 use super::position::Position;
 
+/// So many lines of one record are dead letters of their own; the next is one with all that follows it. A record that is
+/// nothing but line breaks, and takes a thousandth of that on its way, would otherwise be millions of them.
+pub(super) const MOST_DEAD: usize = 1_000;
+
 /// A line that cannot be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLine {
     pub position: Position,
     /// A sentence for a person.
     pub detail: String,
-    /// Of the record that it came in.
-    pub key: Option<Vec<u8>>,
+    /// Of the record that it came in, shared by its lines.
+    pub key: Option<Arc<[u8]>>,
     pub value: Vec<u8>,
+}
+
+impl DeadLine {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.detail.len() + self.value.len()
+    }
 }
 
 /// What a batch holds.
@@ -26,6 +37,7 @@ pub struct Content {
     /// Shared with nobody while the batch forms.
     pub block: Arc<Block>,
     pub dead: Vec<DeadLine>,
+    dead_bytes: usize,
 }
 
 /// What a record added.
@@ -41,6 +53,11 @@ pub struct Added {
 pub struct UnknownVersion(pub u64);
 
 impl Content {
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        self.block.bytes() + self.dead_bytes
+    }
+
     /// Adds the lines of a record.
     pub fn add(
         &mut self,
@@ -49,13 +66,15 @@ impl Content {
         key: Option<&[u8]>,
         value: &[u8],
     ) -> Result<Added, UnknownVersion> {
+        let (bytes, dead) = (self.bytes(), self.dead.len());
         let block = Arc::make_mut(&mut self.block);
         let mark = block.mark();
-        let (rows, dead, bytes) = (block.rows(), self.dead.len(), block.bytes());
+        let rows = block.rows();
         let text = simdutf8::basic::from_utf8(value).is_ok();
-        let mut dead_bytes = 0;
         let mut before = Before::default();
-        for (row, line) in lines(value).enumerate() {
+        let mut shared_key = None;
+        let mut dead_bytes = 0;
+        for (row, (at, line)) in lines(value).enumerate() {
             let position = Position::new(offset, row as u32);
             let judged = if text || simdutf8::basic::from_utf8(line).is_ok() {
                 parse_next(line, &mut before)
@@ -73,36 +92,45 @@ impl Content {
                     return Err(UnknownVersion(version));
                 }
                 Err(error @ LineError::Malformed { .. }) => {
-                    dead_bytes += line.len();
-                    self.dead.push(DeadLine {
+                    let last = self.dead.len() - dead == MOST_DEAD;
+                    let line = DeadLine {
                         position,
-                        detail: error.to_string(),
-                        key: key.map(<[u8]>::to_vec),
-                        value: line.to_vec(),
-                    });
+                        detail: match last {
+                            false => error.to_string(),
+                            true => format!(
+                                "{error}; what follows it is here, too: {MOST_DEAD} lines before it are dead"
+                            ),
+                        },
+                        key: key.map(|key| Arc::clone(shared_key.get_or_insert_with(|| key.into()))),
+                        value: if last { value[at..].to_vec() } else { line.to_vec() },
+                    };
+                    dead_bytes += line.bytes();
+                    self.dead.push(line);
+                    if last {
+                        break;
+                    }
                 }
             }
         }
+        self.dead_bytes += dead_bytes;
         Ok(Added {
-            rows: block.rows() - rows,
+            rows: self.block.rows() - rows,
             dead: (self.dead.len() - dead) as u32,
-            bytes: block.bytes() - bytes + dead_bytes,
+            bytes: self.bytes() - bytes,
         })
     }
 }
 
-/// The lines of a value. The last line break ends a line and begins none; an empty value has none: it is a barrier.
-fn lines(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = (!value.is_empty()).then(|| value.strip_suffix(b"\n").unwrap_or(value));
+/// The lines of a value, and where each begins. The last line break ends a line and begins none; an empty value has
+/// none: it is a barrier.
+fn lines(value: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let text = value.strip_suffix(b"\n").unwrap_or(value);
+    let mut next = (!value.is_empty()).then_some(0);
     std::iter::from_fn(move || {
-        let text = rest?;
-        match memchr::memchr(b'\n', text) {
-            Some(at) => {
-                rest = Some(&text[at + 1..]);
-                Some(&text[..at])
-            }
-            None => rest.take(),
-        }
+        let from = next?;
+        let end = memchr::memchr(b'\n', &text[from..]).map(|length| from + length);
+        next = end.map(|end| end + 1);
+        Some((from, &text[from..end.unwrap_or(text.len())]))
     })
 }
 
@@ -136,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn dead_lines_count_and_are_bounded() {
+        let mut content = Content::default();
+        let garbage = "\n".repeat(1 << 20);
+        let value = format!("{GOOD}\n{garbage}{GOOD}\n");
+        let added = content.add(0, 9, Some(b"key"), value.as_bytes()).unwrap();
+        assert_eq!((added.rows, added.dead as usize), (1, MOST_DEAD + 1));
+        let last = content.dead.last().unwrap();
+        assert_eq!(last.position.row as usize, 1 + MOST_DEAD);
+        assert_eq!(last.value, &value.as_bytes()[GOOD.len() + 1 + MOST_DEAD..]);
+        assert!(last.detail.contains("what follows it is here"), "{}", last.detail);
+        let kept: usize = content.dead.iter().map(|dead| dead.value.len()).sum();
+        assert!(added.bytes > kept + MOST_DEAD * size_of::<DeadLine>());
+        assert_eq!(added.bytes, content.bytes());
+
+        // As many as are letters of their own, and not one more.
+        let exactly = "x\n".repeat(MOST_DEAD);
+        let added = content.add(0, 10, None, exactly.as_bytes()).unwrap();
+        assert_eq!(added.dead as usize, MOST_DEAD);
+        assert_eq!(content.dead.last().unwrap().value, b"x");
+    }
+
+    #[test]
     fn an_unknown_version_takes_nothing_of_the_record() {
         let mut content = Content::default();
         let before = content.add(0, 1, None, GOOD.as_bytes()).unwrap();
@@ -143,7 +193,7 @@ mod tests {
         let value = format!("{GOOD}\nnot ours\n{{\"v\":2,\"new\":true}}\n");
         assert_eq!(content.add(0, 2, None, value.as_bytes()), Err(UnknownVersion(2)));
         assert_eq!((content.block.rows(), content.dead.len()), (1, 0));
-        assert_eq!(content.block.bytes(), before.bytes);
+        assert_eq!(content.bytes(), before.bytes);
     }
 
     #[test]

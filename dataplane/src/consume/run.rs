@@ -39,8 +39,13 @@ pub(super) struct Run {
     done: Option<i64>,
     last_rows: u32,
     last_record: Option<Moment>,
+    /// When the first records of the batches were produced, forming and in flight; milliseconds since 1970.
+    forming_since: Option<i64>,
+    flight_since: Option<i64>,
     stalls: Stalls,
     blocked: bool,
+    /// When the record was produced at which it is blocked.
+    blocked_since: Option<i64>,
     pub(super) revoked_at: Option<Moment>,
     pub(super) released: bool,
 }
@@ -68,8 +73,11 @@ impl Run {
             done: None,
             last_rows: 0,
             last_record: None,
+            forming_since: None,
+            flight_since: None,
             stalls: Stalls::since(Moment::now()),
             blocked: false,
+            blocked_since: None,
             revoked_at: None,
             released: false,
         }
@@ -103,6 +111,11 @@ impl Run {
     /// Records behind `end`.
     pub(super) fn lag(&self, end: i64) -> Option<i64> {
         self.done.map(|done| (end - done).max(0))
+    }
+
+    /// When the oldest record was produced that is read and not stored; milliseconds since 1970.
+    pub(super) fn waits_since(&self) -> Option<i64> {
+        self.flight_since.or(self.forming_since).or(self.blocked_since)
     }
 
     /// Whether records come now and then, in small numbers.
@@ -205,6 +218,9 @@ impl Run {
                 .add(self.tenure.partition, offset, message.key(), value);
             match added {
                 Ok(added) => {
+                    if self.forming_since.is_none() {
+                        self.forming_since = message.timestamp().to_millis();
+                    }
                     self.machine.push(
                         Record {
                             offset,
@@ -218,6 +234,7 @@ impl Run {
                 }
                 Err(unknown) => {
                     self.blocked = true;
+                    self.blocked_since = message.timestamp().to_millis();
                     self.machine.block();
                     tracing::error!(
                         partition = self.tenure.partition,
@@ -241,7 +258,10 @@ impl Run {
                     self.seek = Some(from);
                     self.reading = false;
                 }
-                Action::DropForming => self.forming = Content::default(),
+                Action::DropForming => {
+                    self.forming = Content::default();
+                    self.forming_since = None;
+                }
                 Action::Seal => self.seal(),
                 Action::Stored { span, part, refused } => {
                     let told = Told { span, part, refused };
@@ -285,14 +305,16 @@ impl Run {
 
     fn seal(&mut self) {
         let content = std::mem::take(&mut self.forming);
-        self.flight_bytes = content.block.bytes();
+        self.flight_bytes = content.bytes();
         self.last_rows = content.block.rows();
+        self.flight_since = self.forming_since.take();
         self.flight = Arc::new(content);
     }
 
     fn landed(&mut self) {
         self.flight = Arc::default();
         self.flight_bytes = 0;
+        self.flight_since = None;
         self.figures = None;
         self.missing = Arc::default();
     }

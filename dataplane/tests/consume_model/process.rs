@@ -57,7 +57,7 @@ impl Seen {
             Event::Asked(Some(Held::All)) => self.all_held += 1,
             Event::Asked(Some(Held::Some(_))) => self.some_held += 1,
             Event::Inserted(InsertOutcome::Stale) => self.stale += 1,
-            Event::Inserted(InsertOutcome::Refused { .. } | InsertOutcome::RefusedRow { .. }) => {
+            Event::Inserted(InsertOutcome::Halve { .. } | InsertOutcome::RefusedRow { .. }) => {
                 self.split += 1;
             }
             _ => {}

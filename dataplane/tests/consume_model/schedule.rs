@@ -328,8 +328,15 @@ impl Schedule {
                     let middle = lines[lines.len() / 2].0;
                     run.answers.push_back(Event::Inserted(match lines.len() {
                         1 => InsertOutcome::RefusedRow { at: middle },
-                        _ => InsertOutcome::Refused { middle },
+                        _ => InsertOutcome::Halve { middle },
                     }));
+                    return;
+                }
+                if self.faults.unknown && lines.len() > 1 && self.random.chance(5) {
+                    // It could not be sent to its end while the intent was young.
+                    let middle = lines[lines.len() / 2].0;
+                    run.answers
+                        .push_back(Event::Inserted(InsertOutcome::Halve { middle }));
                     return;
                 }
                 let mut token = intent.token("topic", partition);

@@ -9,6 +9,7 @@ use super::consumer::Consumer;
 use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(120);
+const BROKERS_DECIDE: &str = "groupProtocol: Consumer\n";
 
 /// Pauses that differ from one another, the same in every run.
 fn pauses() -> impl Iterator<Item = Duration> {
@@ -60,15 +61,26 @@ fn a_consumer_killed_again_and_again_stores_each_event_once() {
 
 #[test]
 fn consumers_that_come_and_go_share_the_partitions() {
-    let pipeline = Pipeline::new("share", 6);
+    share("share", "");
+}
+
+/// KIP-848: a member that was killed is missed after the brokers' 45 s.
+#[test]
+fn consumers_share_the_partitions_as_the_brokers_say() {
+    share("brokers", BROKERS_DECIDE);
+}
+
+fn share(name: &str, settings: &str) {
+    let pipeline = Pipeline::new(name, 6);
+    let start = || Consumer::start_at(&pipeline, &pipeline.kit.clickhouse_url(), settings);
     let events = 60_000;
     std::thread::scope(|scope| {
         let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(15)));
-        let mut first = Consumer::start(&pipeline);
+        let mut first = start();
         first.wait_for("assignment", PATIENCE, |c| {
             c.metric("penstock_consume_assigned_partitions", "") == 6.0
         });
-        let mut second = Consumer::start(&pipeline);
+        let mut second = start();
         second.wait_for("its share", PATIENCE, |c| {
             c.metric("penstock_consume_assigned_partitions", "") == 3.0
         });
@@ -76,12 +88,41 @@ fn consumers_that_come_and_go_share_the_partitions() {
         second.wait_for("all partitions", PATIENCE, |c| {
             c.metric("penstock_consume_assigned_partitions", "") == 6.0
         });
-        let third = Consumer::start(&pipeline);
+        let third = start();
         std::thread::sleep(Duration::from_secs(2));
         second.kill();
         producing.join().expect("produced");
         pipeline.expect_rows(events, PATIENCE);
         drop(third);
+    });
+    assert_eq!(pipeline.counts(), (events, events));
+}
+
+/// The protocol is changed as a rollout does it, one consumer after the other, there and back.
+#[test]
+fn a_group_changes_its_protocol_while_events_flow() {
+    let pipeline = Pipeline::new("protocol", 3);
+    let url = pipeline.kit.clickhouse_url();
+    let events = 60_000;
+    std::thread::scope(|scope| {
+        let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(15)));
+        let mut before = Consumer::start(&pipeline);
+        before.wait_for("assignment", PATIENCE, |c| {
+            c.metric("penstock_consume_assigned_partitions", "") == 3.0
+        });
+        for settings in [BROKERS_DECIDE, ""] {
+            let mut next = Consumer::start_at(&pipeline, &url, settings);
+            next.wait_for("its share", PATIENCE, |c| {
+                c.metric("penstock_consume_assigned_partitions", "") > 0.0
+            });
+            assert!(before.stop() < Duration::from_secs(30), "a graceful leave");
+            next.wait_for("all partitions", PATIENCE, |c| {
+                c.metric("penstock_consume_assigned_partitions", "") == 3.0
+            });
+            before = next;
+        }
+        producing.join().expect("produced");
+        pipeline.expect_rows(events, PATIENCE);
     });
     assert_eq!(pipeline.counts(), (events, events));
 }

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use penstock_e2e::Component;
 
 use super::consumer::Consumer;
+use super::events;
 use super::pipeline::Pipeline;
 use super::proxy::{Mode, Proxy};
 
@@ -71,18 +72,58 @@ fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
     consumer.wait_for("the loss to be seen", PATIENCE, |c| {
         c.readyz().1.contains("unreachable") && c.metric("penstock_dependency_up", "clickhouse") == 0.0
     });
-    std::thread::sleep(Duration::from_secs(10));
+    // Also of what nobody reads while memory is full.
+    consumer.wait_for("the whole lag to be known", PATIENCE, |c| {
+        c.metric("penstock_consume_lag_records", "") == 400.0
+    });
+    consumer.wait_for("what waits to grow old", PATIENCE, |c| {
+        c.metric("penstock_consume_lag_seconds", "") > 3.0 * 10.0
+    });
     assert_eq!(consumer.metric("penstock_consume_assigned_partitions", ""), 3.0);
     assert_eq!(
         consumer.metric("penstock_consume_rebalanced_partitions_total", "revoked"),
         0.0
     );
-    assert!(consumer.metric("penstock_consume_lag_records", "") > 0.0);
     proxy.set(Mode::Pass);
     pipeline.expect_rows(400_000, PATIENCE);
+    consumer.wait_for("no lag", PATIENCE, |c| {
+        c.metric("penstock_consume_lag_records", "") == 0.0
+            && c.metric("penstock_consume_lag_seconds", "") == 0.0
+    });
     let (_, peak) = consumer.usage();
     assert!(peak < 150_000_000, "{} MB at most", peak / 1_000_000);
     assert!(consumer.log().contains("dependency lost") && consumer.log().contains("dependency found"));
+}
+
+/// The first partition has more than it may hold in memory and stores nothing of it.
+#[test]
+fn one_slow_partition_does_not_hold_the_others() {
+    let pipeline = Pipeline::new("slow", 3);
+    let proxy = Proxy::start(&pipeline.kit.clickhouse_url());
+    let mut consumer = Consumer::start_at(&pipeline, &proxy.url(), "");
+    consumer.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 3.0
+    });
+    proxy.set(Mode::HoldFirst);
+    let backlog = 150_000;
+    for first in (0..backlog).step_by(1000) {
+        pipeline.produce(0, events::record(pipeline.run, first, 1000).as_bytes());
+    }
+    pipeline.flush();
+    consumer.wait_for("as much in memory as a partition may have", PATIENCE, |c| {
+        c.metric("penstock_consume_memory_bytes", "") > 40e6
+    });
+    for (partition, first) in [(1, backlog), (2, backlog + 20_000)] {
+        for first in (first..first + 20_000).step_by(1000) {
+            pipeline.produce(partition, events::record(pipeline.run, first, 1000).as_bytes());
+        }
+    }
+    pipeline.flush();
+    pipeline.expect_rows(40_000, Duration::from_secs(60));
+    let first = format!("SELECT count() FROM {} WHERE src_partition = 0", pipeline.table());
+    assert_eq!(pipeline.sql(&first).trim(), "0");
+    proxy.set(Mode::Pass);
+    pipeline.expect_rows(backlog + 40_000, PATIENCE);
 }
 
 #[test]

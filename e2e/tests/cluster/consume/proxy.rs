@@ -1,4 +1,4 @@
-//! A TCP proxy before ClickHouse that refuses, stalls, cuts what passes, and has INSERTs run under settings of its own.
+//! A TCP proxy before ClickHouse that refuses, stalls, holds back, cuts what passes, and has INSERTs run under settings of its own.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,6 +19,8 @@ pub(crate) enum Mode {
     CutRequests,
     /// Answers are held back.
     Stall,
+    /// INSERTs of the first partition are held back.
+    HoldFirst,
     /// INSERTs may use no memory.
     NoMemory,
     /// INSERTs may not write.
@@ -123,6 +125,10 @@ impl Proxy {
             let read = &buffer[..count];
             let line = read.split(|&byte| byte == b'\n').next().unwrap_or_default();
             let insert = line.starts_with(LINE) && line.windows(6).any(|word| word == b"INSERT");
+            // As the token has it: topic/partition/offsets/digest.
+            while insert && line.windows(3).any(|word| word == b"/0/") && self.is(Mode::HoldFirst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             let setting = [Mode::NoMemory, Mode::ReadOnly]
                 .into_iter()
                 .find(|&mode| insert && self.is(mode))

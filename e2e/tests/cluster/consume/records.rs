@@ -160,6 +160,29 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
     );
 }
 
+/// Somebody else writes to the topic, more than fits into memory.
+#[test]
+fn records_of_others_are_dead_letters_within_the_memory_of_batches() {
+    let pipeline = Pipeline::new("others", 3);
+    let records = 150_usize;
+    let dead = "x\n".repeat(440_000);
+    for record in 0..records {
+        pipeline.produce(record as i32 % 3, dead.as_bytes());
+    }
+    pipeline.produce_events(0, 3000, 100);
+    pipeline.flush();
+    let mut consumer = Consumer::start(&pipeline);
+    pipeline.expect_rows(3000, PATIENCE);
+    // A thousand lines of each are letters of their own, and the rest of it is one.
+    let letters = records * 1001;
+    consumer.wait_for("the letters", PATIENCE, |c| {
+        c.metric("penstock_consume_dead_letters_total", "Malformed") == letters as f64
+    });
+    assert_eq!(pipeline.letter_count(), letters as i64);
+    let (_, peak) = consumer.usage();
+    assert!(peak < 150_000_000, "{} MB at most", peak / 1_000_000);
+}
+
 #[test]
 fn a_row_that_clickhouse_refuses_is_found_and_its_neighbours_are_stored() {
     let pipeline = Pipeline::new("poison", 1);
@@ -240,6 +263,7 @@ fn a_record_of_a_newer_version_stops_its_partition_only() {
     pipeline.expect_rows(20, PATIENCE);
     consumer.wait_for("the metric", PATIENCE, |c| {
         c.metric("penstock_consume_blocked_partitions", "") == 1.0
+            && c.metric("penstock_consume_lag_seconds", "partition=\"0\"") > 1.0
     });
     pipeline.produce(1, events::record(pipeline.run, 30, 10).as_bytes());
     pipeline.flush();

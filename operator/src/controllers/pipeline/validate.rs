@@ -142,6 +142,8 @@ pub(crate) fn validate(
         admin: "0.0.0.0:9090".into(),
         kafka,
         group: target.group.clone(),
+        group_protocol: group_protocol(spec.consume.group_protocol),
+        topic_retention: Some(spec.kafka.retention),
         clickhouse,
         redis,
         batch: ConsumeBatch {
@@ -217,6 +219,13 @@ const fn record_format(format: crd::RecordFormat) -> config::RecordFormat {
     match format {
         crd::RecordFormat::Batch => config::RecordFormat::Batch,
         crd::RecordFormat::Single => config::RecordFormat::Single,
+    }
+}
+
+const fn group_protocol(protocol: crd::GroupProtocol) -> config::GroupProtocol {
+    match protocol {
+        crd::GroupProtocol::Classic => config::GroupProtocol::Classic,
+        crd::GroupProtocol::Consumer => config::GroupProtocol::Consumer,
     }
 }
 
