@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Invariants: librdkafka is polled all the time, whatever ClickHouse does, so that the group is kept. Rows in
-//! memory stay below a bound (three batches of the configured size, at least [`MEMORY`]) and one record: above half of it only the largest forming batch is read on, so that
-//! it becomes one INSERT instead of many, and above it none. A partition gets at most two thirds, so that one that
-//! is stuck does not hold the others.
+//! memory stay below a bound (three batches of the configured size, at least [`MEMORY`]) and one record: above half of it
+//! the largest forming batch is read on first, so that it becomes one INSERT instead of many, and above it none. A
+//! partition gets at most two thirds, so that one that is stuck does not hold the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -312,20 +312,19 @@ impl Driver {
             }
             return false;
         }
-        let only = (used >= self.memory / 2)
-            .then(|| {
-                self.runs
-                    .values()
-                    .filter(|run| run.wants_records() && run.forming_bytes() > 0)
-                    .max_by_key(|run| run.forming_bytes())
-                    .map(|run| run.tenure.partition)
-            })
-            .flatten();
-        let mut busy = false;
-        for (partition, run) in &mut self.runs {
-            if only.is_some_and(|only| only != *partition) {
-                continue;
+        if used >= self.memory / 2 {
+            let largest = self
+                .runs
+                .values_mut()
+                .filter(|run| run.wants_records() && run.forming_bytes() > 0)
+                .max_by_key(|run| run.forming_bytes());
+            // It may have read all there is and be held up for long: then the others' turn comes.
+            if largest.is_some_and(|run| run.read(now)) {
+                return true;
             }
+        }
+        let mut busy = false;
+        for run in self.runs.values_mut() {
             busy |= run.read(now);
         }
         busy

@@ -50,6 +50,8 @@ pub(super) struct Flight {
     /// The token was perhaps used before, by an INSERT that nobody knows the outcome of. A server that dies between
     /// writing down the token and storing the rows knows the one without the other.
     doubt: bool,
+    /// An INSERT of the part was sent, perhaps by an earlier owner, and nobody knows its outcome: it may still be under way.
+    unknown: bool,
     attempt: u32,
     /// Since when rows that were acknowledged have not been seen.
     unseen_since: Option<Moment>,
@@ -77,6 +79,7 @@ impl Flight {
             unpromised: ask,
             stored_before: false,
             doubt: ask,
+            unknown: ask,
             attempt: 1,
             unseen_since: None,
             intent_at: Moment::from_start(Duration::ZERO),
@@ -160,6 +163,12 @@ impl Flight {
     /// The outcome of an INSERT is unknown.
     pub(super) fn doubt(&mut self) {
         self.doubt = true;
+        self.unknown = true;
+    }
+
+    /// Whether rows of the part may be stored at any time, under the token that it has now.
+    pub(super) fn may_be_under_way(&self) -> bool {
+        self.unknown
     }
 
     /// Whether an acknowledgement has to be confirmed by the table.
@@ -210,6 +219,7 @@ impl Flight {
     fn turn_to(&mut self, part: Part) {
         if part != self.part {
             self.attempt = 1;
+            self.unknown = false;
         }
         self.part = part;
         self.ask = true;

@@ -468,9 +468,9 @@ fn outcome_of(failure: &Failure, block: &Block, holds: bool) -> InsertOutcome {
     let middle = block.row_ids().nth(half as usize).map(|id| id.position);
     match (failure.class, middle) {
         (Class::Data, Some(at)) if half == 0 => InsertOutcome::RefusedRow { at },
-        (Class::Data, Some(middle)) => InsertOutcome::Halve { middle },
+        (Class::Data, Some(middle)) => InsertOutcome::Refused { middle },
         // Half of it may be sent in time; as it is, it would be cut for ever.
-        (Class::Cut, Some(middle)) if holds && half > 0 => InsertOutcome::Halve { middle },
+        (Class::Cut, Some(middle)) if holds && half > 0 => InsertOutcome::Cut { middle },
         // The server has not had all of it, so it stores nothing.
         (Class::Cut, _) => InsertOutcome::Stale,
         // Whatever the age of the intent by now: it was sent, and may be stored. An empty block cannot be the data's fault.
@@ -520,10 +520,10 @@ mod tests {
     fn only_what_was_not_sent_to_its_end_is_known_not_to_be_stored() {
         let (at, middle) = (Position::new(0, 0), Position::new(2, 0));
         for (class, rows, holds, outcome) in [
-            (Class::Data, 4, true, InsertOutcome::Halve { middle }),
+            (Class::Data, 4, true, InsertOutcome::Refused { middle }),
             (Class::Data, 1, true, InsertOutcome::RefusedRow { at }),
             (Class::Data, 0, true, InsertOutcome::Retry),
-            (Class::Cut, 4, true, InsertOutcome::Halve { middle }),
+            (Class::Cut, 4, true, InsertOutcome::Cut { middle }),
             (Class::Cut, 1, true, InsertOutcome::Stale),
             (Class::Cut, 4, false, InsertOutcome::Stale),
             (Class::Timeout, 4, true, InsertOutcome::Retry),

@@ -575,7 +575,14 @@ impl Partition {
                 self.wait(now);
             }
             InsertOutcome::Stale => self.commit_intent(now),
-            InsertOutcome::Halve { middle } => {
+            InsertOutcome::Cut { middle } => {
+                // Halves have tokens of their own, so nothing of the whole may still be under way.
+                if !flight.may_be_under_way() {
+                    flight.split(middle);
+                }
+                self.commit_intent(now);
+            }
+            InsertOutcome::Refused { middle } => {
                 flight.split(middle);
                 self.commit_intent(now);
             }

@@ -82,11 +82,14 @@ pub enum InsertOutcome {
     Stored,
     /// Not stored, or nobody knows.
     Retry,
-    /// Not sent, or not to its end: the intent was too old.
+    /// Not sent, or not to its end: the intent was too old, or the assignment has ended.
     Stale,
-    /// Not as it is: ClickHouse refuses the data itself, or sending it takes longer than an intent may. `middle` begins the
-    /// second half of the rows that were sent.
-    Halve {
+    /// Not sent to its end while the intent was young, as rows from `middle` on are its second half.
+    Cut {
+        middle: Position,
+    },
+    /// ClickHouse refuses the data itself; `middle` begins the second half of the rows that were sent.
+    Refused {
         middle: Position,
     },
     /// ClickHouse refuses the only row that was sent.

@@ -3,7 +3,7 @@
 //! The model's broker takes any commit of the current generation, whoever owns the partition; its ClickHouse
 //! forgets tokens after a while, applies requests whose client has given up, and loses answers; processes are
 //! killed, frozen and expelled at any point between two actions. What is asserted is the promise: every produced
-//! row is stored once, or (where ClickHouse refuses it) is in the dead letters. Live figures may be a little wrong where
+//! row is stored once, or (where it cannot be read, or ClickHouse refuses it) is in the dead letters. Live figures may be a little wrong where
 //! offsets are lost or commits come late, and nowhere else.
 //!
 //! A schedule is a seed; a failure prints it.
@@ -78,6 +78,9 @@ fn everything_at_once() {
         ("split", seen.split),
         ("stale", seen.stale),
         ("repeated", seen.repeated),
+        ("cut", seen.cut),
+        ("dead letters", seen.dead),
+        ("foreign metadata", seen.foreign),
     ] {
         assert!(count > 100, "the schedules reach `{what}` only {count} times");
     }

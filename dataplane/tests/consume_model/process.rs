@@ -29,6 +29,12 @@ pub(crate) struct Seen {
     pub(crate) repeated: u32,
     pub(crate) moved: u32,
     pub(crate) rowless: u32,
+    /// INSERTs that could not be sent to their end in time.
+    pub(crate) cut: u32,
+    /// Batches with lines that cannot be read.
+    pub(crate) dead: u32,
+    /// Offsets whose metadata somebody else wrote.
+    pub(crate) foreign: u32,
     /// Events that are stored, that live figures tell of, and that those count more than once.
     pub(crate) stored: u32,
     pub(crate) told: u32,
@@ -47,6 +53,9 @@ impl Seen {
         self.repeated += other.repeated;
         self.moved += other.moved;
         self.rowless += other.rowless;
+        self.cut += other.cut;
+        self.dead += other.dead;
+        self.foreign += other.foreign;
         self.stored += other.stored;
         self.told += other.told;
         self.told_again += other.told_again;
@@ -57,7 +66,8 @@ impl Seen {
             Event::Asked(Some(Held::All)) => self.all_held += 1,
             Event::Asked(Some(Held::Some(_))) => self.some_held += 1,
             Event::Inserted(InsertOutcome::Stale) => self.stale += 1,
-            Event::Inserted(InsertOutcome::Halve { .. } | InsertOutcome::RefusedRow { .. }) => {
+            Event::Inserted(InsertOutcome::Cut { .. }) => self.cut += 1,
+            Event::Inserted(InsertOutcome::Refused { .. } | InsertOutcome::RefusedRow { .. }) => {
                 self.split += 1;
             }
             _ => {}
@@ -89,6 +99,9 @@ pub(crate) struct Run {
     pub(crate) skipped: bool,
     pub(crate) forming: Vec<Line>,
     pub(crate) flight: Vec<Line>,
+    /// Events whose lines cannot be read.
+    pub(crate) forming_dead: Vec<u64>,
+    pub(crate) flight_dead: Vec<u64>,
     pub(crate) missing: Vec<Position>,
     pub(crate) jobs: Vec<Action>,
     pub(crate) answers: VecDeque<Event>,
@@ -110,6 +123,8 @@ impl Run {
             skipped: false,
             forming: Vec::new(),
             flight: Vec::new(),
+            forming_dead: Vec::new(),
+            flight_dead: Vec::new(),
             missing: Vec::new(),
             jobs: Vec::new(),
             answers: VecDeque::new(),
@@ -132,8 +147,14 @@ impl Run {
         for action in self.machine.actions() {
             match action {
                 Action::Fetch { from } => self.position = Some(from),
-                Action::DropForming => self.forming.clear(),
-                Action::Seal => self.flight = std::mem::take(&mut self.forming),
+                Action::DropForming => {
+                    self.forming.clear();
+                    self.forming_dead.clear();
+                }
+                Action::Seal => {
+                    self.flight = std::mem::take(&mut self.forming);
+                    self.flight_dead = std::mem::take(&mut self.forming_dead);
+                }
                 Action::Stored { part, refused, .. } => {
                     let lines = self.flight.iter().filter(|line| part.contains(line.0));
                     let events = lines.filter(|line| Some(line.0) != refused).map(|line| line.1);
@@ -141,7 +162,10 @@ impl Run {
                         .borrow_mut()
                         .insert((self.partition, part.from, part.to), events.collect());
                 }
-                Action::Landed => self.flight.clear(),
+                Action::Landed => {
+                    self.flight.clear();
+                    self.flight_dead.clear();
+                }
                 Action::Release => self.released = true,
                 Action::Report(report) => match report {
                     Report::Recovering(_) => self.seen.recovered += 1,
@@ -149,9 +173,12 @@ impl Run {
                     Report::OtherLog { .. } => self.seen.other_log += 1,
                     Report::Moved => self.seen.moved += 1,
                     Report::TokenWithoutRows => self.seen.rowless += 1,
-                    Report::UnknownMetadata(_) => unreachable!("all metadata here is ours"),
+                    Report::UnknownMetadata(_) => self.seen.foreign += 1,
                 },
-                job => self.jobs.push(job),
+                job => {
+                    self.seen.dead += u32::from(job == Action::DeadLetter);
+                    self.jobs.push(job);
+                }
             }
         }
     }
@@ -239,6 +266,14 @@ impl Process {
             seen: self.seen,
             ..Self::new(Rc::clone(&self.told))
         };
+    }
+
+    /// Memory is full.
+    pub(crate) fn squeeze(&mut self, now_ms: u64) {
+        for run in self.runs.values_mut() {
+            run.machine.squeeze(at(now_ms));
+            run.collect();
+        }
     }
 
     pub(crate) fn tick(&mut self, now_ms: u64) {

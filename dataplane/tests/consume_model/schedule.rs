@@ -10,7 +10,7 @@ use penstock_dataplane::consume::protocol::{
 
 use crate::process::{Process, SESSION_MS, Seen, Told, at};
 use crate::random::Random;
-use crate::services::{Broker, LateCommit, Line, Log, Request, Table, is_poison};
+use crate::services::{Broker, LateCommit, Line, Log, Request, Table, is_malformed, is_poison};
 
 const PARTITIONS: i32 = 2;
 const PROCESSES: usize = 3;
@@ -24,9 +24,10 @@ pub(crate) struct Faults {
     pub(crate) freezes: bool,
     pub(crate) rebalances: bool,
     pub(crate) poison: bool,
+    pub(crate) malformed: bool,
     pub(crate) trims: bool,
     pub(crate) recreations: bool,
-    /// The group's offsets vanish.
+    /// The group's offsets vanish, or somebody else sets their metadata.
     pub(crate) amnesia: bool,
     /// Processes ignore the fence and the age of intents.
     pub(crate) reckless: bool,
@@ -41,6 +42,7 @@ impl Faults {
             freezes: false,
             rebalances: false,
             poison: false,
+            malformed: false,
             trims: false,
             recreations: false,
             amnesia: false,
@@ -56,6 +58,7 @@ impl Faults {
             freezes: true,
             rebalances: true,
             poison: true,
+            malformed: true,
             amnesia: true,
             ..Self::none()
         }
@@ -118,6 +121,7 @@ impl Schedule {
         self.faults = Faults {
             reckless: self.faults.reckless,
             poison: self.faults.poison,
+            malformed: self.faults.malformed,
             token_memory_ms: self.faults.token_memory_ms,
             ..Faults::none()
         };
@@ -164,8 +168,10 @@ impl Schedule {
         let events: Vec<u64> = (0..1 + self.random.below(4))
             .map(|_| {
                 self.events += 1;
-                // Without poison in the schedule, the events that would be are left out.
-                if !self.faults.poison && is_poison(self.events) {
+                // Where a schedule has none of a kind, the events that would be are left out.
+                while (!self.faults.poison && is_poison(self.events))
+                    || (!self.faults.malformed && is_malformed(self.events))
+                {
                     self.events += 1;
                 }
                 self.events
@@ -202,13 +208,16 @@ impl Schedule {
             return;
         };
         if run.machine.accepts(record.offset, &record.value) {
-            run.forming.extend(&record.lines);
+            let (dead, lines): (Vec<Line>, Vec<Line>) =
+                record.lines.iter().partition(|line| is_malformed(line.1));
+            run.forming.extend(&lines);
+            run.forming_dead.extend(dead.iter().map(|line| line.1));
             run.machine.push(
                 Record {
                     offset,
                     value: &record.value,
-                    rows: record.lines.len() as u32,
-                    dead: 0,
+                    rows: lines.len() as u32,
+                    dead: dead.len() as u32,
                     bytes: record.value.len(),
                 },
                 now,
@@ -272,7 +281,15 @@ impl Schedule {
                 };
                 run.answers.push_back(Event::Committed(outcome));
             }
-            Action::DeadLetter => unreachable!("the model's lines can all be read"),
+            Action::DeadLetter => {
+                let safe = !unknown(&mut self.random, 20);
+                let written = match safe {
+                    true => run.flight_dead.len(),
+                    false => self.random.below(run.flight_dead.len() + 1),
+                };
+                self.dead_letters.extend(&run.flight_dead[..written]);
+                run.answers.push_back(Event::DeadLettered(safe));
+            }
             Action::DeadLetterRow { at } => {
                 let safe = !unknown(&mut self.random, 20);
                 if safe || self.random.chance(50) {
@@ -328,15 +345,15 @@ impl Schedule {
                     let middle = lines[lines.len() / 2].0;
                     run.answers.push_back(Event::Inserted(match lines.len() {
                         1 => InsertOutcome::RefusedRow { at: middle },
-                        _ => InsertOutcome::Halve { middle },
+                        _ => InsertOutcome::Refused { middle },
                     }));
                     return;
                 }
-                if self.faults.unknown && lines.len() > 1 && self.random.chance(5) {
+                if self.faults.unknown && lines.len() > 1 && self.random.chance(10) {
                     // It could not be sent to its end while the intent was young.
                     let middle = lines[lines.len() / 2].0;
                     run.answers
-                        .push_back(Event::Inserted(InsertOutcome::Halve { middle }));
+                        .push_back(Event::Inserted(InsertOutcome::Cut { middle }));
                     return;
                 }
                 let mut token = intent.token("topic", partition);
@@ -424,8 +441,12 @@ impl Schedule {
             1 | 2 if self.faults.freezes => 40_000,
             _ => 50 + self.random.below(1500) as u64,
         };
+        let full = self.random.chance(5);
         for process in &mut self.processes {
             if process.is_running() {
+                if full {
+                    process.squeeze(self.now_ms);
+                }
                 process.tick(self.now_ms);
             }
         }
@@ -511,7 +532,14 @@ impl Schedule {
 
     fn forget_offset(&mut self) {
         let partition = self.random.below(PARTITIONS as usize);
-        self.broker.logs[partition].committed = None;
+        let committed = &mut self.broker.logs[partition].committed;
+        *committed = match committed.take() {
+            // Of a topic made anew, too, nobody could tell that it is another.
+            Some((offset, _)) if !self.faults.recreations && self.random.chance(50) => {
+                Some((offset, "of somebody else".into()))
+            }
+            _ => None,
+        };
         for process in &mut self.processes {
             if process.is_running() {
                 process.revoke(partition as i32, self.now_ms);
@@ -622,7 +650,7 @@ impl Schedule {
                 .flat_map(|record| record.lines.iter().map(|line| line.1))
         }) {
             let stored = self.table.count.contains_key(&event);
-            let right = if is_poison(event) {
+            let right = if is_poison(event) || is_malformed(event) {
                 !stored && self.dead_letters.contains(&event)
             } else {
                 stored && !self.dead_letters.contains(&event)

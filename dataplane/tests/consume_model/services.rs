@@ -12,6 +12,11 @@ pub(crate) fn is_poison(event: u64) -> bool {
     event % 151 == 150
 }
 
+/// The consumer cannot read the line of this event.
+pub(crate) fn is_malformed(event: u64) -> bool {
+    event % 37 == 36
+}
+
 #[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) offset: i64,
