@@ -5,20 +5,28 @@
 //! the others last reported, with the limit. The request path never waits.
 //!
 //! ```text
-//! admit() -- takes from --> tokens <-- lease -- sync <-> Redis bucket   (events per second, burst)
-//!         -- adds to -----> own    --- absolute ------> Redis usage     (events and bytes per UTC day)
-//!                           others <-- sum of the rest -
+//! admit() -- takes from --> tokens    <-- lease -- sync <-> Redis bucket   (events per second, burst)
+//!         -- adds to -----> own       --- absolute ------> Redis usage     (events and bytes per UTC day)
+//!                           elsewhere <-- sum of the rest -
 //! ```
+//!
+//! - While Redis is not heard of, a pod takes no more than its share, 1/replicas: of the rate, and of what the limits
+//!   per day had left when Redis last answered. Before it ever has, that is limit/replicas.
+//! - A day ends with the first look at a clock that is past midnight, be it a request's or [`sync`]'s. Nobody waits for
+//!   Redis to say so.
 
 pub(super) mod sync;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use arc_swap::ArcSwap;
 use penstock_dataplane_config::Quota as Limits;
 
-use crate::utc::until_midnight;
+use crate::utc::{DAY_MS, midnight, until_midnight};
 
 /// A burst is at least this, or no full batch could ever pass.
 const SMALLEST_BURST: u64 = 1000;
@@ -33,10 +41,31 @@ pub(crate) struct Quota {
     tokens: AtomicI64,
     /// Events asked for since the last look, admitted or not.
     demand: AtomicU64,
+    /// When the day began that the next two belong to.
+    day: AtomicI64,
     events_today: AtomicU64,
     bytes_today: AtomicU64,
-    events_elsewhere: AtomicU64,
-    bytes_elsewhere: AtomicU64,
+    told: ArcSwap<Told>,
+    /// Whether Redis is not heard of, so that the other pods may take what this one does not know of.
+    alone: AtomicBool,
+}
+
+/// What counts towards the limits per day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    events: u64,
+    bytes: u64,
+}
+
+/// The last exchange about usage.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// When the day began that it was about: on another one it says nothing.
+    day: i64,
+    /// What Redis was told of this pod.
+    own: Usage,
+    /// What it told of the others.
+    elsewhere: Usage,
 }
 
 /// What was admitted, and what to tell the client when that is not everything.
@@ -62,10 +91,11 @@ impl Quota {
             replicas: AtomicU64::new(u64::from(replicas.max(1))),
             tokens: AtomicI64::new(0),
             demand: AtomicU64::new(0),
+            day: AtomicI64::new(0),
             events_today: AtomicU64::new(0),
             bytes_today: AtomicU64::new(0),
-            events_elsewhere: AtomicU64::new(0),
-            bytes_elsewhere: AtomicU64::new(0),
+            told: ArcSwap::default(),
+            alone: AtomicBool::new(true),
         };
         quota.tokens.store(quota.share_of_burst(), Relaxed);
         quota
@@ -142,6 +172,7 @@ impl Quota {
         events: usize,
         bytes_of: &impl Fn(usize) -> usize,
     ) -> (usize, Option<Refusal>) {
+        self.turn_the_day(now_ms);
         let (mut admitted, mut refusal) = (events, None);
         let mut refuse = |limit| {
             let retry_after_seconds = (until_midnight(now_ms) as u64).div_ceil(1000);
@@ -151,22 +182,79 @@ impl Quota {
             });
         };
         if let Some(limit) = limits.events_per_day {
-            let used = self.events_today.load(Relaxed) + self.events_elsewhere.load(Relaxed);
-            let left = usize::try_from(limit.saturating_sub(used)).unwrap_or(usize::MAX);
+            let left = self.left(limit, |usage| usage.events);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             if left < admitted {
                 admitted = left;
                 refuse(limit);
             }
         }
         if let Some(limit) = limits.bytes_per_day {
-            let used = self.bytes_today.load(Relaxed) + self.bytes_elsewhere.load(Relaxed);
-            let left = limit.saturating_sub(used);
+            let left = self.left(limit, |usage| usage.bytes);
             if bytes_of(admitted) as u64 > left {
                 admitted = largest_within(admitted, left, bytes_of);
                 refuse(limit);
             }
         }
         (admitted, refusal)
+    }
+
+    /// What this pod may still take today of one of the limits per day.
+    fn left(&self, limit: u64, kind: impl Fn(Usage) -> u64) -> u64 {
+        let told = self.told_on(self.day.load(Acquire));
+        let (used, told, elsewhere) = (kind(self.used()), kind(told.own), kind(told.elsewhere));
+        let left = limit.saturating_sub(used + elsewhere);
+        if !self.alone.load(Relaxed) {
+            return left;
+        }
+        // What the others have taken since is not known, but each takes no more than this.
+        let share = limit.saturating_sub(told + elsewhere) / self.replicas.load(Relaxed);
+        left.min((told + share).saturating_sub(used))
+    }
+
+    fn used(&self) -> Usage {
+        Usage {
+            events: self.events_today.load(Relaxed),
+            bytes: self.bytes_today.load(Relaxed),
+        }
+    }
+
+    fn told_on(&self, day: i64) -> Told {
+        let told = **self.told.load();
+        if told.day == day { told } else { Told::default() }
+    }
+
+    /// Begins the day of `now_ms`, with nothing used, unless it has begun. Yesterday does not come back: that is a request
+    /// that was looked at a moment late, or a clock that was set back a little.
+    fn turn_the_day(&self, now_ms: i64) {
+        let day = self.day.load(Acquire);
+        if (-DAY_MS..DAY_MS).contains(&(now_ms - day)) {
+            return;
+        }
+        // Before the day, so that who sees it finds nothing of the last one. Where two do so at once, what one of them
+        // has charged in between is not counted.
+        self.events_today.store(0, Relaxed);
+        self.bytes_today.store(0, Relaxed);
+        self.day.store(midnight(now_ms), Release);
+    }
+
+    /// The day, by when it began, and what this pod has admitted on it.
+    fn today(&self, now_ms: i64) -> (i64, Usage) {
+        self.turn_the_day(now_ms);
+        let day = self.day.load(Acquire);
+        (day, self.used())
+    }
+
+    /// Redis was told `own` and has told what the other pods used. The answer may come when that day is over.
+    fn hear(&self, day: i64, own: Usage, elsewhere: Usage) {
+        // Within a day this only grows; a Redis that lost its data knows less for a while than we do.
+        let before = self.told_on(day).elsewhere;
+        let elsewhere = Usage {
+            events: elsewhere.events.max(before.events),
+            bytes: elsewhere.bytes.max(before.bytes),
+        };
+        self.told.store(Arc::new(Told { day, own, elsewhere }));
+        self.alone.store(false, Relaxed);
     }
 
     fn charge(&self, events: usize, bytes: usize) {
@@ -244,6 +332,11 @@ mod tests {
     }
 
     const NOW: i64 = 1_763_730_000_123;
+    const MIDNIGHT: i64 = 1_763_769_600_000;
+
+    fn events(events: u64) -> Usage {
+        Usage { events, bytes: 0 }
+    }
 
     #[test]
     fn a_batch_is_admitted_up_to_what_remains() {
@@ -300,6 +393,7 @@ mod tests {
     #[test]
     fn a_whole_batch_passes_or_does_not_and_debt_is_paid() {
         let quota = Quota::new(&limits(Some(1000), Some(2500), None), 4);
+        quota.hear(midnight(NOW), Usage::default(), Usage::default());
         let admit = |events| quota.admit_whole(NOW, events, 1).events;
         assert_eq!(quota.tokens.load(Relaxed), 250);
         assert_eq!(
@@ -336,6 +430,81 @@ mod tests {
         );
     }
 
+    #[test]
+    fn without_redis_a_pod_takes_its_share_of_the_day() {
+        let quota = Quota::new(&limits(None, Some(1000), Some(40_000)), 4);
+        let admit = |events| quota.admit(NOW, events, |n| n * 10).events;
+        assert_eq!((admit(200), admit(200)), (200, 50), "a fresh one: limit/replicas");
+        quota.set_limits(&limits(None, Some(1000), Some(4000)), 4);
+        assert_eq!(admit(1), 0, "of the bytes too");
+        quota.set_limits(&limits(None, Some(1000), None), 2);
+        assert_eq!(admit(1000), 250, "of so many as there are");
+
+        let (day, own) = quota.today(NOW);
+        assert_eq!((day, own.events), (midnight(NOW), 500));
+        quota.hear(day, own, events(100));
+        assert_eq!(admit(50), 50, "with Redis it may take all that is left");
+        quota.alone.store(true, Relaxed);
+        assert_eq!(
+            admit(1000),
+            150,
+            "half of the 400 that were left when Redis last answered"
+        );
+        assert_eq!(admit(1), 0);
+        quota.refund(3, 30);
+        assert_eq!(admit(5), 3, "what was given back");
+
+        let (day, own) = quota.today(NOW);
+        quota.hear(day, own, Usage::default());
+        assert_eq!(
+            admit(1000),
+            200,
+            "a Redis that lost its data is not believed to know better"
+        );
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight_whatever_redis_does() {
+        let quota = Quota::new(&limits(None, Some(10), Some(1000)), 2);
+        let admit = |now, events| quota.admit(now, events, |n| n * 10);
+        let (day, own) = quota.today(NOW);
+        quota.hear(day, own, events(4));
+        assert_eq!(admit(NOW, 7).events, 6);
+        let refusal = admit(MIDNIGHT - 1, 1).refusal.unwrap();
+        assert_eq!(refusal.retry_after_seconds, 1);
+        let admission = admit(MIDNIGHT, 9);
+        assert_eq!(
+            (admission.events, admission.refusal),
+            (9, None),
+            "neither its own nor the others' usage of yesterday counts"
+        );
+        assert_eq!(quota.today(MIDNIGHT), (MIDNIGHT, Usage { events: 9, bytes: 90 }));
+
+        // Late: the answer of a Redis that hung, and a request from before midnight.
+        quota.hear(day, own, events(10));
+        assert_eq!(admit(MIDNIGHT - 1, 2).events, 1);
+        assert_eq!(quota.today(MIDNIGHT + 1).1.events, 10, "that has not begun anew");
+
+        // An idle App's day ends with the exchange's look at the clock.
+        assert_eq!(
+            quota.today(MIDNIGHT + DAY_MS),
+            (MIDNIGHT + DAY_MS, Usage::default())
+        );
+        quota.alone.store(true, Relaxed);
+        for days in 2..4 {
+            assert_eq!(
+                admit(MIDNIGHT + days * DAY_MS, 10).events,
+                5,
+                "the share without Redis begins anew"
+            );
+        }
+        assert_eq!(
+            admit(MIDNIGHT, 10).events,
+            5,
+            "a clock that was days ahead is right again"
+        );
+    }
+
     proptest! {
         #[test]
         fn never_more_than_the_limits(
@@ -350,9 +519,10 @@ mod tests {
                 prop_assert_eq!(admission.refusal.is_some(), admission.events < batch);
                 total += admission.events as u64;
             }
-            prop_assert!(events.is_none_or(|limit| total <= limit));
-            prop_assert!(bytes.is_none_or(|limit| total * 10 <= limit));
-            prop_assert!(rate.is_none_or(|rate| total <= rate.max(SMALLEST_BURST) / u64::from(replicas)));
+            let share = |limit: u64| limit / u64::from(replicas);
+            prop_assert!(events.is_none_or(|limit| total <= share(limit)));
+            prop_assert!(bytes.is_none_or(|limit| total * 10 <= share(limit)));
+            prop_assert!(rate.is_none_or(|rate| total <= share(rate.max(SMALLEST_BURST))));
         }
     }
 }

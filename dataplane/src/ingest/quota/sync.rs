@@ -8,7 +8,8 @@
 //! | `bucket:<app>` | HASH | tokens, and what each pod holds of them |
 //! | `usage:<app>:<YYYYMMDD>` | HASH | `<pod>:events` and `<pod>:bytes`, absolute, so a lost Redis fills itself again |
 //!
-//! Without Redis a pod refills its own bucket with limit/replicas.
+//! Beside the exchange, and not held up by it, a pod that does not hear of Redis refills its own bucket with
+//! limit/replicas.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,7 +25,7 @@ use uuid::Uuid;
 use super::super::apps::{App, Apps};
 use super::super::last::Last;
 use super::super::metrics::IngestMetrics;
-use super::{Quota, burst};
+use super::{Quota, Usage, burst};
 use crate::process::Dependency;
 use crate::utc::{day_name, now_ms};
 
@@ -62,14 +63,13 @@ pub(crate) struct Exchange {
     heard: Arc<Last>,
 }
 
-/// What is remembered of the clock.
+/// When what was last done.
 #[derive(Debug)]
 struct Turn {
     /// When the last one began.
     began: Instant,
     renewed: Instant,
     used: Option<Instant>,
-    day: String,
 }
 
 impl Exchange {
@@ -92,7 +92,7 @@ impl Exchange {
                     lease_age.set(heard.age().as_secs_f64());
                 }
                 if !heard.is_within(HEARD_WITHIN) {
-                    apps.load().each(|app| refill_alone(&app.quota, elapsed));
+                    apps.load().each(|app| go_on_alone(&app.quota, elapsed));
                 }
             }
         };
@@ -110,7 +110,6 @@ impl Exchange {
     pub(crate) async fn turn(&mut self) {
         let sync = &self.sync;
         let apps = sync.apps.load_full();
-        sync.turn_the_day(&apps, &mut self.turn);
         let elapsed = self.turn.began.elapsed();
         self.turn.began = Instant::now();
         let Some((target, dependency)) = &sync.redis else {
@@ -158,7 +157,6 @@ impl Sync {
             began: now,
             renewed: now,
             used: None,
-            day: day_name(now_ms()),
         };
         Exchange {
             sync: self,
@@ -167,25 +165,6 @@ impl Sync {
             tried: None,
             turn,
             heard: Arc::new(Last::never()),
-        }
-    }
-
-    /// A new UTC day begins with nothing used.
-    fn turn_the_day(&self, apps: &Apps, turn: &mut Turn) {
-        let today = day_name(now_ms());
-        if today != turn.day {
-            turn.day = today;
-            apps.each(|app| {
-                let quota = &app.quota;
-                for counter in [
-                    &quota.events_today,
-                    &quota.bytes_today,
-                    &quota.events_elsewhere,
-                    &quota.bytes_elsewhere,
-                ] {
-                    counter.store(0, Relaxed);
-                }
-            });
         }
     }
 
@@ -218,9 +197,7 @@ impl Sync {
         if turn.used.is_none_or(|at| at.elapsed() >= USAGE_EVERY) {
             turn.used = Some(Instant::now());
             for some in apps.list().chunks(IN_FLIGHT) {
-                let usages = some
-                    .iter()
-                    .map(|app| self.usage(connection.clone(), target, app, &turn.day));
+                let usages = some.iter().map(|app| self.usage(connection.clone(), target, app));
                 for done in join_all(usages).await {
                     any = true;
                     done?;
@@ -291,23 +268,22 @@ impl Sync {
         mut connection: MultiplexedConnection,
         target: &RedisTarget,
         app: &App,
-        day: &str,
     ) -> Result<(), RedisError> {
         let quota = &app.quota;
-        let (events, bytes) = (quota.events_today.load(Relaxed), quota.bytes_today.load(Relaxed));
+        let (day, own) = quota.today(now_ms());
         let limited = {
             let limits = quota.limits.load();
             limits.events_per_day.is_some() || limits.bytes_per_day.is_some()
         };
-        if events == 0 && !limited {
+        if own.events == 0 && !limited {
             return Ok(());
         }
-        let key = format!("{}:usage:{}:{day}", target.prefix, app.id);
+        let key = format!("{}:usage:{}:{}", target.prefix, app.id, day_name(day));
         let mine = self.pod.to_string();
         let mut pipe = redis::pipe();
-        if events > 0 {
-            pipe.hset(&key, format!("{mine}:events"), events).ignore();
-            pipe.hset(&key, format!("{mine}:bytes"), bytes).ignore();
+        if own.events > 0 {
+            pipe.hset(&key, format!("{mine}:events"), own.events).ignore();
+            pipe.hset(&key, format!("{mine}:bytes"), own.bytes).ignore();
             pipe.expire(&key, USAGE_KEPT_SECONDS).ignore();
         }
         let (fields,): (Vec<(String, u64)>,) = pipe.hgetall(&key).query_async(&mut connection).await?;
@@ -317,9 +293,11 @@ impl Sync {
                 .filter(|(name, _)| name.ends_with(kind) && !name.starts_with(&mine));
             elsewhere.map(|(_, count)| count).sum::<u64>()
         };
-        // Within a day this only grows; a Redis that lost its data knows less for a while than we do.
-        quota.events_elsewhere.fetch_max(sum(":events"), Relaxed);
-        quota.bytes_elsewhere.fetch_max(sum(":bytes"), Relaxed);
+        let elsewhere = Usage {
+            events: sum(":events"),
+            bytes: sum(":bytes"),
+        };
+        quota.hear(day, own, elsewhere);
         Ok(())
     }
 }
@@ -346,8 +324,9 @@ fn wanted(quota: &Quota, elapsed: Duration) -> i64 {
     }
 }
 
-/// This pod's share of the rate, for the time that passed.
-fn refill_alone(quota: &Quota, elapsed: Duration) {
+/// Holds the pod to its share, and gives it that of the rate for the time that passed.
+fn go_on_alone(quota: &Quota, elapsed: Duration) {
+    quota.alone.store(true, Relaxed);
     let limits = quota.limits.load();
     let Some(rate) = limits.events_per_second else {
         return;

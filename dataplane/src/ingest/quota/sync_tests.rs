@@ -40,19 +40,21 @@ fn a_lease_follows_the_demand_within_a_second_of_the_rate() {
 }
 
 #[test]
-fn alone_a_pod_refills_with_its_share() {
+fn alone_a_pod_goes_on_with_its_share() {
     let quota = quota(10_000, None, 4);
+    quota.hear(0, Usage::default(), Usage::default());
     quota.tokens.store(0, Relaxed);
-    refill_alone(&quota, Duration::from_millis(100));
+    go_on_alone(&quota, Duration::from_millis(100));
     assert_eq!(quota.tokens.load(Relaxed), 250);
-    refill_alone(&quota, Duration::from_secs(60));
+    assert!(quota.alone.load(Relaxed), "for the limits per day too");
+    go_on_alone(&quota, Duration::from_secs(60));
     assert_eq!(
         quota.tokens.load(Relaxed),
         2500,
         "no more than its share of the burst"
     );
     quota.tokens.store(9000, Relaxed);
-    refill_alone(&quota, Duration::from_millis(100));
+    go_on_alone(&quota, Duration::from_millis(100));
     assert_eq!(quota.tokens.load(Relaxed), 9000, "a lease from before is kept");
 }
 
