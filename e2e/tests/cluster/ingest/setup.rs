@@ -36,6 +36,7 @@ pub(crate) struct Stored {
 pub(crate) struct Setup<'a> {
     pub(crate) kit: &'a Turn,
     bootstrap: String,
+    redis: String,
     pub(crate) topic: String,
     app: Uuid,
     directory: TempDir,
@@ -53,10 +54,16 @@ impl<'a> Setup<'a> {
         Self {
             kit,
             bootstrap,
+            redis: kit.redis_address(),
             topic: format!("ingest-test-{}", app.simple()),
             app,
             directory: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// The same with another Redis.
+    pub(crate) fn with_redis(self, redis: String) -> Self {
+        Self { redis, ..self }
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
@@ -117,7 +124,7 @@ impl<'a> Setup<'a> {
             self.bootstrap,
             self.topic,
             self.letters(),
-            self.kit.redis_address(),
+            self.redis,
             self.topic,
             self.apps_file().display(),
         );
@@ -192,7 +199,7 @@ impl<'a> Setup<'a> {
     }
 
     fn redis(&self) -> redis::Connection {
-        redis::Client::open(format!("redis://{}", self.kit.redis_address()))
+        redis::Client::open(format!("redis://{}", self.redis))
             .unwrap()
             .get_connection()
             .unwrap()
@@ -215,11 +222,6 @@ impl<'a> Setup<'a> {
             .filter(|(name, _)| name.ends_with(":events"))
             .map(|(_, count)| count)
             .sum()
-    }
-
-    /// As a Redis that lost its data.
-    pub(crate) fn forget_usage(&self) {
-        let _: () = self.redis().del(self.usage_key().unwrap()).unwrap();
     }
 
     /// Limits as the operator writes them.
