@@ -114,12 +114,16 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
         told.wait_for_more("", 2000);
         kafka.kill().unwrap();
         let killed = Instant::now();
-        wait_for("a refusal at once", || {
+        let refuses_at_once = |pod: &Ingest| {
             let before = Instant::now();
-            let (status, _) = pods[0].send(&batch(&[Uuid::new_v4().to_string()]));
+            let (status, _) = pod.send(&batch(&[Uuid::new_v4().to_string()]));
             status == 503 && before.elapsed() < Duration::from_secs(1)
-        });
+        };
+        let all_refuse_at_once = || pods.iter().all(refuses_at_once);
+        wait_for("refusals at once", all_refuse_at_once);
         println!("refused at once {:?} after the kill", killed.elapsed());
+        lasting();
+        wait_for("refusals at once, however long it lasts", all_refuse_at_once);
         kafka.start().unwrap();
         let back = Instant::now();
         told.wait_for_more("", 2000);
@@ -233,6 +237,8 @@ fn without_kafka_events_go_into_the_table_once() -> Result<()> {
     let told = under_load(&[pod.client()], |told| {
         told.wait_for_more("", 1000);
         kafka.kill().unwrap();
+        told.wait_for_more("direct", 1000);
+        lasting();
         told.wait_for_more("direct", 1000);
         kafka.start().unwrap();
         told.wait_for_more("", 1000);
