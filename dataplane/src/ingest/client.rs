@@ -8,6 +8,7 @@
 //! as the addresses in it are trusted.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
@@ -105,12 +106,13 @@ impl<'a> Spoken<'a> {
 
     /// The members about the client, up to the library's value; `own` stands in for what is not said.
     pub(crate) fn push(&self, out: &mut Vec<u8>, own: &Sender<'_>) {
-        let ip = self.ip.map(|ip| ip.to_string());
-        push_members(
-            out,
-            ip.as_deref().unwrap_or(own.ip),
-            self.user_agent.as_deref().unwrap_or(own.user_agent),
-        );
+        out.extend_from_slice(b",\"ip\":");
+        match self.ip {
+            // Nothing in an address has to be escaped, and writing to a Vec cannot fail.
+            Some(ip) => drop(write!(out, "\"{ip}\"")),
+            None => push_json_string(out, own.ip),
+        }
+        push_user_agent(out, self.user_agent.as_deref().unwrap_or(own.user_agent));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -131,7 +133,9 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(sender: &Sender<'_>, source: &str, retention: Retention) -> Self {
         let mut bytes = Vec::with_capacity(96 + sender.ip.len() + sender.user_agent.len());
-        push_members(&mut bytes, sender.ip, sender.user_agent);
+        bytes.extend_from_slice(b",\"ip\":");
+        push_json_string(&mut bytes, sender.ip);
+        push_user_agent(&mut bytes, sender.user_agent);
         let library = bytes.len();
         bytes.extend_from_slice(b"\"\"");
         push_end(&mut bytes, source, retention);
@@ -157,9 +161,8 @@ pub(crate) fn push_end(out: &mut Vec<u8>, source: &str, retention: Retention) {
     retention.push(out);
 }
 
-fn push_members(out: &mut Vec<u8>, ip: &str, user_agent: &str) {
-    out.extend_from_slice(b",\"ip\":");
-    push_json_string(out, ip);
+/// The user agent, and what is before the library's value.
+fn push_user_agent(out: &mut Vec<u8>, user_agent: &str) {
     out.extend_from_slice(b",\"user_agent\":");
     push_json_string(out, user_agent);
     out.extend_from_slice(b",\"library\":");

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use penstock_dataplane_config::{RecordKey, record};
-use uuid::Uuid;
 
 use super::gathering::Part;
 use crate::consume::line::{Line, parse};
@@ -19,7 +18,7 @@ use crate::utc::now_ms;
 #[derive(Debug)]
 pub(super) struct Event<'g> {
     pub(super) key: Option<Cow<'g, str>>,
-    app: String,
+    app: &'g str,
     event_type: Cow<'g, str>,
     /// Without the line break.
     pub(super) value: &'g [u8],
@@ -33,10 +32,10 @@ impl<'g> Event<'g> {
     fn new(value: &'g [u8], key: RecordKey, part: usize, outcome: &'g Rc<Outcome>) -> Self {
         // Ingest wrote the line, so it can be read.
         let line = parse(value).ok();
-        let id = |id: u128| Uuid::from_u128(id).hyphenated().to_string();
+        let ids = Ids::of(value).unwrap_or_default();
         Self {
-            key: line.as_ref().and_then(|line| key_of(line, key)),
-            app: line.map_or_else(String::new, |line| id(line.app_id)),
+            key: line.as_ref().and_then(|line| key_of(line, ids, key)),
+            app: ids.app,
             event_type: line.map_or(Cow::Borrowed(""), |line| line.event_type.decoded()),
             value,
             outcome,
@@ -46,7 +45,7 @@ impl<'g> Event<'g> {
 
     /// The headers, beside the one that names it.
     pub(super) fn headers(&self) -> [(&'static str, &str); 2] {
-        [(record::APP, &self.app), (record::EVENT_TYPE, &self.event_type)]
+        [(record::APP, self.app), (record::EVENT_TYPE, &self.event_type)]
     }
 
     /// As the spool keeps it.
@@ -65,13 +64,33 @@ impl<'g> Event<'g> {
     }
 }
 
-fn key_of<'g>(line: &Line<'g>, key: RecordKey) -> Option<Cow<'g, str>> {
+/// What a line calls its App and its event.
+#[derive(Clone, Copy, Default)]
+struct Ids<'g> {
+    app: &'g str,
+    event: &'g str,
+}
+
+impl<'g> Ids<'g> {
+    /// Each is the text of a UUID already, and they stand where [`head_of`](crate::ingest::line::head_of) puts them.
+    fn of(line: &'g [u8]) -> Option<Self> {
+        // `{"v":1,"app_id":"…","event_id":"…"`
+        let mut texts = line.split(|byte| *byte == b'"');
+        let mut text = |after| std::str::from_utf8(texts.nth(after)?).ok();
+        Some(Self {
+            app: text(5)?,
+            event: text(3)?,
+        })
+    }
+}
+
+fn key_of<'g>(line: &Line<'g>, ids: Ids<'g>, key: RecordKey) -> Option<Cow<'g, str>> {
     let text = match key {
         RecordKey::UserId => line.user_id.decoded(),
         RecordKey::DeviceId => line.device_id.decoded(),
         RecordKey::SessionId => line.session_id.decoded(),
-        RecordKey::EventId => Cow::Owned(Uuid::from_u128(line.event_id).hyphenated().to_string()),
-        RecordKey::AppId => Cow::Owned(Uuid::from_u128(line.app_id).hyphenated().to_string()),
+        RecordKey::EventId => Cow::Borrowed(ids.event),
+        RecordKey::AppId => Cow::Borrowed(ids.app),
     };
     (!text.is_empty()).then_some(text)
 }
