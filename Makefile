@@ -22,7 +22,7 @@ test: ## Every check and test of the project, on a cluster of its own
 
 .PHONY: test-full
 test-full: ## The same with outages of a minute, longer measurements and ten minutes of fuzzing each parser
-	@PENSTOCK_TEST_FULL=1 PENSTOCK_FUZZ_SECONDS=600 $(TEST)
+	@PENSTOCK_TEST_FULL=1 $(TEST)
 
 .PHONY: bench-ingest
 bench-ingest: ## Measure ingest beside what it replaces, write docs/benchmarks.md (RUNS=5, PEERS=all)
