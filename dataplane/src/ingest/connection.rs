@@ -135,9 +135,8 @@ impl Connections {
         self.open.borrow().len()
     }
 
-    /// Cuts who is too slow, ends who is idle for too long. Called once a second.
-    pub(crate) fn look(&self) {
-        let now = Instant::now();
+    /// Cuts who is too slow, ends who is idle for too long. Called once a second, with the time.
+    pub(crate) fn look(&self, now: Instant) {
         for watch in self.open.borrow().iter() {
             let age = now.saturating_duration_since(watch.since.get());
             match watch.phase.get() {
@@ -188,10 +187,10 @@ impl Connections {
         watch.enter(Phase::Head);
         let shaken = tokio::select! {
             biased;
-            shaken = acceptor.accept(stream) => shaken,
-            () = watch.called.notified() => return,
+            shaken = acceptor.accept(stream) => shaken.ok(),
+            () = watch.called.notified() => None,
         };
-        let Ok(stream) = shaken else {
+        let Some(stream) = shaken else {
             handler.parts.metrics.handshakes_failed.inc();
             return;
         };
@@ -462,6 +461,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_too_slow_is_cut_and_who_is_quiet_for_long_is_asked_to_end() {
+        for (phase, seconds, verdict) in [
+            (Phase::Idle, 120, Verdict::Go),
+            (Phase::Idle, 121, Verdict::Finish),
+            (Phase::Idle, 125, Verdict::Finish),
+            (Phase::Idle, 126, Verdict::Cut),
+            (Phase::Head, 6, Verdict::Go),
+            (Phase::Head, 7, Verdict::Cut),
+            (Phase::Busy, 1000, Verdict::Go),
+        ] {
+            let connections = Connections::new();
+            let watch = Rc::new(Watch::new(&connections.clock));
+            connections.open.borrow_mut().push(Rc::clone(&watch));
+            watch.enter(phase);
+            connections.look(watch.since.get() + Duration::from_secs(seconds));
+            assert_eq!(watch.verdict.get(), verdict, "{phase:?} for {seconds} s");
+        }
+    }
 
     #[test]
     fn prebuilt_answers_are_as_long_as_they_say() {

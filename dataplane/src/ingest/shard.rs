@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
@@ -77,7 +77,7 @@ pub(crate) fn run(
                         tokio::time::sleep(LOOK_EVERY / LOOKS_AT_GROUPS).await;
                         groups.look();
                     }
-                    connections.look();
+                    connections.look(Instant::now());
                 }
             })
         };

@@ -203,6 +203,40 @@ fn http_2_is_spoken_to_who_knows_it() {
 }
 
 #[test]
+fn http_2_is_told_its_bounds() {
+    let ingest = Ingest::start();
+    let mut stream = ingest.connect();
+    let nothing_special = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &nothing_special].concat();
+    stream.write_all(&begin).unwrap();
+    let mut frame = || {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        (head[3], payload)
+    };
+    let (kind, settings) = frame();
+    assert_eq!(kind, 4, "SETTINGS come first");
+    let told = |number: u8| {
+        let one = settings.chunks(6).find(|one| one[..2] == [0, number]);
+        one.map(|one| u32::from_be_bytes([one[2], one[3], one[4], one[5]]))
+    };
+    let (streams, ahead_each, head) = (told(3), told(4), told(6));
+    assert_eq!(
+        (streams, ahead_each, head),
+        (Some(128), Some(256 * 1024), Some(32 * 1024))
+    );
+    // What all of them may send ahead is no setting: it is 65535 bytes until it is widened.
+    let widened = loop {
+        if let (8, more) = frame() {
+            break u32::from_be_bytes(more.try_into().unwrap());
+        }
+    };
+    assert_eq!(65_535 + widened, 1024 * 1024);
+}
+
+#[test]
 fn http_2_is_told_to_go_elsewhere_when_the_process_stops() {
     let mut ingest = Ingest::start();
     block_on(async {
@@ -308,6 +342,32 @@ fn tls_is_spoken_and_renewed_without_cutting_anybody() {
     });
     let readyz = ingest.readyz();
     assert_eq!((readyz.status, &readyz.body["status"]), (200, &"ready".into()));
+}
+
+#[test]
+fn who_does_not_agree_on_tls_is_cut() {
+    let files = tempfile::tempdir().unwrap();
+    certificate(files.path());
+    let settings = format!(
+        "tls: {{certFile: {0}/tls.crt, keyFile: {0}/tls.key}}",
+        files.path().display()
+    );
+    let ingest = Ingest::start_with(&settings, &apps(""));
+    let mut silent = ingest.connect();
+    let before = Instant::now();
+    assert_eq!(
+        read_all(&mut silent).unwrap(),
+        b"",
+        "there is nothing to be said in"
+    );
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(12)).contains(&before.elapsed()),
+        "{:?}",
+        before.elapsed()
+    );
+    ingest.wait_for("it to be counted", || {
+        ingest.metric("penstock_ingest_tls_handshakes_failed_total") == 1.0
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Clients that are too large, too slow, or too many.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -146,6 +146,85 @@ fn who_is_too_slow_is_cut_with_408() {
             assert!(after < Duration::from_secs(8), "{after:?}");
         });
     });
+}
+
+#[test]
+fn a_body_may_be_slow_but_not_stand_still() {
+    const EVENT: &[u8] = br#"{"event_type":"a"}"#;
+    // So long that only standing still is cut.
+    let ingest = Ingest::start_with("limits: {requestTimeout: 60s}", &apps(""));
+    let client = *ingest;
+    let begun = || {
+        let mut stream = client.connect();
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: writer\r\ncontent-length: {}\r\n\r\n",
+            EVENT.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut still = begun();
+            still.write_all(&EVENT[..5]).unwrap();
+            let before = Instant::now();
+            let reply = parse(&read_all(&mut still).unwrap()).unwrap();
+            assert_eq!(
+                (reply.status, reply.body["code"].as_str()),
+                (408, Some("timeout"))
+            );
+            assert!(
+                (Duration::from_secs(5)..Duration::from_secs(20)).contains(&before.elapsed()),
+                "{:?}",
+                before.elapsed()
+            );
+        });
+        scope.spawn(|| {
+            let mut slow = begun();
+            let before = Instant::now();
+            for byte in EVENT {
+                slow.write_all(&[*byte]).unwrap();
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            assert!(before.elapsed() > Duration::from_secs(6));
+            assert_eq!(parse(&read_all(&mut slow).unwrap()).unwrap().status, 200);
+        });
+    });
+}
+
+#[test]
+fn a_body_that_nobody_wants_is_read_for_a_moment() {
+    let ingest = Ingest::start();
+    // Refused for want of a key, before anything of its body has come.
+    let refused = |more: &str, length: usize| {
+        format!("POST /v1/events HTTP/1.1\r\nhost: x\r\n{more}content-length: {length}\r\n\r\n")
+    };
+    let answered = |stream: &mut TcpStream| {
+        let mut answer = [0; 2000];
+        let read = stream.read(&mut answer).unwrap();
+        assert_eq!(parse(&answer[..read]).unwrap().status, 401);
+    };
+    // What comes soon and is not much does not cost the connection.
+    let mut brief = ingest.connect();
+    brief.write_all(refused("", 50_000).as_bytes()).unwrap();
+    answered(&mut brief);
+    brief.write_all(&[b' '; 50_000]).unwrap();
+    brief
+        .write_all(refused("connection: close\r\n", 0).as_bytes())
+        .unwrap();
+    answered(&mut brief);
+    assert_eq!(read_all(&mut brief).unwrap(), b"");
+
+    let mut silent = ingest.connect();
+    silent.write_all(refused("", 50_000).as_bytes()).unwrap();
+    answered(&mut silent);
+    let before = Instant::now();
+    assert_eq!(read_all(&mut silent).unwrap(), b"");
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(4)).contains(&before.elapsed()),
+        "{:?}",
+        before.elapsed()
+    );
 }
 
 /// 50 MB of `x` in 80 bytes, made by Node's zlib.
