@@ -1,6 +1,7 @@
 //! What each request is answered, and what is stored of it.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -53,6 +54,67 @@ fn an_accepted_event_is_in_the_topic() {
         ingest.metric(r#"penstock_ingest_events_total{app="growth/shop",outcome="accepted",reason=""}"#),
         1.0
     );
+}
+
+#[test]
+fn requests_are_counted_and_timed_by_method_route_and_status() {
+    const ROUND_TRIP: Duration = Duration::from_millis(300);
+    let ingest = Ingest::start_with("shards: 1", &apps(""));
+    let event = r#"{"event_type":"a"}"#;
+    assert_eq!(ingest.write("/v1/events/batch", event).status, 200);
+    ingest.kafka.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ingest.write("/v1/events", event).status, 200);
+    }
+    ingest.kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert_eq!(ingest.write("/v1/events", "{}").status, 400);
+    assert_eq!(ingest.post("/v1/events", &[], event).status, 401);
+    assert_eq!(ingest.request("PUT", "/v1/events/", &[], b"").status, 405);
+    assert_eq!(
+        ingest
+            .post("/segment/v1/track", &[("x-api-key", "writer")], "{}")
+            .status,
+        400
+    );
+    assert_eq!(ingest.request("GET", "/health", &[], b"").status, 200);
+    assert_eq!(ingest.request("GET", "/no/such/path", &[], b"").status, 404);
+    let labels = |method: &str, route: &str, status: u16| {
+        format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"")
+    };
+    for (method, route, status, requests) in [
+        ("POST", "/v1/events/batch", 200, 1.0),
+        ("POST", "/v1/events", 200, 2.0),
+        ("POST", "/v1/events", 400, 1.0),
+        ("POST", "/v1/events", 401, 1.0),
+        ("other", "/v1/events", 405, 1.0),
+        ("POST", "/segment/v1/{call}", 400, 1.0),
+        ("GET", "/health", 200, 1.0),
+        ("GET", "other", 404, 1.0),
+    ] {
+        let labels = labels(method, route, status);
+        let counted = ingest.metric(&format!("penstock_http_requests_total{{{labels}}}"));
+        let timed = ingest.metric(&format!(
+            "penstock_http_request_duration_seconds_count{{{labels}}}"
+        ));
+        assert_eq!((counted, timed), (requests, requests), "{labels}");
+    }
+    let seconds = |status| {
+        let labels = labels("POST", "/v1/events", status);
+        ingest.metric(&format!("penstock_http_request_duration_seconds_sum{{{labels}}}"))
+    };
+    let waited = 2.0 * ROUND_TRIP.as_secs_f64();
+    assert!(seconds(200) >= waited, "Kafka is waited for: {}", seconds(200));
+    assert!(
+        seconds(401) < waited,
+        "and not by who is refused: {}",
+        seconds(401)
+    );
+    // Of requests whose events were good or not, and of no others.
+    let stored = |what: &str| ingest.metric(&format!("penstock_ingest_duration_seconds_{what}"));
+    assert_eq!(stored("count"), 5.0);
+    assert!(stored("sum") >= waited, "{}", stored("sum"));
+    let quickly = stored(r#"bucket{le="0.25"}"#);
+    assert!(quickly <= 3.0, "two waited longer: {quickly}");
 }
 
 #[test]
