@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -171,6 +171,21 @@ impl Ingest {
         self.child.wait().unwrap();
     }
 
+    /// What it has used of the processors, in user and in system mode.
+    pub(crate) fn cpu(&self) -> Duration {
+        /// Ticks of the kernel's clock, which Linux shows as so many a second everywhere.
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may be anything.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let ticks: u32 = fields
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u32>().unwrap())
+            .sum();
+        TICK * ticks
+    }
+
     /// Everything that it has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log.json")).unwrap()
@@ -309,6 +324,15 @@ impl Drop for Ingest {
                 last.into_iter().rev().collect::<Vec<_>>().join("\n")
             );
         }
+    }
+}
+
+/// Tells threads beside a test that it is over, also when what it waits for does not come.
+pub(crate) struct EndsWith<'t>(pub(crate) &'t AtomicBool);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

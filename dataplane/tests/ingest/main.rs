@@ -18,6 +18,8 @@ mod envelope;
 mod harness;
 mod limits;
 mod outage;
+mod overload;
 mod reload;
+mod slow;
 mod spool;
 mod stop;
