@@ -1,7 +1,7 @@
 //! Reading apps.yaml again when it changes. A file that cannot be used leaves the last good one in force.
 //!
 //! The kubelet swaps a symbolic link above the file, which no watch on the file itself sees; so the file's identity
-//! is looked at twice a second, and its content is read only when that has changed.
+//! is looked at twice a second, and its content is read only when that has changed, or could not be read.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use penstock_dataplane_config::AppsFile;
-use penstock_dataplane_config::load::{Environment, load_file};
+use penstock_dataplane_config::load::{Environment, load};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::apps::Apps;
@@ -29,8 +29,10 @@ pub(crate) struct Reload {
     apps: Arc<ArcSwap<Apps>>,
     metrics: IngestMetrics,
     dependency: Dependency,
+    /// The file that was read last.
     seen: Option<Identity>,
-    content: Option<u128>,
+    /// The hash of what is in force; `None` before anything is.
+    in_force: Option<u128>,
 }
 
 impl Reload {
@@ -46,7 +48,7 @@ impl Reload {
             metrics,
             dependency,
             seen: None,
-            content: None,
+            in_force: None,
         }
     }
 
@@ -72,16 +74,19 @@ impl Reload {
         if self.seen == Some(identity) {
             return;
         }
-        self.seen = Some(identity);
-        let content = match std::fs::read(&self.path) {
-            Ok(bytes) => xxh3_128(&bytes),
+        let text = match std::fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            // Not seen, so the next look tries again.
             Err(error) => return self.refuse(format!("cannot read {}: {error}", self.path.display())),
         };
-        if self.content.replace(content) == Some(content) {
+        self.seen = Some(identity);
+        let content = xxh3_128(text.as_bytes());
+        if self.in_force == Some(content) {
             return self.dependency.found();
         }
-        match self.read() {
+        match self.parse(&text) {
             Ok(apps) => {
+                self.in_force = Some(content);
                 tracing::info!(apps = apps.list().len(), "apps.yaml is in force");
                 self.metrics
                     .apps
@@ -94,9 +99,9 @@ impl Reload {
         }
     }
 
-    fn read(&self) -> Result<Apps, String> {
+    fn parse(&self, text: &str) -> Result<Apps, String> {
         // The file is the operator's alone; no variable may add to it.
-        let file: AppsFile = load_file(&self.path, &Environment::new())
+        let file: AppsFile = load(text, &Environment::new())
             .map_err(|error| error.to_string())?
             .config;
         Apps::build(&file, &self.apps.load(), &self.metrics)
@@ -127,15 +132,59 @@ mod tests {
 
     const ID: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11";
 
-    #[test]
-    fn a_bad_file_leaves_the_last_good_one_in_force() {
+    /// Of a process that has not seen the file yet.
+    fn reload(path: &Path) -> Reload {
         let process = Process::new();
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("apps.yaml");
-        let apps = Arc::new(ArcSwap::from_pointee(Apps::default()));
         let dependency = process.dependencies.add("apps", Needed::ToStart);
         let metrics = IngestMetrics::new(&process.metrics);
-        let mut reload = Reload::new(path.clone(), Arc::clone(&apps), metrics, dependency.clone());
+        Reload::new(path.to_path_buf(), Arc::default(), metrics, dependency)
+    }
+
+    #[test]
+    fn a_refused_file_that_comes_again_is_refused_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("apps.yaml");
+        std::fs::write(&path, "apps: [").unwrap();
+        let mut reload = reload(&path);
+        for times in 1..4 {
+            reload.seen = None;
+            reload.look();
+            assert_eq!(
+                (reload.metrics.apps_refused.get(), reload.dependency.is_up()),
+                (times, false)
+            );
+        }
+        let good = format!("{{version: 1, replicas: 1, apps: [{{id: {ID}, name: a/b}}]}}");
+        for (text, is_up) in [(good.as_str(), true), ("apps: [", false), (&good, true)] {
+            std::fs::write(&path, text).unwrap();
+            reload.seen = None;
+            reload.look();
+            assert_eq!(reload.dependency.is_up(), is_up, "{text}");
+        }
+        assert_eq!(
+            reload.metrics.apps_reloaded.get(),
+            1,
+            "what is in force is not built anew"
+        );
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_again() {
+        // A directory is there, and cannot be read as a file.
+        let directory = tempfile::tempdir().unwrap();
+        let mut reload = reload(directory.path());
+        for times in 1..4 {
+            reload.look();
+            assert_eq!(reload.metrics.apps_refused.get(), times);
+        }
+    }
+
+    #[test]
+    fn a_bad_file_leaves_the_last_good_one_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("apps.yaml");
+        let mut reload = reload(&path);
+        let (apps, dependency) = (Arc::clone(&reload.apps), reload.dependency.clone());
         let names = || {
             apps.load()
                 .list()
