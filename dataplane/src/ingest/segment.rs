@@ -11,8 +11,9 @@
 //! ```
 //!
 //! The protocol answers for a batch as a whole, so a bad event in one goes to the dead-letter topic; a single call
-//! is refused.
+//! is refused. Nobody's key goes there with an event.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use uuid::Uuid;
@@ -73,6 +74,10 @@ impl Call {
     }
 }
 
+const WRITE_KEY: &str = "writeKey";
+/// What a dead letter has in the place of a key.
+const MASKED: &str = r#""***""#;
+
 /// The key that a body carries at its top level, whatever else is in it. `None` when there is none, or the body is
 /// no object.
 pub(crate) fn write_key(body: &str) -> Option<String> {
@@ -81,11 +86,36 @@ pub(crate) fn write_key(body: &str) -> Option<String> {
     let mut first = true;
     while let Ok(Some(key)) = scanner.object_next(&mut first) {
         let value = scanner.value().ok()?;
-        if key.decoded().is_some_and(|name| name == "writeKey") {
-            return value.decoded().map(std::borrow::Cow::into_owned);
+        if key.decoded().is_some_and(|name| name == WRITE_KEY) {
+            return value.decoded().map(Cow::into_owned);
         }
     }
     None
+}
+
+/// An event as it was sent, with nothing left of a key that it carries.
+fn without_key(event: &str) -> Cow<'_, str> {
+    let mut scanner = Scanner::new(event);
+    let (mut first, mut out, mut copied) = (true, String::new(), 0);
+    if scanner.object_start().is_err() {
+        return event.into();
+    }
+    while let Ok(Some(key)) = scanner.object_next(&mut first) {
+        let from = scanner.offset();
+        if scanner.value().is_err() {
+            break;
+        }
+        if key.decoded().is_some_and(|name| name == WRITE_KEY) {
+            out.push_str(&event[copied..from]);
+            out.push_str(MASKED);
+            copied = scanner.at();
+        }
+    }
+    if copied == 0 {
+        return event.into();
+    }
+    out.push_str(&event[copied..]);
+    out.into()
 }
 
 /// Reads requests of the Segment protocol.
@@ -102,7 +132,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
             self.event(&mut scanner, &mut Members::new(&PROTOCOL), Some(call), lines)?
         {
             if found.flaw == Flaw::TooOld {
-                lines.quarantine(original, &found);
+                lines.quarantine(&without_key(original), &found);
             }
             lines.reject(0, found);
         }
@@ -134,7 +164,7 @@ impl<R: FnMut() -> Uuid> Segment<'_, R> {
                 lines,
                 |scanner, members, lines| {
                     if let Err((original, found)) = self.event(scanner, members, None, lines)? {
-                        lines.quarantine(original, &found);
+                        lines.quarantine(&without_key(original), &found);
                     }
                     Ok(())
                 },
@@ -243,7 +273,7 @@ static PROTOCOL: Protocol = Protocol::new(&[
     Known::own("traits"),
     Known::own("context"),
     // A single call carries its key in the event; it is no part of it.
-    Known::own("writeKey"),
+    Known::own(WRITE_KEY),
 ]);
 
 /// What the line has of an event, as written.

@@ -161,6 +161,46 @@ fn a_single_call_is_refused_alone_and_needs_no_type() {
 }
 
 #[test]
+fn a_dead_letter_has_no_key_and_is_else_what_was_sent() {
+    const OLD: &str = r#""event":"a","timestamp":"2001-01-01T00:00:00Z""#;
+    for (sent, kept) in [
+        (
+            format!(r#"{{ "writeKey" : "secret", {OLD}}}"#),
+            format!(r#"{{ "writeKey" : "***", {OLD}}}"#),
+        ),
+        (
+            format!(r#"{{{OLD},"\u0077riteKey":["sec",{{"ret":1}}] }}"#),
+            format!(r#"{{{OLD},"\u0077riteKey":"***" }}"#),
+        ),
+        // Not a key of Penstock's, but what the event says.
+        (
+            format!(r#"{{{OLD},"properties":{{"writeKey":"x"}}}}"#),
+            format!(r#"{{{OLD},"properties":{{"writeKey":"x"}}}}"#),
+        ),
+        // What is wrong here is that there are two.
+        (
+            r#"{"event":"a","writeKey":"secret","userId":"ü","writeKey":"secret"}"#.to_owned(),
+            r#"{"event":"a","writeKey":"***","userId":"ü","writeKey":"***"}"#.to_owned(),
+        ),
+    ] {
+        let (result, lines) = read(&format!(r#"{{"batch":[{sent}, {sent}],"writeKey":"k"}}"#), None);
+        assert_eq!(result, Ok(()));
+        assert_eq!(lines.letters.len(), 2, "{sent}");
+        for letter in &lines.letters {
+            assert_eq!(std::str::from_utf8(&letter.bytes).unwrap(), kept);
+        }
+        let (_, lines) = read(&sent, Some(Call::Track));
+        for letter in &lines.letters {
+            assert_eq!(
+                (letter.reason, letter.bytes.as_slice()),
+                ("TooOld", kept.as_bytes())
+            );
+        }
+        assert_eq!(lines.letters.len(), usize::from(sent.contains("2001")), "{sent}");
+    }
+}
+
+#[test]
 fn whole_requests_are_refused_where_they_must_be() {
     for (body, expected) in [
         (r#"{"batch":[]}"#, Refused::NoEvents),
