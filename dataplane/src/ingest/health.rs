@@ -61,6 +61,16 @@ impl Health {
         }
     }
 
+    /// For tests: open, with leaders for these, of which there are no others.
+    #[cfg(test)]
+    pub(crate) fn open_to(partitions: Vec<i32>) -> Self {
+        let health = Self::new(0);
+        health.count.store(partitions.len() as i32, Relaxed);
+        health.partitions.store(Arc::new(partitions));
+        health.open.store(true, Relaxed);
+        health
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Relaxed)
     }

@@ -4,35 +4,42 @@
 //! window -> those that Kafka may hold: barrier, looked up -> found: done
 //!                                                         -> not found, and those that it certainly does not hold:
 //!           noted as tried, durably -> produced -> acknowledged: done
+//!                                               -> not in time: left with the producer, on to the next window
 //! ```
 //!
 //! The producer is idempotent and never gives up by itself, so while the process lives a group is with Kafka once. What
 //! it had when the process died, or when it could do nothing more, is looked up.
+//!
+//! A partition that does not acknowledge holds up nothing but its own: what it was sent stays with the producer, and until
+//! that is acknowledged it is sent no more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use penstock_dataplane_config::{KafkaTarget, PipelineRef};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::floors::Floors;
-use super::frame::{Place, Record, Topic};
+use super::frame::{Place, Topic};
 use super::lookup;
 use super::segment::State;
 use super::store::{Id, Pending};
 use super::writer::Spool;
 use crate::forgotten::Forgotten;
 use crate::ingest::health::Health;
-use crate::ingest::kafka::{Callbacks, Outcomes, Producer, Trying, client_config};
+use crate::ingest::kafka::{Callbacks, Delivered, Outcomes, Producer, Trying, client_config};
 use crate::ingest::partition::Spread;
 use crate::ingest::statistics::ProducerSeries;
 use crate::process::{RoleError, Shutdown};
 
-/// Groups and bytes on their way at once.
+/// Groups and bytes that are produced together.
 const WINDOW: usize = 2048;
 const WINDOW_BYTES: usize = 4_000_000;
+/// Bytes that the producer has at most, with what partitions do not acknowledge.
+const MOST_BYTES: usize = 16_000_000;
 /// How often the gate is looked at while it is closed.
 const CLOSED: Duration = Duration::from_millis(100);
 /// Without a call the spool is looked at anyway, for groups that failed.
@@ -82,6 +89,9 @@ impl Drain {
             floors: Floors::default(),
             doubted: AHashMap::new(),
             number: 0,
+            on_their_way: BTreeMap::new(),
+            left_out: AHashSet::new(),
+            failed: false,
         };
         let thread = std::thread::Builder::new()
             .name("spool-drain".into())
@@ -117,28 +127,53 @@ struct Pass {
     floors: Floors,
     /// Since when groups that Kafka may hold wait to be looked up.
     doubted: AHashMap<Id, Instant>,
+    /// Of the last record that was produced.
     number: usize,
+    /// What the producer has, by the records' numbers; the store has it as owned.
+    on_their_way: BTreeMap<usize, Sent>,
+    /// Partitions that were not sent all that is theirs in this pass, so that what comes later does not overtake it.
+    left_out: AHashSet<(Topic, i32)>,
+    /// Whether something of this pass has to be tried again.
+    failed: bool,
+}
+
+/// A group that the producer has.
+struct Sent {
+    id: Id,
+    topic: Topic,
+    partition: i32,
+    bytes: usize,
 }
 
 impl Pass {
     async fn run(mut self) {
-        let (mut cursor, mut failed) = (None, false);
+        let mut cursor = None;
         while !self.drain.is_over() {
+            self.take_delivered();
+            if self.outcomes.is_suspect() {
+                self.replace_if_dead();
+            }
+            if cursor.is_none() {
+                self.left_out.clear();
+            }
             if !self.drain.health.is_open() {
                 cursor = None;
                 self.doubted.clear();
                 tokio::time::sleep(CLOSED).await;
                 continue;
             }
-            let (window, last) = self.drain.spool.store().window(cursor, WINDOW, WINDOW_BYTES);
+            // The more is stuck, the less is risked: some room is always left for other partitions.
+            let bytes = WINDOW_BYTES.min(self.room() / 2);
+            let (window, last) = self.drain.spool.store().window(cursor, WINDOW, bytes);
             if window.is_empty() {
                 cursor = None;
-                if std::mem::take(&mut failed) {
+                if std::mem::take(&mut self.failed) {
                     tokio::time::sleep(BACKOFF).await;
                 } else {
                     let something = self.drain.spool.waiting();
                     tokio::select! {
                         () = something => {}
+                        () = self.outcomes.wake.notified() => {}
                         () = self.drain.finish.cancelled() => tokio::time::sleep(CLOSED).await,
                         () = tokio::time::sleep(IDLE) => {}
                     }
@@ -146,10 +181,7 @@ impl Pass {
                 continue;
             }
             cursor = last;
-            if self.outcomes.is_suspect() {
-                self.replace_if_dead();
-            }
-            failed |= !self.window(window).await;
+            self.window(window).await;
         }
         // What is not acknowledged by now is noted as tried.
         if let Err(error) = self.producer.flush(Duration::ZERO) {
@@ -157,21 +189,20 @@ impl Pass {
         }
     }
 
-    /// Drains these; whether all of them are in Kafka now.
-    async fn window(&mut self, mut window: Vec<Pending>) -> bool {
+    /// Drains these.
+    async fn window(&mut self, mut window: Vec<Pending>) {
         let (before, now) = (window.len(), Instant::now());
         window.retain(|one| self.has_settled(one, now));
-        let mut all = window.len() == before;
+        self.failed |= window.len() < before;
         self.drop_found(&mut window).await;
         let looked_up = window.len();
         window.retain(|one| one.state == State::Certain);
-        all &= window.len() == looked_up;
-        if !window.is_empty() {
-            all &= self.produce(window).await;
-        }
+        self.failed |= window.len() < looked_up;
+        let first = self.number + 1;
+        self.produce(window);
+        self.wait(first).await;
         let spool = &self.drain.spool;
         spool.publish(&mut spool.store());
-        all
     }
 
     /// Whether something can be done about a group now. The time of one in doubt begins when it is first seen here with
@@ -267,10 +298,9 @@ impl Pass {
             }
         }
         let (mut left, until) = (self.number + 1 - first, Instant::now() + BARRIER);
-        let mut delivered = Vec::new();
         loop {
-            self.outcomes.take(&mut delivered);
-            for one in delivered.drain(..).filter(|one| one.number >= first) {
+            let delivered = self.take_delivered();
+            for one in delivered.iter().filter(|one| one.number >= first) {
                 if one.stored.is_err() {
                     return false;
                 }
@@ -284,69 +314,102 @@ impl Pass {
         }
     }
 
-    /// Produces these and waits for all of them; whether each was acknowledged.
-    async fn produce(&mut self, window: Vec<Pending>) -> bool {
-        let health = Arc::clone(&self.drain.health);
-        let bytes = window.iter().map(|one| one.record.value.len()).sum();
-        let partition = self.spread.choose(&health.partitions(), bytes, Instant::now());
-        let partition_of = |record: &Record| match (record.topic, &record.key) {
-            (Topic::Events, None) => Some(partition),
-            (Topic::Events, Some(key)) => health.partition_of(key),
-            // The dead-letter topic always has this one, and most often no other.
-            (Topic::DeadLetters, _) => Some(0),
-        };
-        let all = window.len();
-        let window: Vec<(Pending, i32)> = window
-            .into_iter()
-            .filter_map(|one| partition_of(&one.record).map(|partition| (one, partition)))
-            .collect();
-        // Those whose partition has no leader have their turn later.
-        let mut all = window.len() == all;
+    /// Produces those whose partition takes something now.
+    fn produce(&mut self, window: Vec<Pending>) {
+        let (asked, window) = (window.len(), self.placed(window));
+        self.failed |= window.len() < asked;
+        if window.is_empty() {
+            return;
+        }
         let attempts: Vec<(Id, Place)> = window
             .iter()
             .map(|(one, partition)| {
-                let place = self.floors.place(&health, one.record.topic, *partition);
+                let place = self
+                    .floors
+                    .place(&self.drain.health, one.record.topic, *partition);
                 (one.id, place)
             })
             .collect();
         let noted = self.drain.spool.store().attempt(&attempts);
         if let Err(error) = noted {
             tracing::error!(%error, "cannot note in the spool what is to be produced");
-            return false;
+            self.failed = true;
+            return;
         }
-        let mut on_their_way = AHashMap::with_capacity(window.len());
         for (one, partition) in window {
             self.number += 1;
             let Pending { id, record, .. } = one;
-            let topic = record.topic;
             match self.producer.spooled(self.number, partition, &record) {
                 Ok(()) => {
-                    on_their_way.insert(self.number, (id, topic));
+                    let sent = Sent {
+                        id,
+                        topic: record.topic,
+                        partition,
+                        bytes: record.value.len(),
+                    };
+                    self.on_their_way.insert(self.number, sent);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a group of the spool was not produced");
-                    all = false;
+                    self.drain.spool.store().set(id, State::Certain);
+                    self.failed = true;
                 }
             }
         }
-        let mut delivered = Vec::new();
-        while !on_their_way.is_empty() {
-            self.outcomes.take(&mut delivered);
-            for one in delivered.drain(..) {
-                let Some((id, topic)) = on_their_way.remove(&one.number) else {
-                    continue;
-                };
-                let spool = &self.drain.spool;
-                if let Ok((partition, offset)) = one.stored {
-                    self.floors.acknowledged(topic, partition, offset);
-                    spool.store().done(id);
-                    spool.metrics().drained.inc();
-                } else {
-                    spool.metrics().undrained.inc();
-                    all = false;
+    }
+
+    /// Where each goes. One whose partition has no leader, or has not acknowledged what it was sent before, has its turn
+    /// later; in the latter case nothing overtakes it.
+    fn placed(&mut self, window: Vec<Pending>) -> Vec<(Pending, i32)> {
+        let health = Arc::clone(&self.drain.health);
+        let sent = self.on_their_way.values();
+        self.left_out.extend(sent.map(|one| (one.topic, one.partition)));
+        let bytes = window.iter().map(|one| one.record.value.len()).sum();
+        let free = self.free();
+        let chosen = (!free.is_empty()).then(|| self.spread.choose(&free, bytes, Instant::now()));
+        let takes = |topic, partition| (!self.left_out.contains(&(topic, partition))).then_some(partition);
+        let placed = window.into_iter().filter_map(|one| {
+            let record = &one.record;
+            let partition = match (record.topic, &record.key) {
+                // Without a key there is no order to be kept.
+                (Topic::Events, None) => chosen,
+                (Topic::Events, Some(key)) => {
+                    let partition = health.partition_of(key)?;
+                    takes(Topic::Events, partition)
                 }
+                // The dead-letter topic always has this one, and most often no other.
+                (Topic::DeadLetters, _) => takes(Topic::DeadLetters, 0),
+            };
+            Some((one, partition?))
+        });
+        placed.collect()
+    }
+
+    /// The partitions of the events that have a leader, and nothing on its way to them.
+    fn free(&self) -> Arc<Vec<i32>> {
+        let led = self.drain.health.partitions();
+        let events = self
+            .on_their_way
+            .values()
+            .filter(|one| one.topic == Topic::Events);
+        let busy: AHashSet<i32> = events.map(|one| one.partition).collect();
+        if busy.is_empty() {
+            return led;
+        }
+        let free = led.iter().filter(|partition| !busy.contains(*partition));
+        Arc::new(free.copied().collect())
+    }
+
+    /// Waits until all from `first` on is acknowledged, though not much longer than a client would if others can have
+    /// their turn. What is stuck then stays with the producer.
+    async fn wait(&mut self, first: usize) {
+        let until = Instant::now() + self.drain.timeout;
+        loop {
+            self.take_delivered();
+            if self.on_their_way.range(first..).next().is_none() || self.drain.is_over() {
+                return;
             }
-            if on_their_way.is_empty() {
+            if Instant::now() >= until && self.room() > 0 && !self.free().is_empty() {
                 break;
             }
             if self.outcomes.is_suspect() {
@@ -356,11 +419,45 @@ impl Pass {
                 () = self.outcomes.wake.notified() => {}
                 () = tokio::time::sleep(IDLE) => {}
             }
-            if self.drain.is_over() {
-                return false;
-            }
         }
-        all
+        tracing::warn!(
+            groups = self.on_their_way.range(first..).count(),
+            "Kafka does not acknowledge groups of the spool; others have their turn"
+        );
+    }
+
+    /// Bytes that the producer may be given beside what it has.
+    fn room(&self) -> usize {
+        let sent = self.on_their_way.values();
+        MOST_BYTES.saturating_sub(sent.map(|one| one.bytes).sum())
+    }
+
+    /// Notes what became of groups on their way; what is returned are barriers.
+    fn take_delivered(&mut self) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        self.outcomes.take(&mut delivered);
+        if delivered.is_empty() {
+            return delivered;
+        }
+        let spool = &self.drain.spool;
+        let mut store = spool.store();
+        delivered.retain(|one| {
+            let Some(Sent { id, topic, .. }) = self.on_their_way.remove(&one.number) else {
+                return true;
+            };
+            if let Ok((partition, offset)) = one.stored {
+                self.floors.acknowledged(topic, partition, offset);
+                store.done(id);
+                spool.metrics().drained.inc();
+            } else {
+                store.set(id, State::Maybe);
+                spool.metrics().undrained.inc();
+                self.failed = true;
+            }
+            false
+        });
+        spool.publish(&mut store);
+        delivered
     }
 
     /// Replaces a producer that can do nothing more; what it had comes back as failed, and is looked up.
@@ -380,3 +477,7 @@ impl Pass {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "drain_tests.rs"]
+mod tests;

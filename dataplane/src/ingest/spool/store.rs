@@ -275,7 +275,8 @@ impl Store {
         (out, last)
     }
 
-    /// Notes, durably, that these are about to be produced, each to its place.
+    /// Notes, durably, that these are about to be produced, each to its place. Then the caller has them, until it says
+    /// what became of them.
     pub(crate) fn attempt(&mut self, attempts: &[(Id, Place)]) -> io::Result<()> {
         let mut touched: Vec<u64> = Vec::new();
         for (id, place) in attempts {
@@ -283,7 +284,6 @@ impl Store {
                 continue;
             };
             segment.mark(id.index as usize, Mark::Maybe(*place))?;
-            segment.set(id.index as usize, State::Maybe);
             if !touched.contains(&id.segment) {
                 touched.push(id.segment);
             }
@@ -295,6 +295,9 @@ impl Store {
             }
         }
         self.last_sync = began.elapsed();
+        for (id, _) in attempts {
+            self.set(*id, State::Owned);
+        }
         Ok(())
     }
 

@@ -79,9 +79,10 @@ fn what_was_kept_is_there_after_a_reopening_and_what_is_done_is_not() {
     let names = |waiting: Vec<(String, State)>| waiting.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(
         names(waiting(&mut store)),
-        ["a", "c", "d"],
-        "a producer still has e"
+        ["a", "d"],
+        "producers still have c and e"
     );
+    assert_eq!(store.depth().groups, 4);
     drop(store);
 
     let (mut store, found) = open(&directory);
