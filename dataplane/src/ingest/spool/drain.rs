@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, AHashSet};
 use penstock_dataplane_config::{KafkaTarget, PipelineRef};
+use rdkafka::error::KafkaResult;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -99,7 +100,7 @@ impl Drain {
         Ok(thread)
     }
 
-    fn producer(&self, outcomes: &Arc<Outcomes>) -> rdkafka::error::KafkaResult<Producer> {
+    fn producer(&self, outcomes: &Arc<Outcomes>) -> KafkaResult<Producer> {
         let callbacks = Callbacks {
             outcomes: Arc::clone(outcomes),
             health: Arc::clone(&self.health),
@@ -137,9 +138,10 @@ struct Pass {
     failed: bool,
 }
 
-/// A group that the producer has.
+/// A record that the producer has.
 struct Sent {
-    id: Id,
+    /// `None`: a barrier.
+    id: Option<Id>,
     topic: Topic,
     partition: i32,
     bytes: usize,
@@ -223,20 +225,36 @@ impl Pass {
     async fn drop_found(&mut self, window: &mut Vec<Pending>) {
         for topic in [Topic::Events, Topic::DeadLetters] {
             let is_one = |one: &Pending| one.state == State::Maybe && one.record.topic == topic;
+            let places: Vec<Place> = window
+                .iter()
+                .filter(|one| is_one(one))
+                .map(|one| one.place)
+                .collect();
+            let hidden = match topic {
+                Topic::Events if !places.is_empty() => self.barrier(&places).await,
+                // Not in the dead-letter topic, whose readers expect letters.
+                _ => Ok(AHashSet::new()),
+            };
+            let hidden = match hidden {
+                Ok(hidden) => hidden,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see the topic's partitions");
+                    continue;
+                }
+            };
+            let is_one = |one: &Pending| {
+                let is_hidden = match one.place.partition {
+                    0.. => hidden.contains(&one.place.partition),
+                    _ => !hidden.is_empty(),
+                };
+                is_one(one) && !is_hidden
+            };
             let wanted: Vec<(&str, Place)> = window
                 .iter()
                 .filter(|one| is_one(one))
                 .map(|one| (one.record.name.as_str(), one.place))
                 .collect();
             if wanted.is_empty() {
-                continue;
-            }
-            // Not in the dead-letter topic, whose readers expect letters.
-            if topic == Topic::Events && !self.barrier(&wanted).await {
-                tracing::warn!(
-                    groups = wanted.len(),
-                    "Kafka does not acknowledge in the partitions where groups of the spool may be"
-                );
                 continue;
             }
             let Drain {
@@ -274,41 +292,50 @@ impl Pass {
         }
     }
 
-    /// Has all be visible that Kafka took where these may be; whether it is. A leader shows a record only when the
-    /// replicas in sync have it, so one that a dead process sent may be there unseen; and it acknowledges one only when it
-    /// shows all before it.
-    async fn barrier(&mut self, wanted: &[(&str, Place)]) -> bool {
+    /// Has all be visible that Kafka took where these may be; the partitions in which it may not be. A leader shows a
+    /// record only when the replicas in sync have it, so one that a dead process sent may be there unseen; and it
+    /// acknowledges one only when it shows all before it.
+    async fn barrier(&mut self, wanted: &[Place]) -> KafkaResult<AHashSet<i32>> {
         // One that is no more, because the topic was made anew with fewer, has none of them.
-        let mut partitions = match self.producer.partitions() {
-            Ok(partitions) => partitions,
-            Err(error) => {
-                tracing::warn!(%error, "cannot see the topic's partitions");
-                return false;
-            }
-        };
-        if wanted.iter().all(|(_, place)| place.partition >= 0) {
-            partitions.retain(|partition| wanted.iter().any(|(_, place)| place.partition == *partition));
+        let mut hidden: AHashSet<i32> = self.producer.partitions()?.into_iter().collect();
+        if wanted.iter().all(|place| place.partition >= 0) {
+            hidden.retain(|partition| wanted.iter().any(|place| place.partition == *partition));
         }
-        let first = self.number + 1;
-        for partition in partitions {
+        let (first, busy) = (self.number + 1, self.busy());
+        for partition in hidden.difference(&busy).copied() {
             self.number += 1;
-            if let Err(error) = self.producer.barrier(self.number, partition) {
-                tracing::warn!(%error, partition, "a barrier was not produced");
-                return false;
+            match self.producer.barrier(self.number, partition) {
+                Ok(()) => {
+                    let sent = Sent {
+                        id: None,
+                        topic: Topic::Events,
+                        partition,
+                        bytes: 0,
+                    };
+                    self.on_their_way.insert(self.number, sent);
+                }
+                Err(error) => tracing::warn!(%error, partition, "a barrier was not produced"),
             }
         }
-        let (mut left, until) = (self.number + 1 - first, Instant::now() + BARRIER);
+        let until = Instant::now() + BARRIER;
         loop {
-            let delivered = self.take_delivered();
-            for one in delivered.iter().filter(|one| one.number >= first) {
-                if one.stored.is_err() {
-                    return false;
+            for one in self.take_delivered() {
+                if let Ok((partition, _)) = one.stored
+                    && one.number >= first
+                {
+                    hidden.remove(&partition);
                 }
-                left -= 1;
             }
             let rest = until.saturating_duration_since(Instant::now());
-            if left == 0 || rest.is_zero() || self.drain.is_over() {
-                return left == 0;
+            let waiting = self.on_their_way.range(first..).count();
+            if waiting > 0 && rest.is_zero() {
+                tracing::warn!(
+                    partitions = waiting,
+                    "Kafka does not acknowledge in partitions where groups of the spool may be"
+                );
+            }
+            if waiting == 0 || rest.is_zero() || self.drain.is_over() {
+                return Ok(hidden);
             }
             let _ = tokio::time::timeout(rest.min(IDLE), self.outcomes.wake.notified()).await;
         }
@@ -342,7 +369,7 @@ impl Pass {
             match self.producer.spooled(self.number, partition, &record) {
                 Ok(()) => {
                     let sent = Sent {
-                        id,
+                        id: Some(id),
                         topic: record.topic,
                         partition,
                         bytes: record.value.len(),
@@ -387,17 +414,19 @@ impl Pass {
 
     /// The partitions of the events that have a leader, and nothing on its way to them.
     fn free(&self) -> Arc<Vec<i32>> {
-        let led = self.drain.health.partitions();
-        let events = self
-            .on_their_way
-            .values()
-            .filter(|one| one.topic == Topic::Events);
-        let busy: AHashSet<i32> = events.map(|one| one.partition).collect();
+        let (led, busy) = (self.drain.health.partitions(), self.busy());
         if busy.is_empty() {
             return led;
         }
         let free = led.iter().filter(|partition| !busy.contains(*partition));
         Arc::new(free.copied().collect())
+    }
+
+    /// The partitions of the events that something is on its way to.
+    fn busy(&self) -> AHashSet<i32> {
+        let sent = self.on_their_way.values();
+        let events = sent.filter(|one| one.topic == Topic::Events);
+        events.map(|one| one.partition).collect()
     }
 
     /// Waits until all from `first` on is acknowledged, though not much longer than a client would if others can have
@@ -442,7 +471,11 @@ impl Pass {
         let spool = &self.drain.spool;
         let mut store = spool.store();
         delivered.retain(|one| {
-            let Some(Sent { id, topic, .. }) = self.on_their_way.remove(&one.number) else {
+            let sent = self.on_their_way.remove(&one.number);
+            let Some(Sent {
+                id: Some(id), topic, ..
+            }) = sent
+            else {
                 return true;
             };
             if let Ok((partition, offset)) = one.stored {

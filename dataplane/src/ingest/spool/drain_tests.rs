@@ -76,6 +76,10 @@ impl Draining {
 
     /// Spools one more; its name.
     fn keep(&mut self, topic: Topic, key: Option<String>) -> String {
+        self.keep_as(topic, key, State::Certain, Place::ANYWHERE)
+    }
+
+    fn keep_as(&mut self, topic: Topic, key: Option<String>, state: State, place: Place) -> String {
         self.kept += 1;
         let name = format!("boot/0/{:04}", self.kept);
         let record = Record {
@@ -88,8 +92,8 @@ impl Draining {
         };
         let kept = self.spool.keep(Keep {
             record,
-            state: State::Certain,
-            place: Place::ANYWHERE,
+            state,
+            place,
             number: self.kept,
             outcomes: Arc::default(),
         });
@@ -99,7 +103,8 @@ impl Draining {
 
     /// Until so many groups are left.
     fn wait_for(&self, groups: u64) {
-        wait_until("another number of groups", || self.spool.groups() == groups);
+        let what = format!("spool of {groups} groups");
+        wait_until(&what, || self.spool.groups() == groups);
     }
 
     fn end(self) {
@@ -211,5 +216,26 @@ fn a_dead_letter_that_is_not_acknowledged_holds_no_events_up() {
     let stored = stored(&kafka, draining.kept);
     assert_eq!(stored.values().flatten().count(), draining.kept, "{stored:?}");
     assert_eq!(stored[&(LETTERS.to_owned(), 0)], letters);
+    draining.end();
+}
+
+#[test]
+fn a_partition_that_shows_nothing_keeps_only_its_own_from_being_looked_up() {
+    let (kafka, hidden) = (kafka(), home());
+    kafka.partition_leader(EVENTS, hidden, None).unwrap();
+    let mut draining = Draining::start(&kafka);
+    for partition in 0..PARTITIONS {
+        let place = Place { partition, floor: 0 };
+        draining.keep_as(Topic::Events, None, State::Maybe, place);
+    }
+    draining.wait_for(1);
+    // Once that is known, others have their turn at once.
+    let before = Instant::now();
+    draining.keep(Topic::Events, None);
+    draining.wait_for(2);
+    draining.wait_for(1);
+    assert!(before.elapsed() < BARRIER / 2, "{:?}", before.elapsed());
+    kafka.partition_leader(EVENTS, hidden, Some(1)).unwrap();
+    draining.wait_for(0);
     draining.end();
 }
