@@ -11,6 +11,7 @@ use crate::daemon::Health;
 use crate::environment::{export_line, variables};
 use crate::error::{Context, Error, Result};
 use crate::instance::{DEFAULT_NAME, Instance};
+use crate::penstock::SECURED;
 use crate::preflight;
 use crate::progress::{Outcome, Progress};
 use crate::status::table;
@@ -81,6 +82,9 @@ struct UpArguments {
     /// Kafka brokers: 1 or 3.
     #[arg(long, value_parser = parse_brokers)]
     brokers: Option<u8>,
+    /// Have Penstock use the encrypted ports of Kafka, ClickHouse and Redis, as users with passwords. It stays so.
+    #[arg(long, conflicts_with = "only")]
+    secure: bool,
     /// Stop when Penstock is installed: no example, no events.
     #[arg(long)]
     no_quickstart: bool,
@@ -106,6 +110,7 @@ impl Cli {
                         groups: Group::ALL.to_vec(),
                         brokers: None,
                         penstock: true,
+                        secure: false,
                     },
                     &progress,
                 )
@@ -140,6 +145,7 @@ fn up(instance: &Instance, arguments: &UpArguments) -> Result<()> {
         groups,
         brokers: arguments.brokers,
         penstock: everything,
+        secure: arguments.secure,
     };
     instance.up(&plan, &progress)?;
     if everything {
@@ -151,6 +157,9 @@ fn up(instance: &Instance, arguments: &UpArguments) -> Result<()> {
         String::new()
     };
     progress.line(&ready_line(instance, &progress));
+    if everything && instance.record()?.secure {
+        progress.line(&format!("    {SECURED}"));
+    }
     if shown.is_empty() {
         progress.line(&format!("    {:<52} what runs", instance.command("status")));
         progress.line(&format!(
@@ -187,6 +196,9 @@ fn down(instance: &Instance) -> Result<()> {
 fn status(instance: &Instance) -> Result<()> {
     let rows = instance.status()?;
     print(&table(&rows))?;
+    if instance.record()?.secure {
+        print(&format!("{SECURED}\n"))?;
+    }
     let bad: Vec<String> = rows
         .iter()
         .filter(|r| r.health != Health::Ready)
@@ -261,6 +273,19 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("1 or 3")
+        );
+    }
+
+    #[test]
+    fn secure_is_about_penstock() {
+        let secure = |line: &str| match parse(line).unwrap().command {
+            Action::Up(arguments) => arguments.secure,
+            _ => panic!(),
+        };
+        assert!(secure("up --secure --no-quickstart") && !secure("up"));
+        assert!(
+            parse("up --only kafka --secure").is_err(),
+            "nothing is installed then"
         );
     }
 

@@ -43,6 +43,9 @@ pub struct Record {
     /// Kafka brokers; fixed once the first one has formatted its disk.
     pub brokers: Option<u8>,
     pub groups: Vec<Group>,
+    /// Whether Penstock uses the encrypted ports of the services; once it does, it goes on doing so.
+    #[serde(default)]
+    pub secure: bool,
     /// The kernel's id of the boot in which the instance was last brought up.
     pub boot: String,
 }
@@ -264,6 +267,7 @@ mod tests {
         let record = Record {
             brokers: Some(3),
             groups: vec![Group::Kafka],
+            secure: false,
             boot: "b".into(),
         };
         instance.save(&record).unwrap();
@@ -273,6 +277,8 @@ mod tests {
             "10.240.0.1:9092,10.240.0.1:9094,10.240.0.1:9096"
         );
         assert_eq!(instance.components().unwrap().len(), 3);
+        let earlier: Record = serde_json::from_str(r#"{"brokers":3,"groups":["kafka"],"boot":"b"}"#).unwrap();
+        assert_eq!(earlier, record, "a record of a kit that knew no --secure");
         fs::remove_dir_all(base).unwrap();
     }
 }

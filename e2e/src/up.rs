@@ -23,6 +23,8 @@ pub struct Plan {
     pub brokers: Option<u8>,
     /// Whether Penstock is to be installed on it, and so is built with the rest.
     pub penstock: bool,
+    /// Whether it is to use the encrypted ports of the services.
+    pub secure: bool,
 }
 
 impl Plan {
@@ -176,6 +178,7 @@ fn merged(before: Record, plan: &Plan, boot: String) -> Result<Record> {
     Ok(Record {
         brokers,
         groups,
+        secure: before.secure || plan.secure,
         boot,
     })
 }
@@ -304,6 +307,7 @@ mod tests {
             groups: groups.to_vec(),
             brokers,
             penstock: false,
+            secure: false,
         }
     }
 
@@ -319,6 +323,20 @@ mod tests {
         let second = merged(first, &plan(&[Group::Kubernetes], None), "b".into()).unwrap();
         assert_eq!(second.groups, [Group::Kubernetes, Group::Kafka, Group::Redis]);
         assert_eq!(second.brokers, Some(1));
+    }
+
+    #[test]
+    fn a_secured_instance_stays_one() {
+        let secure = Plan {
+            secure: true,
+            ..plan(&Group::ALL, None)
+        };
+        let plain = merged(Record::default(), &plan(&Group::ALL, None), "b".into()).unwrap();
+        assert!(!plain.secure);
+        let secured = merged(plain, &secure, "b".into()).unwrap();
+        assert!(secured.secure, "a later `up` may secure it");
+        let later = merged(secured, &plan(&Group::ALL, None), "b".into()).unwrap();
+        assert!(later.secure);
     }
 
     #[test]
