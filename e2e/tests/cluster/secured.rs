@@ -11,6 +11,7 @@ use penstock_e2e::{Error, Instance, Result};
 use uuid::Uuid;
 
 use crate::consume::consumer::Consumer;
+use crate::consume::hot::Figures;
 use crate::consume::pipeline::Pipeline;
 use crate::ingest::setup::{Setup, batch, wait_for};
 use crate::process::Cluster;
@@ -169,6 +170,9 @@ fn a_rotated_password_of_redis_is_used_without_a_restart() -> Result<()> {
 fn rows_are_stored_over_encrypted_connections() -> Result<()> {
     let pipeline = Pipeline::new("secured", 1);
     let kit = &pipeline.kit;
+    let figures = Figures::new(&pipeline);
+    let redis_settings = figures.settings(&kit.secured_redis());
+    let counted = || figures.counts().values().sum::<u64>();
     let user = User::new(USER, &kit.service_password()?)?;
     let mut number = 0;
     for kafka in [
@@ -176,7 +180,8 @@ fn rows_are_stored_over_encrypted_connections() -> Result<()> {
         kafka_by_certificate(kit)?,
     ] {
         let variables = [kafka.clone(), redis(kit, &user), clickhouse(kit)].concat();
-        let consumer = Consumer::start_with(&pipeline, &kit.secured_clickhouse(), "", &variables);
+        let mut consumer =
+            Consumer::start_with(&pipeline, &kit.secured_clickhouse(), &redis_settings, &variables);
         pipeline.produce_events(number, 10, 1);
         // A letter is written by a producer, and read again by a consumer, of its own.
         pipeline.produce(0, b"not ours\n");
@@ -184,6 +189,7 @@ fn rows_are_stored_over_encrypted_connections() -> Result<()> {
         number += 10;
         pipeline.expect_rows(number, PATIENCE);
         pipeline.letters(number as usize / 10, PATIENCE);
+        consumer.wait_for("live figures", PATIENCE, |_| counted() == number);
         consumer.stop();
         // The command line is told the same by the same variables.
         let output = Command::new(kit.program("penstock"))
@@ -202,17 +208,61 @@ fn rows_are_stored_over_encrypted_connections() -> Result<()> {
     Ok(())
 }
 
+/// Rows do not wait for Redis, so that nobody is let in there shows in the metrics alone.
+#[test]
+fn figures_that_redis_does_not_take_show_as_failures() -> Result<()> {
+    let pipeline = Pipeline::new("unfigured", 1);
+    let kit = &pipeline.kit;
+    let figures = Figures::new(&pipeline);
+    let settings = figures.settings(&kit.secured_redis());
+    let good = User::new(USER, &kit.service_password()?)?;
+    let bad = User::new(USER, "not the password")?;
+    let (_folder, authority) = foreign_authority()?;
+    let untrusting = variables("REDIS", &[("TLS__CA_FILE", path(&authority))]);
+    let mut number = 0;
+    for (wrong, said) in [
+        (redis(kit, &bad), "AuthenticationFailed"),
+        ([redis(kit, &good), untrusting].concat(), "UnknownIssuer"),
+    ] {
+        let url = kit.clickhouse_url();
+        let mut consumer = Consumer::start_with(&pipeline, &url, &settings, &wrong);
+        pipeline.produce_events(number, 10, 1);
+        pipeline.flush();
+        number += 10;
+        pipeline.expect_rows(number, PATIENCE);
+        consumer.wait_for("failures, and why", PATIENCE, |c| {
+            let (status, dependencies) = c.readyz();
+            c.metric("penstock_consume_hot_figures_total", "outcome=\"failed\"") >= 2.0
+                && (status, dependencies.contains(said)) == (200, true)
+        });
+        assert_eq!(consumer.metric("penstock_dependency_up", "redis"), 0.0);
+        assert!(
+            !consumer.log().contains("not the password"),
+            "a secret is in the log"
+        );
+        consumer.kill();
+    }
+    assert!(figures.counts().is_empty());
+    Ok(())
+}
+
+/// A file with the certificate of somebody who has signed none of the services', in a folder that goes with what this gives.
+fn foreign_authority() -> Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().map_err(|error| Error::new(error.to_string()))?;
+    let file = folder.path().join("ca.crt");
+    let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()])
+        .map_err(|error| Error::new(error.to_string()))?;
+    std::fs::write(&file, pair.cert.pem()).map_err(|error| Error::new(error.to_string()))?;
+    Ok((folder, file))
+}
+
 #[test]
 fn who_is_not_let_in_says_why() -> Result<()> {
     let pipeline = Pipeline::new("strangers", 1);
     let kit = &pipeline.kit;
     let good = User::new(USER, &kit.service_password()?)?;
     let bad = User::new(USER, "not the password")?;
-    let foreign = tempfile::tempdir().map_err(|error| Error::new(error.to_string()))?;
-    let authority = foreign.path().join("ca.crt");
-    let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()])
-        .map_err(|error| Error::new(error.to_string()))?;
-    std::fs::write(&authority, pair.cert.pem()).map_err(|error| Error::new(error.to_string()))?;
+    let (_folder, authority) = foreign_authority()?;
     let untrusting = |group: &str| variables(group, &[("TLS__CA_FILE", path(&authority))]);
     let (kafka, https) = (
         kafka_by_password(kit, &good, "ScramSha512")?,

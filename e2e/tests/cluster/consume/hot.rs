@@ -18,7 +18,7 @@ const OTHER_APP: &str = "6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b12";
 const WRITTEN: &str = "outcome=\"written\"";
 
 /// The figures of one pipeline, as a reader finds them. The test's topic is the prefix and the pipeline's name.
-struct Figures<'a> {
+pub(crate) struct Figures<'a> {
     pipeline: &'a Pipeline,
     base: String,
 }
@@ -27,7 +27,7 @@ struct Figures<'a> {
 type Everything = BTreeMap<String, (String, i64)>;
 
 impl<'a> Figures<'a> {
-    fn new(pipeline: &'a Pipeline) -> Self {
+    pub(crate) fn new(pipeline: &'a Pipeline) -> Self {
         let topic = &pipeline.topic;
         Self {
             base: format!("{topic}:hot:test/{topic}"),
@@ -35,7 +35,8 @@ impl<'a> Figures<'a> {
         }
     }
 
-    fn settings(&self, address: &str) -> String {
+    /// Settings for Redis there.
+    pub(crate) fn settings(&self, address: &str) -> String {
         format!(
             "redis: {{address: '{address}', prefix: {}, connectTimeout: 1s, commandTimeout: 500ms}}\n",
             self.pipeline.topic
@@ -61,7 +62,7 @@ impl<'a> Figures<'a> {
     }
 
     /// Events by App and minute, as a reader adds them up.
-    fn counts(&self) -> BTreeMap<(String, String), u64> {
+    pub(crate) fn counts(&self) -> BTreeMap<(String, String), u64> {
         let keys: Vec<String> = self
             .redis()
             .keys(format!("{}:*:minute:*", self.base))

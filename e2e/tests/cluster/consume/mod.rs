@@ -5,7 +5,7 @@ mod catch_up;
 pub(crate) mod consumer;
 mod delivery;
 mod events;
-mod hot;
+pub(crate) mod hot;
 mod outages;
 pub(crate) mod pipeline;
 mod proxy;
