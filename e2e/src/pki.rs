@@ -17,6 +17,54 @@ const VALID_FOR: Duration = Duration::days(3650);
 /// The first address of the service range is the API server's.
 const API_SERVICE: [u8; 4] = [10, 96, 0, 1];
 
+/// Who signs certificates: an instance's own authority, or one that a test puts in its place.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its own certificate, as PEM.
+    pub certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    /// One of this name that nobody trusts yet.
+    pub fn new(name: &str) -> Result<Self> {
+        let key = KeyPair::generate().doing("making the CA's key")?;
+        let certificate = ca_params(name).self_signed(&key).doing("making the CA")?;
+        Ok(Self {
+            certificate: certificate.pem(),
+            issuer: Issuer::new(ca_params(name), key),
+        })
+    }
+
+    /// For a client of the services.
+    pub fn client(&self, name: &str) -> Result<Issued> {
+        self.issue(&client("client", name, None))
+    }
+
+    /// For the services themselves.
+    pub fn services(&self) -> Result<Issued> {
+        self.issue(&services()?)
+    }
+
+    fn issue(&self, subject: &Subject) -> Result<Issued> {
+        let key = KeyPair::generate().doing("making a key")?;
+        let certificate = params(subject)
+            .signed_by(&key, &self.issuer)
+            .doing(format_args!("making the certificate of {}", subject.file))?;
+        Ok(Issued {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
 /// Who a certificate speaks for.
 #[derive(Debug, Clone)]
 struct Subject {
@@ -42,19 +90,11 @@ impl Instance {
         let directory = self.pki_dir();
         let (ca_file, ca_key_file) = (directory.join("ca.crt"), directory.join("ca.key"));
         if !ca_file.exists() || !ca_key_file.exists() {
-            let key = KeyPair::generate().doing("making the CA's key")?;
-            let certificate = ca_params(&self.scope())
-                .self_signed(&key)
-                .doing("making the CA")?;
-            file::write(&ca_key_file, key.serialize_pem().as_bytes(), 0o600)?;
-            file::write(&ca_file, certificate.pem().as_bytes(), 0o644)?;
+            let new = Authority::new(&self.scope())?;
+            file::write(&ca_key_file, new.issuer.key().serialize_pem().as_bytes(), 0o600)?;
+            file::write(&ca_file, new.certificate.as_bytes(), 0o644)?;
         }
-        let read = |path: &std::path::Path| {
-            fs::read_to_string(path).doing(format_args!("reading {}", path.display()))
-        };
-        let ca_key = KeyPair::from_pem(&read(&ca_key_file)?).doing("reading the CA's key")?;
-        // What a signature says of its issuer is the name and the key, and both are the same every time.
-        let issuer = Issuer::new(ca_params(&self.scope()), ca_key);
+        let authority = self.authority()?;
         for subject in subjects(&self.scope())? {
             let (certificate_file, key_file) = (
                 directory.join(format!("{}.crt", subject.file)),
@@ -63,12 +103,9 @@ impl Instance {
             if certificate_file.exists() && key_file.exists() {
                 continue;
             }
-            let key = KeyPair::generate().doing("making a key")?;
-            let certificate = params(&subject)
-                .signed_by(&key, &issuer)
-                .doing(format_args!("making the certificate of {}", subject.file))?;
-            file::write(&key_file, key.serialize_pem().as_bytes(), 0o600)?;
-            file::write(&certificate_file, certificate.pem().as_bytes(), 0o644)?;
+            let issued = authority.issue(&subject)?;
+            file::write(&key_file, issued.key.as_bytes(), 0o600)?;
+            file::write(&certificate_file, issued.certificate.as_bytes(), 0o644)?;
         }
         let service_account_key = directory.join("service-account.key");
         let service_account_public = directory.join("service-account.pub");
@@ -85,6 +122,20 @@ impl Instance {
             )?;
         }
         Ok(())
+    }
+
+    /// Who has signed everything in `pki/`.
+    pub fn authority(&self) -> Result<Authority> {
+        let read = |name: &str| {
+            let path = self.pki_dir().join(name);
+            fs::read_to_string(&path).doing(format_args!("reading {}", path.display()))
+        };
+        let key = KeyPair::from_pem(&read("ca.key")?).doing("reading the CA's key")?;
+        Ok(Authority {
+            certificate: read("ca.crt")?,
+            // What a signature says of its issuer is the name and the key, and both are the same every time.
+            issuer: Issuer::new(ca_params(&self.scope()), key),
+        })
     }
 
     pub(crate) fn kubeconfig_of(&self, client: &str) -> std::path::PathBuf {
@@ -109,20 +160,38 @@ impl Instance {
     }
 }
 
-fn subjects(node: &str) -> Result<Vec<Subject>> {
-    let dns = |name: &str| {
-        name.to_owned()
-            .try_into()
-            .map(SanType::DnsName)
-            .doing("naming a certificate")
-    };
-    let address = |address: [u8; 4]| SanType::IpAddress(IpAddr::from(address));
-    let client = |file, name: &str, organization| Subject {
+fn dns(name: &str) -> Result<SanType> {
+    let name = name.to_owned().try_into().doing("naming a certificate")?;
+    Ok(SanType::DnsName(name))
+}
+
+fn address(address: [u8; 4]) -> SanType {
+    SanType::IpAddress(IpAddr::from(address))
+}
+
+fn client(file: &'static str, name: &str, organization: Option<&'static str>) -> Subject {
+    Subject {
         file,
         name: name.into(),
         organization,
         serves: Vec::new(),
-    };
+    }
+}
+
+fn services() -> Result<Subject> {
+    Ok(Subject {
+        file: "services",
+        name: "services".into(),
+        organization: None,
+        serves: vec![
+            dns("localhost")?,
+            address(NODE_ADDRESS.octets()),
+            address([127, 0, 0, 1]),
+        ],
+    })
+}
+
+fn subjects(node: &str) -> Result<Vec<Subject>> {
     let api_server = vec![
         dns("kubernetes")?,
         dns("kubernetes.default")?,
@@ -150,16 +219,7 @@ fn subjects(node: &str) -> Result<Vec<Subject>> {
                 address([127, 0, 0, 1]),
             ],
         },
-        Subject {
-            file: "services",
-            name: "services".into(),
-            organization: None,
-            serves: vec![
-                dns("localhost")?,
-                address(NODE_ADDRESS.octets()),
-                address([127, 0, 0, 1]),
-            ],
-        },
+        services()?,
         client("penstock-client", "penstock", None),
         client("admin", "kubernetes-admin", Some("system:masters")),
         client(
@@ -238,6 +298,15 @@ mod tests {
                 .unwrap();
             assert!(verified.status.success(), "{}: {verified:?}", subject.file);
         }
+        let other = instance.authority().unwrap().client("another").unwrap();
+        let file = base.join("another.crt");
+        fs::write(&file, other.certificate).unwrap();
+        let verified = Command::new("openssl")
+            .args(["verify", "-CAfile"])
+            .args([pki.join("ca.crt"), file])
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "{verified:?}");
         instance.create_pki().unwrap();
         assert_eq!(
             fs::read(pki.join("ca.crt")).unwrap(),

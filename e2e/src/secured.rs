@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use crate::error::{Context, Error, Result};
 use crate::file;
 use crate::instance::{Instance, NODE_ADDRESS};
+pub use crate::pki::{Authority, Issued};
 use crate::run::run;
 use crate::secret;
 
@@ -26,6 +27,10 @@ pub(crate) const REDIS_TLS_PORT: u16 = 6380;
 pub(crate) fn kafka_port(broker: u8) -> u16 {
     9192 + 2 * u16::from(broker - 1)
 }
+
+/// Brokers' settings of the port for those with a certificate, beside what is in their files.
+const MUTUAL_KEYSTORE: &str = "listener.name.mutual.ssl.keystore.location";
+const MUTUAL_TRUSTSTORE: &str = "listener.name.mutual.ssl.truststore.location";
 
 /// PEM files, for servers or for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +90,45 @@ impl Instance {
         })
     }
 
-    /// Makes a user of Kafka, or changes a password. As `kafka-configs.sh` does it, in about three seconds.
+    /// Makes a user of Kafka, or changes a password.
     pub fn set_kafka_password(&self, user: &str, password: &str) -> Result<()> {
+        let scram = format!("SCRAM-SHA-512=[password={password}]");
+        self.alter_kafka("users", user, ["--add-config", &scram])
+    }
+
+    /// Has Kafka's port for those with a certificate show another one and trust whom `trusted` lists, from the next
+    /// connection on. A broker refuses a certificate with other names than the one it has.
+    pub fn set_mutual_kafka(&self, shown: &Issued, trusted: &str) -> Result<()> {
+        // A broker looks at files that it has read only where it is given another name.
+        let name = format!("mutual-{}", secret::short_id()?);
+        let file = |suffix: &str| self.data_dir("secured").join(format!("{name}.{suffix}"));
+        let (keystore, truststore) = (file("pem"), file("crt"));
+        let Issued { certificate, key } = shown;
+        file::write(&keystore, format!("{key}{certificate}").as_bytes(), 0o600)?;
+        file::write(&truststore, trusted.as_bytes(), 0o644)?;
+        let settings = format!(
+            "{MUTUAL_KEYSTORE}={},{MUTUAL_TRUSTSTORE}={}",
+            keystore.display(),
+            truststore.display()
+        );
+        self.alter_brokers(["--add-config", &settings])
+    }
+
+    /// Undoes that.
+    pub fn reset_mutual_kafka(&self) -> Result<()> {
+        self.alter_brokers([
+            "--delete-config",
+            &format!("{MUTUAL_KEYSTORE},{MUTUAL_TRUSTSTORE}"),
+        ])
+    }
+
+    fn alter_brokers(&self, change: [&str; 2]) -> Result<()> {
+        let brokers = self.record()?.brokers.unwrap_or(1);
+        (1..=brokers).try_for_each(|id| self.alter_kafka("brokers", &id.to_string(), change))
+    }
+
+    /// As `kafka-configs.sh` does it, in about three seconds.
+    fn alter_kafka(&self, kind: &str, name: &str, change: [&str; 2]) -> Result<()> {
         let classpath = format!("{}/*", self.cache().kafka().join("libs").display());
         let mut command = std::process::Command::new("java");
         command
@@ -97,14 +139,10 @@ impl Instance {
                 "-cp",
                 &classpath,
             ])
-            .args(["kafka.admin.ConfigCommand", "--alter", "--entity-type", "users"])
-            .args([
-                "--bootstrap-server",
-                &self.kafka_bootstrap()?,
-                "--entity-name",
-                user,
-            ])
-            .args(["--add-config", &format!("SCRAM-SHA-512=[password={password}]")]);
+            .args(["kafka.admin.ConfigCommand", "--alter"])
+            .args(["--bootstrap-server", &self.kafka_bootstrap()?])
+            .args(["--entity-type", kind, "--entity-name", name])
+            .args(change);
         run(&mut command).map(drop)
     }
 
