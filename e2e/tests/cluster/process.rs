@@ -19,7 +19,8 @@ use serde_json::Value;
 /// The cluster, and what an operator is started with.
 pub(crate) struct Cluster {
     pub(crate) kit: Turn,
-    image: String,
+    /// `repository:tag` of what operator and pods run.
+    pub(crate) image: String,
     /// The installed operator is, and comes back when this is dropped.
     switched_off: bool,
 }

@@ -1,11 +1,12 @@
 //! Encrypted connections to services that ask who is there: the data plane by itself, with what it says when it is not let
-//! in, and a whole pipeline, whose passwords are changed while events arrive.
+//! in, and a pipeline with services of its own, whose passwords are changed while events arrive. (`certificates` changes what
+//! is shown instead, `chart::secrets` what an installation is given.)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use penstock_e2e::secured::USER;
+use penstock_e2e::secured::{Issued, USER};
 use penstock_e2e::trial::{APP, Acknowledged, Trial, Turn, within};
 use penstock_e2e::{Error, Instance, Result};
 use uuid::Uuid;
@@ -14,9 +15,10 @@ use crate::consume::consumer::Consumer;
 use crate::consume::hot::Figures;
 use crate::consume::pipeline::Pipeline;
 use crate::ingest::setup::{Setup, batch, wait_for};
-use crate::process::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The roles of a pipeline's pods.
+const BOTH: [&str; 2] = ["ingest", "consume"];
 
 /// Settings as variables.
 type Variables = Vec<(String, String)>;
@@ -98,7 +100,7 @@ fn clickhouse(kit: &Instance) -> Variables {
 }
 
 /// Commands of Redis's administrator.
-fn redis_administration(kit: &Instance) -> Result<impl FnMut(&[&str]) -> Result<()>> {
+pub(crate) fn redis_administration(kit: &Instance) -> Result<impl FnMut(&[&str]) -> Result<()>> {
     let mut admin = redis::Client::open(format!("redis://{}", kit.redis_address()))
         .and_then(|client| client.get_connection())
         .map_err(|error| Error::new(error.to_string()))?;
@@ -302,150 +304,115 @@ fn who_is_not_let_in_says_why() -> Result<()> {
     Ok(())
 }
 
-/// Names of a role's pods.
-fn names(trial: &Trial<'_>, role: &str) -> Result<Vec<String>> {
-    let mut names: Vec<String> = trial.pods(role)?.into_iter().map(|pod| pod.name).collect();
-    names.sort();
-    Ok(names)
+/// The pods of a role by name, and how often their processes were started again.
+type Started = Vec<(String, u64)>;
+
+fn started(trial: &Trial<'_>, role: &str) -> Result<Started> {
+    let pods = trial.pods(role)?.into_iter();
+    let mut started: Started = pods.map(|pod| (pod.name, pod.restarts)).collect();
+    started.sort();
+    Ok(started)
 }
 
-/// Names of the pods of ingest, and of consume.
-fn both(trial: &Trial<'_>) -> Result<(Vec<String>, Vec<String>)> {
-    Ok((names(trial, "ingest")?, names(trial, "consume")?))
+/// Those of ingest, and of consume.
+pub(crate) fn both(trial: &Trial<'_>) -> Result<(Started, Started)> {
+    Ok((started(trial, "ingest")?, started(trial, "consume")?))
 }
 
-/// Waits until as many others are there instead of those from before.
-fn replaced(trial: &Trial<'_>, before: &(Vec<String>, Vec<String>)) -> Result<()> {
-    let renewed = |now: &[String], before: &[String]| {
-        now.len() == before.len() && now.iter().all(|name| !before.contains(name))
+/// Waits until as many others are there instead of those from before, none of which had to be started twice.
+pub(crate) fn replaced(trial: &Trial<'_>, before: &(Started, Started)) -> Result<()> {
+    let renewed = |now: &Started, before: &Started| {
+        let known = |name: &String| before.iter().any(|(other, _)| other == name);
+        now.len() == before.len() && !now.iter().any(|(name, _)| known(name))
     };
-    within(240, "pods with the new password of Kafka", || {
+    within(240, "pods in place of all", || {
         let now = both(trial)?;
         Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
-    })
-    .map(drop)
+    })?;
+    trial.ready()?;
+    let now = both(trial)?;
+    let again = |pods: &Started| pods.iter().any(|(_, restarts)| *restarts > 0);
+    assert!(!again(&now.0) && !again(&now.1), "{now:?}");
+    Ok(())
 }
 
-#[test]
-fn a_pipeline_on_secured_services_goes_on_while_passwords_are_changed() -> Result<()> {
-    let cluster = Cluster::alone()?;
-    let kit = &cluster.kit;
-    let name = format!("pods-{}", &Uuid::new_v4().simple().to_string()[..8]);
-    let (admin, pods) = (
-        User::new(USER, &kit.service_password()?)?,
-        User::new(&name, "the first")?,
-    );
-    let redis_user = User::new(&name, "the first")?;
-    kit.set_kafka_password(&name, "the first")?;
-    let mut administer = redis_administration(kit)?;
-    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
-
-    let trial = Trial::empty(kit, "secured")?;
-    let authority = path(&kit.client_certificate().ca);
-    let file = |user: &User, name: &str| path(&user.file(name));
-    let settings = [
-        ("PENSTOCK_WATCH_NAMESPACES", trial.namespace().to_owned()),
-        ("PENSTOCK_KAFKA_BOOTSTRAP", kit.secured_kafka()?),
-        ("PENSTOCK_KAFKA_TLS", "true".into()),
-        ("PENSTOCK_KAFKA_CA_FILE", authority.clone()),
-        ("PENSTOCK_KAFKA_SASL_MECHANISM", "ScramSha512".into()),
-        ("PENSTOCK_KAFKA_USERNAME_FILE", file(&admin, "username")),
-        ("PENSTOCK_KAFKA_PASSWORD_FILE", file(&admin, "password")),
-        ("PENSTOCK_KAFKA_POD_USERNAME_FILE", file(&pods, "username")),
-        ("PENSTOCK_KAFKA_POD_PASSWORD_FILE", file(&pods, "password")),
-        ("PENSTOCK_CLICKHOUSE_URL", kit.secured_clickhouse()),
-        ("PENSTOCK_CLICKHOUSE_CA_FILE", authority.clone()),
-        ("PENSTOCK_REDIS_ADDRESS", kit.secured_redis()),
-        ("PENSTOCK_REDIS_TLS", "true".into()),
-        ("PENSTOCK_REDIS_CA_FILE", authority),
-        ("PENSTOCK_REDIS_USERNAME_FILE", file(&redis_user, "username")),
-        ("PENSTOCK_REDIS_PASSWORD_FILE", file(&redis_user, "password")),
-    ];
-    let settings: Vec<(&str, &str)> = settings
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    let operator = cluster.operator(trial.namespace(), "operator", 18_221, &settings)?;
-    within(20, "the operator leads", || Ok(operator.leads()))?;
-    trial.apply(&trial.app(APP))?;
-    trial.apply(&trial.pipeline("  ingest: {scaling: {replicas: 2}}\n"))?;
-    trial.ready()?;
-
-    let traffic = trial.traffic(APP)?;
-    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
-    let before = both(&trial)?;
-    let connected = || -> Result<bool> {
-        let pods = trial.pods("ingest")?;
-        for pod in &pods {
-            if !trial
-                .metrics(pod)?
-                .contains("penstock_dependency_up{name=\"redis\"} 1")
-            {
-                return Ok(false);
-            }
+/// What every pod of these roles says of a service: whether it is there for it.
+pub(crate) fn say(trial: &Trial<'_>, roles: &[&str], service: &str) -> Result<Vec<bool>> {
+    let up = format!("penstock_dependency_up{{name=\"{service}\"}} 1");
+    let mut said = Vec::new();
+    for role in roles {
+        for pod in &trial.pods(role)? {
+            said.push(trial.metrics(pod)?.lines().any(|line| line == up));
         }
-        Ok(!pods.is_empty())
-    };
-    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
-        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
-        administer(&["CLIENT", "KILL", "USER", &name])?;
-        within(60, "a pod without Redis", || Ok(!connected()?))?;
-        redis_user.write("password", "the second")?;
-        within(120, "the new password of Redis in the pods", connected)?;
-        Ok(())
-    })?;
-    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
-    assert_eq!(both(&trial)?, before, "no pod restarts for Redis's password");
+    }
+    assert!(!said.is_empty(), "no pod of {roles:?}");
+    Ok(said)
+}
 
-    let (more, ()) = Acknowledged::meanwhile(send, || {
-        kit.set_kafka_password(&name, "the second")?;
-        pods.write("password", "the second")?;
-        replaced(&trial, &before)?;
-        trial.ready()
+/// Waits until Redis has let no pod in, and ClickHouse has refused a consumer.
+pub(crate) fn locked_out(trial: &Trial<'_>) -> Result<()> {
+    within(60, "no pod has Redis", || {
+        Ok(!say(trial, &BOTH, "redis")?.contains(&true))
     })?;
-    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
-    sent.merge(more);
-    trial.settle(&sent, PATIENCE)?;
-    let logs = trial.kubectl(&[
-        "logs",
-        "-l",
-        "app.kubernetes.io/name=penstock",
-        "--tail=-1",
-        "--prefix",
-    ])?;
-    assert!(
-        !logs.contains("the second") && !logs.contains("the first"),
-        "a password is in a log"
-    );
-    administer(&["ACL", "DELUSER", &name])
+    within(60, "a consumer without ClickHouse", || {
+        Ok(say(trial, &["consume"], "clickhouse")?.contains(&false))
+    })?;
+    Ok(())
+}
+
+/// Waits until every pod has Redis, and every consumer ClickHouse; no live figure was given up meanwhile.
+pub(crate) fn let_in(trial: &Trial<'_>, seconds: u64) -> Result<()> {
+    within(seconds, "Redis and ClickHouse in all pods", || {
+        Ok(!say(trial, &BOTH, "redis")?.contains(&false)
+            && !say(trial, &["consume"], "clickhouse")?.contains(&false))
+    })?;
+    for pod in &trial.pods("consume")? {
+        let metrics = trial.metrics(pod)?;
+        let dropped = "penstock_consume_hot_figures_total{outcome=\"dropped\"}";
+        let dropped = metrics.lines().find(|line| line.starts_with(dropped));
+        assert!(dropped.is_some_and(|line| line.ends_with(" 0")), "{dropped:?}");
+    }
+    Ok(())
 }
 
 /// Secrets of a trial: the services' authority, and users of one name and password.
-struct Own<'t> {
-    trial: &'t Trial<'t>,
-    name: &'t str,
+pub(crate) struct Own<'t> {
+    pub(crate) trial: &'t Trial<'t>,
+    pub(crate) name: &'t str,
 }
 
 impl Own<'_> {
-    fn secret(&self, name: &str, members: &[(&str, &str)]) -> Result<()> {
+    pub(crate) fn secret(&self, name: &str, members: &[(&str, &str)]) -> Result<()> {
+        self.put("Opaque", name, members)
+    }
+
+    fn put(&self, kind: &str, name: &str, members: &[(&str, &str)]) -> Result<()> {
         let members: serde_json::Map<String, serde_json::Value> = members
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).into()))
             .collect();
         let secret = serde_json::json!({
-            "apiVersion": "v1", "kind": "Secret",
+            "apiVersion": "v1", "kind": "Secret", "type": kind,
             "metadata": {"name": name, "namespace": self.trial.namespace()},
             "stringData": members,
         });
         self.trial.apply(&secret.to_string())
     }
 
-    fn user(&self, secret: &str, password: &str) -> Result<()> {
+    pub(crate) fn user(&self, secret: &str, password: &str) -> Result<()> {
         self.secret(secret, &[("username", self.name), ("password", password)])
     }
 
+    pub(crate) fn certificate(&self, secret: &str, issued: &Issued) -> Result<()> {
+        let members = [
+            ("tls.crt", issued.certificate.as_str()),
+            ("tls.key", issued.key.as_str()),
+        ];
+        self.put("kubernetes.io/tls", secret, &members)
+    }
+
     /// Why the pipeline is not ready.
-    fn says(&self) -> Result<String> {
+    pub(crate) fn says(&self) -> Result<String> {
         let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}";
         self.trial
             .kubectl(&["get", "ingestionpipeline", "events", "-o", path])
@@ -513,26 +480,16 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let traffic = trial.traffic(APP)?;
     let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
     let before = both(&trial)?;
-    let connected = |up: bool| -> Result<bool> {
-        let line = format!("penstock_dependency_up{{name=\"redis\"}} {}", u8::from(up));
-        for pod in &trial.pods("ingest")? {
-            if !trial.metrics(pod)?.contains(&line) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    };
-    within(60, "Redis in the pods", || connected(true))?;
+    let_in(&trial, 60)?;
     // Both of them: what is refused at first is tried again until the new password has come.
     let (mut sent, ()) = Acknowledged::meanwhile(send, || {
         kit.set_clickhouse_password(&name, "the second", true)?;
         administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
         administer(&["CLIENT", "KILL", "USER", &name])?;
-        within(60, "a pod without Redis", || connected(false))?;
+        locked_out(&trial)?;
         own.user("clickhouse", "the second")?;
         own.user("redis", "the second")?;
-        within(120, "the new password of Redis in the pods", || connected(true))?;
-        Ok(())
+        let_in(&trial, 120)
     })?;
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, PATIENCE)?;
@@ -545,8 +502,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let (more, ()) = Acknowledged::meanwhile(send, || {
         kit.set_kafka_password(&name, "the second")?;
         own.user("kafka", "the second")?;
-        replaced(&trial, &before)?;
-        trial.ready()
+        replaced(&trial, &before)
     })?;
     assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
     sent.merge(more);

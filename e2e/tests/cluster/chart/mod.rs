@@ -4,12 +4,15 @@
 //! values      what is refused, and what the README says of the rest
 //! rendering   what comes out of a matrix of values
 //! release     install, upgrade, uninstall
+//! secrets     an operator that has all it knows from Secrets, and what changes in them
 //! ```
 
 mod release;
 mod rendering;
+mod secrets;
 mod values;
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -80,6 +83,23 @@ impl Chart<'_> {
             objects.into_iter().filter(|object| !object.is_null()).collect(),
         )
     }
+}
+
+/// The values files of the installation guide: the plain one, and what secured services need instead.
+fn guide_values(kit: &Instance) -> [String; 2] {
+    let guide = fs::read_to_string(kit.repository().join("docs/install.md")).expect("the guide");
+    let blocks: Vec<String> = guide
+        .split("```yaml\n")
+        .skip(1)
+        .take(2)
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .collect();
+    let blocks = <[String; 2]>::try_from(blocks).expect("two blocks of values");
+    assert!(
+        blocks[0].contains("adminSecret") && blocks[1].contains("mechanism"),
+        "{blocks:?}"
+    );
+    blocks
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {

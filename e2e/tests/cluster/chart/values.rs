@@ -7,7 +7,7 @@ use penstock_e2e::Result;
 use penstock_e2e::trial::Turn;
 use serde_json::Value;
 
-use super::{Chart, succeeds, text};
+use super::{Chart, guide_values, succeeds, text};
 
 #[test]
 fn lint_finds_nothing() -> Result<()> {
@@ -75,32 +75,16 @@ fn bad_values_are_refused_with_their_path() -> Result<()> {
     }
     Ok(())
 }
-/// The values file of the installation guide.
+/// The values files of the installation guide.
 #[test]
 fn the_guide_s_values_are_accepted() -> Result<()> {
     let kit = Turn::beside_others()?;
-    let guide = fs::read_to_string(kit.repository().join("docs/install.md")).expect("the guide");
+    let [first, secured] = guide_values(&kit);
     let chart = Chart {
         kit: &kit,
         namespace: "shop".into(),
     };
-    let blocks: Vec<String> = guide
-        .split("```yaml\n")
-        .skip(1)
-        .take(2)
-        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
-        .collect();
-    let [first, secured] = &blocks[..] else {
-        panic!("two blocks of values: {blocks:?}")
-    };
-    assert!(
-        first.contains("adminSecret") && secured.contains("mechanism"),
-        "{blocks:?}"
-    );
-    for values in [
-        first.clone(),
-        format!("image: {{repository: REGISTRY/p}}\n{secured}"),
-    ] {
+    for values in [first, format!("image: {{repository: REGISTRY/p}}\n{secured}")] {
         let values = values.replace("REGISTRY", "registry.test");
         let output = chart.template(&values, &[]);
         assert!(output.status.success(), "{}", text(&output.stderr));
