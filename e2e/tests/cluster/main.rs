@@ -4,6 +4,7 @@
 //! others or alone. Run some of them with
 //! `./e2e/kit --instance test exec -- cargo test --workspace --test cluster -- consume:: --test-threads 8`.
 
+mod certificates;
 mod chaos;
 mod chart;
 mod claims;
