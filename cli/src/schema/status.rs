@@ -74,6 +74,10 @@ fn text(found: &Inspection, pipeline: &str) -> String {
         }
         let _ = write!(text, "\n{rollups}");
     }
+    if let Some(letters) = &found.dead_letters {
+        let state = if letters.there { "there" } else { "missing" };
+        let _ = writeln!(text, "\nDead letters: {}, {state}", letters.table);
+    }
     if !found.mutations.is_empty() {
         let _ = write!(text, "\n{}", under_way(&found.mutations));
     }

@@ -84,6 +84,19 @@ pub struct ClickHouse {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rollups: Vec<Rollup>,
+    /// The table `<table>_dead_letters`, for asking in SQL what could not be stored: `Managed`, it is made and filled from
+    /// the dead-letter topic, and its rows go when `kafka.deadLetter.retention` says; `None`, dead letters are in their
+    /// topic alone, and a table that is there stays as it is.
+    #[serde(default)]
+    pub dead_letter_table: DeadLetterTable,
+}
+
+/// Whether dead letters are stored in a table, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeadLetterTable {
+    #[default]
+    Managed,
+    None,
 }
 
 /// A column of a team's own.
@@ -140,6 +153,7 @@ pub enum ExtraKind {
 pub struct Rollup {
     /// Its name; the table is called `<table>_<name>`.
     #[schemars(length(min = 1, max = 40), regex(pattern = schema::ROLLUP))]
+    #[x_kube(validation = Rule::new("self != 'dead_letters'").message("name must not be dead_letters: the table of dead letters is called so"))]
     pub name: String,
     /// What is counted, each once however often it comes: `Users` by their `user_id`, `Events` by their `event_id`.
     pub count: Counted,

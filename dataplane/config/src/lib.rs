@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apps;
+pub mod letters;
 pub mod load;
 pub mod record;
 mod replaced;

@@ -167,6 +167,13 @@ fn inequalities_hold_before_a_port_is_bound() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("redis.address"), "{refused}");
+    let events = consume(&[]).unwrap().config.clickhouse.table;
+    for table in ["", events.as_str()] {
+        let refused = consume(&[("PENSTOCK_DEAD_LETTER_TABLE", table)])
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("deadLetterTable"), "{table}: {refused}");
+    }
 }
 
 #[test]

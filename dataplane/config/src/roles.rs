@@ -416,6 +416,9 @@ pub struct ConsumeConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_retention: Option<Duration>,
     pub clickhouse: ClickHouseTarget,
+    /// The table of the same database that dead letters are stored in; absent: they are in their topic alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_table: Option<String>,
     /// Where figures of what was stored are kept for live views; absent means none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisTarget>,

@@ -52,7 +52,7 @@ pub struct Column {
     pub materialized: Option<&'static str>,
 }
 
-const fn stored(name: &'static str, kind: ColumnKind) -> Column {
+pub(crate) const fn stored(name: &'static str, kind: ColumnKind) -> Column {
     Column {
         name,
         kind,
@@ -62,7 +62,7 @@ const fn stored(name: &'static str, kind: ColumnKind) -> Column {
     }
 }
 
-const fn packed(name: &'static str, kind: ColumnKind, codec: &'static str) -> Column {
+pub(crate) const fn packed(name: &'static str, kind: ColumnKind, codec: &'static str) -> Column {
     Column {
         name,
         kind,

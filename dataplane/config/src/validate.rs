@@ -333,6 +333,12 @@ impl Validate for ConsumeConfig {
         rules.kafka(&self.kafka);
         rules.require(!self.group.is_empty(), "group", "must not be empty");
         rules.clickhouse(&self.clickhouse);
+        let letters = self.dead_letter_table.as_ref();
+        rules.require(
+            letters.is_none_or(|table| !table.is_empty() && *table != self.clickhouse.table),
+            "deadLetterTable",
+            "must not be empty, and must differ from clickhouse.table",
+        );
         if let Some(redis) = &self.redis {
             rules.redis(redis);
         }

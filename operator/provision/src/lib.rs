@@ -25,7 +25,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use penstock_crds::IngestionPipeline;
-use penstock_crds::pipeline::{ExtraColumn, Rollup};
+use penstock_crds::pipeline::{DeadLetterTable, ExtraColumn, Rollup};
+use penstock_dataplane_config::letters::letter_table;
 use penstock_dataplane_config::table::{on_cluster, quote_identifier};
 use penstock_dataplane_config::{KafkaCluster, Quota, RedisTarget};
 use uuid::Uuid;
@@ -138,6 +139,8 @@ pub struct TableSpec {
     pub columns: Vec<ExtraColumn>,
     /// Made beside the table.
     pub rollups: Vec<Rollup>,
+    /// How long dead letters are kept in a table beside it; absent: no such table is made.
+    pub dead_letters: Option<penstock_dataplane_config::Duration>,
     /// The change that a person has agreed to, by its fingerprint: see [`APPLY_SCHEMA`].
     pub approved: Option<String>,
 }
@@ -180,8 +183,17 @@ impl TableSpec {
             partitions: u32::try_from(spec.kafka.partitions).unwrap_or(1),
             columns: spec.clickhouse.columns.clone(),
             rollups: spec.clickhouse.rollups.clone(),
+            dead_letters: match spec.clickhouse.dead_letter_table {
+                DeadLetterTable::Managed => Some(spec.kafka.dead_letter.retention),
+                DeadLetterTable::None => None,
+            },
             approved: annotations.and_then(|all| all.get(APPLY_SCHEMA)).cloned(),
         })
+    }
+
+    /// The name of the table of dead letters, where there is to be one.
+    pub fn letter_table(&self) -> Option<String> {
+        self.dead_letters.map(|_| letter_table(&self.table))
     }
 
     /// `` `database`.`name` ``: of the event table, or of one beside it.
@@ -196,10 +208,15 @@ impl TableSpec {
 
     /// How a statement begins that changes the event table, or its rows.
     pub fn alter(&self) -> String {
-        format!("ALTER TABLE {}{}", self.quoted(&self.table), self.on_cluster())
+        self.alter_beside(&self.table)
     }
 
-    /// An event table without anything of the team's own.
+    /// The same of a table beside it.
+    pub fn alter_beside(&self, name: &str) -> String {
+        format!("ALTER TABLE {}{}", self.quoted(name), self.on_cluster())
+    }
+
+    /// An event table with nothing beside it, and without anything of the team's own.
     pub fn new(database: &str, table: &str, partitions: u32) -> Self {
         Self {
             database: database.into(),
@@ -208,6 +225,7 @@ impl TableSpec {
             partitions,
             columns: Vec::new(),
             rollups: Vec::new(),
+            dead_letters: None,
             approved: None,
         }
     }
@@ -215,8 +233,8 @@ impl TableSpec {
 
 /// Tables of ClickHouse servers.
 pub trait TableAdmin: Send + Sync + 'static {
-    /// Creates database, table and rollups, adds what is missing; refuses what would need a destructive statement that
-    /// nobody has agreed to.
+    /// Creates database, table and what is beside it, adds what is missing; refuses what would need a destructive statement
+    /// that nobody has agreed to.
     fn ensure_table<'a>(
         &'a self,
         server: &'a ClickHouseServer,
@@ -224,7 +242,7 @@ pub trait TableAdmin: Send + Sync + 'static {
         claim: &'a Claim,
     ) -> Answer<'a, Outcome>;
 
-    /// Deletes the table and its rollups when `owner` created them, then the database when `owner` created it and it is empty.
+    /// Deletes the table and what is beside it when `owner` created them, then the database when `owner` created it and it is empty.
     fn delete_table<'a>(
         &'a self,
         server: &'a ClickHouseServer,

@@ -7,10 +7,9 @@ use super::super::TableSpec;
 use super::super::ownership::{Claim, Owner};
 use super::inspect::{Mutation, kill_statement, write_column};
 use super::plan::{self, ObservedTable, Refusal};
-use super::rollup;
 use super::{
     ProvisionError, create_database, create_event_table, drop_database, drop_table_statement, fit_cluster,
-    set_comment,
+    letters, rollup, set_comment,
 };
 
 fn spec() -> TableSpec {
@@ -29,6 +28,7 @@ fn spec() -> TableSpec {
             by: vec!["event_name".into()],
             retention: Some(Duration::from_days(400)),
         }],
+        dead_letters: Some(Duration::from_days(30)),
         ..TableSpec::new("growth", "events", 3)
     }
 }
@@ -83,6 +83,17 @@ fn every_server_runs_every_statement() {
     let steps = rollup::changes(&longer, &made, &claim).unwrap();
     statements.extend(steps.into_iter().map(|step| step.statement));
     statements.extend(write_column(&spec, "amount"));
+    let step = letters::changes(&spec, &[], &claim).unwrap();
+    statements.extend(step.map(|step| step.statement));
+    let made = letters::made(&spec, &claim).unwrap();
+    for days in [7, 99_999] {
+        let other = TableSpec {
+            dead_letters: Some(Duration::from_days(days)),
+            ..spec.clone()
+        };
+        let step = letters::changes(&other, std::slice::from_ref(&made), &claim).unwrap();
+        statements.extend(step.map(|step| step.statement));
+    }
     assert!(
         statements.iter().all(|one| one.contains(" ON CLUSTER `main`")),
         "{statements:#?}"

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::super::TableSpec;
 use super::super::error::ProvisionError;
 use super::super::ownership::{Claim, Mark, Owner, Verdict};
+use super::letters;
 use super::observe::{self, Table};
 use super::plan::{self, Refusal};
 pub use super::plan::{Fit, Step};
 use super::rollup::{self, Beside};
 use super::{
-    Server, adopted, create_database, create_event_table, fits_in, is_ours, judge, refused, set_comment,
+    Server, adopted, changes_beside, create_database, create_event_table, fits_in, is_ours, judge, refused,
+    set_comment,
 };
 
 /// What was found.
@@ -26,6 +28,9 @@ pub struct Inspection {
     pub stored: Option<Stored>,
     pub columns: Vec<ColumnState>,
     pub rollups: Vec<RollupState>,
+    /// Absent: there is none, and none is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<LetterTableState>,
     pub plan: Plan,
     pub mutations: Vec<Mutation>,
 }
@@ -71,6 +76,15 @@ pub struct RollupState {
     pub there: bool,
     /// Its view counts what arrives.
     pub filled: bool,
+}
+
+/// The table of dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LetterTableState {
+    pub table: String,
+    /// It is there, and the pipeline's.
+    pub there: bool,
 }
 
 /// What the operator would do.
@@ -206,6 +220,7 @@ pub async fn inspect(
         stored,
         columns: plan::fits(spec, table.as_ref().map_or(&[], |table| &table.observed.columns)),
         rollups: rollup::states(spec, &beside),
+        dead_letters: letters::state(spec, &beside, &claim),
         plan: match fits_in(server, spec).await {
             Ok(database) => make_plan(spec, database, table.as_ref(), &beside, &claim),
             Err(error @ (ProvisionError::Sharded(_) | ProvisionError::NotSupported(_))) => Plan {
@@ -278,7 +293,7 @@ fn make_plan(
             }
         },
     }
-    match rollup::changes(spec, beside, claim) {
+    match changes_beside(spec, beside, claim) {
         Ok(steps) => plan.steps.extend(steps),
         Err(error) => plan.blocked = Some(Blocked::by(&error)),
     }
@@ -301,11 +316,12 @@ async fn parts(server: &Server, spec: &TableSpec) -> Result<Parts, ProvisionErro
     }))
 }
 
-/// Of the event table and its rollups.
+/// Of the event table and what is beside it.
 pub async fn mutations(server: &Server, spec: &TableSpec) -> Result<Vec<Mutation>, ProvisionError> {
     let rollups = spec.rollups.iter().map(|one| rollup::table_name(spec, one));
     let tables: Vec<String> = std::iter::once(spec.table.clone())
         .chain(rollups)
+        .chain(spec.letter_table())
         .map(|table| quote_literal(&table))
         .collect();
     server

@@ -9,6 +9,7 @@ mod cluster_tests;
 pub(super) mod extra;
 mod failure;
 pub mod inspect;
+pub(super) mod letters;
 pub(super) mod observe;
 pub(super) mod plan;
 pub(super) mod rollup;
@@ -24,6 +25,7 @@ use penstock_dataplane_config::table::{EventTable, dedup_window, quote_identifie
 
 use self::observe::{Database, Table};
 use self::plan::{Refusal, Step};
+use self::rollup::Beside;
 use super::error::ProvisionError;
 use super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::{Answer, Deletion, Outcome, TableAdmin, TableSpec};
@@ -295,13 +297,26 @@ fn create_event_table(spec: &TableSpec, comment: &str) -> String {
 
 async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
     let outcome = ensure_events(server, spec, claim).await?;
-    let steps = rollup::changes(spec, &observe::beside(server, spec).await?, claim)?;
+    let steps = changes_beside(spec, &observe::beside(server, spec).await?, claim)?;
     let changed = run(server, steps).await?;
     Ok(match outcome {
         Outcome::Unchanged if !changed.is_empty() => Outcome::Updated(changed),
         Outcome::Updated(before) => Outcome::Updated([before, changed].concat()),
         other => other,
     })
+}
+
+/// What to do so that all that is asked for beside the event table is there.
+pub(super) fn changes_beside(
+    spec: &TableSpec,
+    beside: &[Beside],
+    claim: &Claim,
+) -> Result<Vec<Step>, ProvisionError> {
+    let letters = letters::changes(spec, beside, claim)?;
+    Ok(letters
+        .into_iter()
+        .chain(rollup::changes(spec, beside, claim)?)
+        .collect())
 }
 
 /// The database and the event table.

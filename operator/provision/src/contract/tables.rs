@@ -69,6 +69,7 @@ pub async fn tables(
     suite.a_rewrite_is_done_once_a_person_agrees().await;
     suite.columns_of_the_team_are_added().await;
     suite.rollups_are_made_and_kept().await;
+    suite.dead_letters_have_a_table_of_their_own().await;
     suite.adopting_needs_leave_and_gives_the_comment_back().await;
     suite.a_small_window_of_an_adopted_table_is_refused().await;
     suite.of_two_owners_the_first_holds().await;
@@ -294,6 +295,24 @@ impl Suite<'_> {
             !self.side.has_database(database).await,
             "rollups go with their table"
         );
+    }
+
+    async fn dead_letters_have_a_table_of_their_own(&self) {
+        let (spec, claim) = (self.spec("letters"), self.claim("letters"));
+        let kept = |days| TableSpec {
+            dead_letters: Some(Duration::from_days(days)),
+            ..spec.clone()
+        };
+        assert_eq!(self.ensure(&kept(30), &claim).await, Ok(Outcome::Created));
+        assert_eq!(self.ensure(&kept(30), &claim).await, Ok(Outcome::Unchanged));
+        assert!(matches!(self.ensure(&kept(7), &claim).await, Ok(Outcome::Updated(done)) if done.len() == 1));
+        assert_eq!(self.ensure(&kept(7), &claim).await, Ok(Outcome::Unchanged));
+        assert_eq!(self.ensure(&spec, &claim).await, Ok(Outcome::Unchanged));
+        let (database, table) = (&spec.database, "events_dead_letters");
+        assert!(self.side.has_table(database, table).await, "it stays");
+
+        assert_eq!(self.delete(&spec, "letters").await, Ok(Deletion::Deleted));
+        assert!(!self.side.has_database(database).await, "it goes with its table");
     }
 
     async fn adopting_needs_leave_and_gives_the_comment_back(&self) {

@@ -8,7 +8,7 @@ use penstock_dataplane_config::table::{Column, EVENT_COLUMNS, EventTable, dedup_
 use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
 use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable};
 use super::super::clickhouse::rollup::{self, Beside};
-use super::super::clickhouse::{ClickHouseServer, extra, refused};
+use super::super::clickhouse::{ClickHouseServer, changes_beside, extra, letters, refused};
 use super::super::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
 use super::super::{Answer, Deletion, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
@@ -26,8 +26,8 @@ struct State {
     /// With their comments.
     databases: BTreeMap<String, String>,
     tables: BTreeMap<(String, String), Table>,
-    /// With their views.
-    rollups: BTreeMap<(String, String), Beside>,
+    /// Rollups with their views, and tables of dead letters.
+    beside: BTreeMap<(String, String), Beside>,
 }
 
 /// A server that answers at one URL.
@@ -119,18 +119,22 @@ fn engine_full(window: u32) -> String {
 impl State {
     fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
         let outcome = self.ensure_events(spec, claim)?;
-        let steps = rollup::changes(spec, &self.beside(spec), claim)?;
+        let steps = changes_beside(spec, &self.beside(spec), claim)?;
         if steps.is_empty() {
             return Ok(outcome);
         }
         for there in self.beside(spec).iter().filter(|there| there.is_view()) {
-            self.rollups.remove(&(spec.database.clone(), there.name.clone()));
+            self.beside.remove(&(spec.database.clone(), there.name.clone()));
         }
         for asked in &spec.rollups {
             for there in rollup::made(spec, asked, claim) {
                 let key = (spec.database.clone(), there.name.clone());
-                self.rollups.insert(key, there);
+                self.beside.insert(key, there);
             }
+        }
+        if let Some(letters) = letters::made(spec, claim) {
+            let key = (spec.database.clone(), letters.name.clone());
+            self.beside.insert(key, letters);
         }
         let done = steps.into_iter().map(|step| step.does).collect();
         Ok(match outcome {
@@ -141,7 +145,7 @@ impl State {
     }
 
     fn beside(&self, spec: &TableSpec) -> Vec<Beside> {
-        let here = self.rollups.iter().filter(|((database, table), _)| {
+        let here = self.beside.iter().filter(|((database, table), _)| {
             *database == spec.database && table.starts_with(&format!("{}_", spec.table))
         });
         here.map(|(_, there)| there.clone()).collect()
@@ -188,7 +192,7 @@ impl State {
 
     fn delete(&mut self, spec: &TableSpec, owner: &Owner) -> Deletion {
         for name in rollup::owned(spec, &self.beside(spec), owner) {
-            self.rollups.remove(&(spec.database.clone(), name));
+            self.beside.remove(&(spec.database.clone(), name));
         }
         let deletion = match self.tables.get_mut(&key(spec)) {
             None => Deletion::Absent,
@@ -204,7 +208,7 @@ impl State {
                 _ => Deletion::Kept,
             },
         };
-        let mut left = self.tables.keys().chain(self.rollups.keys());
+        let mut left = self.tables.keys().chain(self.beside.keys());
         let empty = !left.any(|(database, _)| *database == spec.database);
         let ours = self
             .databases
@@ -304,7 +308,7 @@ impl ClickHouseSide for FakeClickHouse {
 
     fn has_table<'a>(&'a self, database: &'a str, table: &'a str) -> Side<'a, bool> {
         let (state, key) = (self.state(), (database.to_owned(), table.to_owned()));
-        let has = state.tables.contains_key(&key) || state.rollups.contains_key(&key);
+        let has = state.tables.contains_key(&key) || state.beside.contains_key(&key);
         Box::pin(std::future::ready(has))
     }
 

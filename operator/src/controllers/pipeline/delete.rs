@@ -1,4 +1,4 @@
-//! The end of a pipeline with `deletionPolicy: Delete`: pods, then the claims of their spools, topics, group and table,
+//! The end of a pipeline with `deletionPolicy: Delete`: pods, then the claims of their spools, topics, groups and tables,
 //! then the finalizer.
 //!
 //! Without that policy there is no finalizer and nothing to do: Kubernetes removes what the pipeline owns, and the data
@@ -21,6 +21,7 @@ use crate::controllers::cache::Caches;
 use crate::controllers::context::Shared;
 use crate::controllers::labels;
 use crate::controllers::subject::{Subject, annotated};
+use penstock_dataplane_config::letters::letter_group;
 use penstock_provision::{Deletion, ProvisionError};
 
 /// How far a deletion is.
@@ -170,7 +171,9 @@ async fn delete_data(
 ) -> Result<(), ProvisionError> {
     let topics = &shared.services.topics;
     let (at, owner) = (&target.kafka(), &target.owner);
-    topics.delete_group(at, &target.group).await?;
+    for group in [letter_group(&target.group), target.group.clone()] {
+        topics.delete_group(at, &group).await?;
+    }
     for (action, topic) in [
         ("DeleteTopic", &target.topic.name),
         ("DeleteDeadLetters", &target.dead_letters.name),

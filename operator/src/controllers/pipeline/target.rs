@@ -182,12 +182,12 @@ impl Target {
     /// What no two pipelines may share.
     fn exclusive(&self) -> BTreeSet<String> {
         let brokers = brokers(&self.bootstrap).into_iter().collect::<Vec<_>>().join(",");
-        [
-            format!("topic {} at {brokers}", self.topic.name),
-            format!("topic {} at {brokers}", self.dead_letters.name),
-            format!("table {} at {}", self.table_name(), self.clickhouse_url),
-        ]
-        .into()
+        let topics =
+            [&self.topic.name, &self.dead_letters.name].map(|topic| format!("topic {topic} at {brokers}"));
+        let TableSpec { database, table, .. } = &self.table;
+        let tables = std::iter::once(table.clone()).chain(self.table.letter_table());
+        let tables = tables.map(|table| format!("table {database}.{table} at {}", self.clickhouse_url));
+        topics.into_iter().chain(tables).collect()
     }
 }
 
@@ -469,6 +469,12 @@ mod tests {
             gives_way_to(&through_another_broker, &all).is_some(),
             "a dead-letter topic is a topic"
         );
+        let beside_letters = claimant("f", 300, "clickhouse: {table: c_dead_letters}");
+        let (winner, what) = gives_way_to(&beside_letters, &all).unwrap();
+        assert_eq!(winner, "growth/c");
+        assert!(what.starts_with("table growth.c_dead_letters"), "{what}");
+        let none = claimant("c", 50, "clickhouse: {deadLetterTable: None}");
+        assert_eq!(gives_way_to(&beside_letters, &[none]), None);
         assert!(compete(&old.target, &young.target));
         assert!(!compete(&old.target, &apart.target));
     }

@@ -145,6 +145,7 @@ pub(crate) fn validate(
         group_protocol: group_protocol(spec.consume.group_protocol),
         topic_retention: Some(spec.kafka.retention),
         clickhouse,
+        dead_letter_table: target.table.letter_table(),
         redis,
         batch: ConsumeBatch {
             max_rows: count("consume.batch.maxRows", batch.max_rows)?,

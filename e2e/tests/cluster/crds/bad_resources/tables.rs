@@ -53,6 +53,11 @@ fn tables() -> Vec<Case> {
             "clickhouse: {cluster: 'main`'}",
             &["spec.clickhouse.cluster"],
         ),
+        pipeline(
+            "a table of dead letters by name",
+            "clickhouse: {deadLetterTable: letters}",
+            &["spec.clickhouse.deadLetterTable"],
+        ),
     ]
 }
 
@@ -103,6 +108,11 @@ fn columns() -> Vec<Case> {
 
 fn rollups() -> Vec<Case> {
     vec![
+        pipeline(
+            "a rollup that is called like the table of dead letters",
+            "clickhouse: {rollups: [{name: dead_letters, count: Users, every: Day}]}",
+            &["spec.clickhouse.rollups[0].name", "dead_letters"],
+        ),
         pipeline(
             "a rollup of what cannot be counted",
             "clickhouse: {rollups: [{name: a, count: Money, every: Day}]}",
