@@ -123,6 +123,20 @@ impl ClickHouse {
             .map(drop)
     }
 
+    /// Stores rows that the statement says where to and in which format; twice where that is asked for twice.
+    pub(super) async fn insert_rows(&self, statement: &str, rows: Vec<u8>) -> Result<(), Failure> {
+        let timeout = self.0.target.insert_timeout.get();
+        let seconds = timeout.as_secs().max(1).to_string();
+        let parameters = [
+            ("query", statement),
+            ("async_insert", "0"),
+            ("max_execution_time", &seconds),
+        ];
+        self.send(&parameters, Upload::bytes(rows), timeout)
+            .await
+            .map(drop)
+    }
+
     /// Runs a SELECT and returns its answer.
     pub async fn ask(&self, query: String) -> Result<Vec<u8>, Failure> {
         self.send(&[], Upload::text(query), QUESTION_TIMEOUT).await

@@ -59,6 +59,8 @@ pub(super) struct ConsumeMetrics {
     retries: Family<ByClass, Counter>,
     dead_letters: Family<ByReason, Counter>,
     pub(super) dead_letter_failures: Counter,
+    pub(super) letters_stored: Counter,
+    pub(super) letter_table_failures: Counter,
     lag: Family<ByPartition, Gauge>,
     lag_age: Family<ByPartition, Seconds>,
     pub(super) topic_retention: Seconds,
@@ -95,6 +97,8 @@ impl ConsumeMetrics {
             retries: Family::default(),
             dead_letters: Family::default(),
             dead_letter_failures: Counter::default(),
+            letters_stored: Counter::default(),
+            letter_table_failures: Counter::default(),
             lag: Family::default(),
             lag_age: Family::default(),
             topic_retention: Seconds::default(),
@@ -163,6 +167,16 @@ impl ConsumeMetrics {
                 "dead_letter_failures",
                 "Attempts to write dead letters that failed and are repeated",
                 m.dead_letter_failures,
+            );
+            consume.register(
+                "dead_letters_stored",
+                "Dead letters of ingest and consume that were stored in their table",
+                m.letters_stored,
+            );
+            consume.register(
+                "dead_letter_table_failures",
+                "Attempts to store dead letters in their table that failed and are repeated",
+                m.letter_table_failures,
             );
             consume.register("lag_records", "Records behind the log's end", m.lag);
             consume.register(

@@ -11,6 +11,8 @@
 //!                        ──► target              what the table holds
 //!                        ──► dead_letters
 //!                        ──► hot                 figures of what is stored, for live views
+//!
+//! dead letters' topic ──► letter_table            beside all that: their table, which no event waits for
 //! ```
 //!
 //! One thread reads and decides ([`driver`]); everything that waits for somebody else runs on the runtime ([`jobs`]).
@@ -31,6 +33,7 @@ mod group;
 mod hot;
 pub mod intent;
 mod jobs;
+mod letter_table;
 pub mod line;
 pub mod machine;
 mod metrics;
@@ -54,6 +57,7 @@ use penstock_connect::kafka::Reports;
 use penstock_dataplane_config::ConsumeConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use tokio::sync::oneshot;
 
 use self::clickhouse::ClickHouse;
 use self::dead_letters::DeadLetters;
@@ -61,6 +65,7 @@ use self::driver::{Driver, End};
 use self::fence::Fence;
 use self::hot::Hot;
 use self::jobs::Jobs;
+use self::letter_table::LetterTable;
 use self::metrics::ConsumeMetrics;
 use self::protocol::Limits;
 use self::wake::Waker;
@@ -69,7 +74,7 @@ use crate::process::{Dependency, Needed, Process, Pulse, RoleError, Shutdown};
 /// How long the table's memory of tokens is trusted without asking.
 const BLIND: Duration = Duration::from_secs(60);
 const START_RETRY: Duration = Duration::from_secs(2);
-/// How long a process that stops may still write figures.
+/// How long a process that stops may still write figures, and store dead letters.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs the role until the shutdown is complete.
@@ -89,6 +94,10 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
         }
         None => (None, None),
     };
+    let letters = match &config.dead_letter_table {
+        Some(table) => Some(store_letters(&config, table, &clickhouse, &metrics, &process)?),
+        None => None,
+    };
     let Some(partitions) = wait_for_topic(&config, &kafka, &process).await? else {
         return Ok(());
     };
@@ -96,7 +105,7 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
         return Ok(());
     }
     let runtime = tokio::runtime::Handle::current();
-    let (done, finished) = tokio::sync::oneshot::channel();
+    let (done, finished) = oneshot::channel();
     let begun = process.shutdown.clone();
     std::thread::Builder::new()
         .name("consume".into())
@@ -123,6 +132,10 @@ pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleErro
     if let Some(telling) = telling {
         // It ends by itself once nobody can send to it any more.
         let _ = tokio::time::timeout(LAST_WORDS, telling).await;
+    }
+    if let Some(end) = letters {
+        // So that it leaves its group. What it has not stored is stored by the next.
+        let _ = tokio::time::timeout(LAST_WORDS, end).await;
     }
     outcome.map_err(Into::into)
 }
@@ -199,6 +212,33 @@ impl Reading {
         let (shutdown, pulse) = (self.shutdown.clone(), self.pulse.clone());
         Ok(Driver::new(jobs, answered, shutdown, pulse, limits))
     }
+}
+
+/// Has dead letters stored in their table; what is returned resolves when that has ended.
+fn store_letters(
+    config: &ConsumeConfig,
+    table: &str,
+    clickhouse: &ClickHouse,
+    metrics: &ConsumeMetrics,
+    process: &Process,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let shutdown = process.shutdown.clone();
+    let letters = LetterTable::new(
+        config.clone(),
+        table,
+        clickhouse.clone(),
+        metrics.clone(),
+        shutdown,
+    );
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("dead-letters".into())
+        .spawn(move || {
+            letters.run();
+            // The receiver is gone only when the process ends.
+            let _ = ended.send(());
+        })?;
+    Ok(end)
 }
 
 /// Waits until the topic is there; returns its number of partitions, or `None` when the process is to stop.

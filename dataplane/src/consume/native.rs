@@ -387,7 +387,7 @@ fn value_length(kind: ColumnKind, rest: &[u8]) -> usize {
 }
 
 /// A length as ClickHouse writes it, and how many bytes that took.
-fn read_varint(bytes: &[u8]) -> (usize, usize) {
+pub(super) fn read_varint(bytes: &[u8]) -> (usize, usize) {
     if let Some(&byte @ ..0x80) = bytes.first() {
         return (usize::from(byte), 1);
     }

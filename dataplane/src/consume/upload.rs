@@ -1,4 +1,4 @@
-//! Request bodies: a short text, or a block that is sent from where it lies.
+//! Request bodies: bytes, or a block that is sent from where it lies.
 //!
 //! A block's body is handed over piece by piece, and before each the sender is asked whether it may go
 //! on. When it may not, the body ends early, the request with it, and ClickHouse inserts nothing.
@@ -38,10 +38,14 @@ impl fmt::Debug for Upload {
 
 impl Upload {
     pub fn text(text: String) -> Self {
-        let length = text.len() as u64;
+        Self::bytes(text.into_bytes())
+    }
+
+    pub(super) fn bytes(bytes: Vec<u8>) -> Self {
+        let length = bytes.len() as u64;
         Self {
             block: Arc::default(),
-            pieces: vec![Piece::Head(text.into_bytes())].into_iter(),
+            pieces: vec![Piece::Head(bytes)].into_iter(),
             left: length,
             length,
             allowed: Box::new(|| true),

@@ -163,6 +163,12 @@ fn events_are_kept_as_long_as_their_app_says() -> Result<()> {
     within(30, "the retention is in force", || {
         Ok(traffic.json(&aged(31))?.contains("too_old"))
     })?;
+    within(60, "what was too old is in the table of dead letters", || {
+        let question = format!(
+            "SELECT count() > 0 FROM {table}_dead_letters FINAL WHERE reason = 'TooOld' AND step = 'ingest'"
+        );
+        Ok(ask(&kit, &question)? == "1")
+    })?;
     traffic.json(&aged(2))?;
     let question = format!(
         "SELECT countIf(expires_on = '2106-01-01'), countIf(expires_on = toDate(event_timestamp) + 31) FROM {table}"

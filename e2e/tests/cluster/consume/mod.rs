@@ -6,6 +6,7 @@ pub(crate) mod consumer;
 mod delivery;
 mod events;
 pub(crate) mod hot;
+mod letters;
 mod outages;
 pub(crate) mod pipeline;
 mod proxy;

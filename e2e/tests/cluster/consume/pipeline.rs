@@ -312,7 +312,7 @@ impl Pipeline {
         self.reader_in(&format!("penstock.test.{}", self.topic))
     }
 
-    fn reader_in(&self, group: &str) -> BaseConsumer {
+    pub(super) fn reader_in(&self, group: &str) -> BaseConsumer {
         ClientConfig::new()
             .set(
                 "bootstrap.servers",
