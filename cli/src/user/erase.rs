@@ -1,13 +1,14 @@
 //! `penstock user erase`: deletes a user's rows, and says that it is done when it is.
 //!
 //! ```text
-//! for each table: wait until what was sent is committed ─► DELETE ─► wait until every part is rewritten
-//!                 ─► wait again ─► count
+//! for each pipeline: wait until what was sent is committed ─► for each table: DELETE ─► wait until every part is rewritten
+//!                    ─► wait again ─► count
 //! ```
 //!
 //! Invariants:
 //! - What a consumer has not committed yet it may store again after a crash. So the group passes all that was in the topic
-//!   before, so that it is there to be deleted, and again after: what was stored and not committed meanwhile.
+//!   before, so that it is there to be deleted, and again after: what was stored and not committed meanwhile. What it makes
+//!   of that are dead letters, which another group passes then.
 //! - Done means counted: no row of the user is left that was there, and the change is finished in every part.
 //!
 //! Kafka deletes no single record. What the topics still hold of the user goes with their retention, which the outcome
@@ -16,11 +17,12 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::Args;
+use penstock_dataplane_config::letters::letter_group;
 use penstock_dataplane_config::table::quote_literal;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Of, Place};
+use super::{Of, Place, Rows};
 use crate::access::KafkaFlags;
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
@@ -74,19 +76,20 @@ struct Erased {
 
 pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Result<End> {
     let user = &arguments.of.user;
-    let mut rows = Vec::new();
+    let mut before = Vec::new();
     for place in &places {
-        rows.push(counted(place).await?);
+        before.push(counted(place).await?);
     }
     if !arguments.dry_run && !arguments.yes {
-        agreed(user, rows.iter().sum(), places.len())?;
+        let rows: Vec<u64> = before.iter().flatten().copied().collect();
+        agreed(user, rows.iter().sum(), rows.len())?;
     }
     let mut outcome = Outcome {
         user: user.clone(),
         dry_run: arguments.dry_run,
         tables: Vec::new(),
     };
-    for (place, before) in places.iter().zip(rows) {
+    for (place, before) in places.iter().zip(before) {
         let deleted = match arguments.dry_run {
             true => before,
             false => match erase(cluster, place, arguments).await {
@@ -101,13 +104,15 @@ pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Re
             },
         };
         let kafka = &place.stored.pipeline.spec.kafka;
-        outcome.tables.push(Erased {
-            pipeline: place.stored.name().to_owned(),
-            table: place.stored.table(),
-            rows: deleted,
-            topic_keeps: age(kafka.retention.get()),
-            dead_letters_keep: age(kafka.dead_letter.retention.get()),
-        });
+        for (rows, deleted) in place.tables.iter().zip(deleted) {
+            outcome.tables.push(Erased {
+                pipeline: place.stored.name().to_owned(),
+                table: place.name_of(rows),
+                rows: deleted,
+                topic_keeps: age(kafka.retention.get()),
+                dead_letters_keep: age(kafka.dead_letter.retention.get()),
+            });
+        }
     }
     print(arguments.output, &outcome, text)?;
     Ok(End::Done)
@@ -137,32 +142,53 @@ fn agreed(user: &str, rows: u64, tables: usize) -> Result<()> {
     }
 }
 
-async fn counted(place: &Place) -> Result<u64> {
-    let question = format!(
-        "SELECT count() FROM {} WHERE {}",
-        place.stored.quoted(),
-        place.which
-    );
-    let rows: Vec<u64> = place.stored.server.ask_within(&question, SCAN).await?;
-    Ok(rows.first().copied().unwrap_or(0))
+/// The user's rows in each table.
+async fn counted(place: &Place) -> Result<Vec<u64>> {
+    let mut counts = Vec::new();
+    for rows in &place.tables {
+        let table = place.stored.spec.quoted(&rows.table);
+        let question = format!("SELECT count() FROM {table} WHERE {}", rows.which);
+        let found: Vec<u64> = place.stored.server.ask_within(&question, SCAN).await?;
+        counts.push(found.first().copied().unwrap_or(0));
+    }
+    Ok(counts)
 }
 
-/// How many rows were deleted.
-async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u64> {
+/// How many rows were deleted from each table.
+async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<Vec<u64>> {
     let mut waiting = Waiting::new(arguments.timeout.get());
-    // Whoever may not see changes could not tell that this one is finished.
-    finished(place, "").await?;
-    passed(cluster, place, arguments, &mut waiting).await?;
-    let rows = counted(place).await?;
-    if rows == 0 {
-        return Ok(0);
+    // Whoever may not see changes could not tell that these are finished.
+    for rows in &place.tables {
+        finished(place, rows, "").await?;
     }
+    passed(cluster, place, arguments, &mut waiting).await?;
+    let before = counted(place).await?;
+    for (rows, _) in place.tables.iter().zip(&before).filter(|(_, count)| **count > 0) {
+        delete(place, rows, arguments, &mut waiting).await?;
+    }
+    if before.iter().all(|count| *count == 0) {
+        return Ok(before);
+    }
+    // A batch that was stored and not committed when its rows were deleted would be missed, and stored again.
+    passed(cluster, place, arguments, &mut waiting).await?;
+    match counted(place).await?.iter().sum::<u64>() {
+        0 => Ok(before),
+        left => Err(Failure::Failed(format!(
+            "{} rows were deleted from {}, and {left} of the user have come since: run it again once nothing more is sent",
+            before.iter().sum::<u64>(),
+            place.stored.table()
+        ))),
+    }
+}
+
+/// Deletes the user's rows of one table; returns when every part is rewritten.
+async fn delete(place: &Place, rows: &Rows, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
     // A name by which the change is found again.
     let name = format!("penstock-erase-{}", Uuid::new_v4());
     let statement = format!(
         "{} DELETE WHERE {} AND '{name}' != '' SETTINGS mutations_sync = {}",
-        place.stored.spec.alter(),
-        place.which,
+        place.stored.spec.alter_beside(&rows.table),
+        rows.which,
         place.sync
     );
     place
@@ -170,42 +196,40 @@ async fn erase(cluster: &Cluster, place: &Place, arguments: &Erase) -> Result<u6
         .server
         .run(&statement, arguments.timeout.get())
         .await?;
-    while !finished(place, &name).await? {
-        let what = format!("parts of {} are still to be rewritten", place.stored.table());
-        waiting.tick(&what, AGAIN).await?;
-    }
-    // A batch that was stored and not committed when its rows were deleted would be missed, and stored again.
-    passed(cluster, place, arguments, &mut waiting).await?;
-    match counted(place).await? {
-        0 => Ok(rows),
-        left => Err(Failure::Failed(format!(
-            "{rows} rows were deleted from {}, and {left} of the user have come since: run it again once nothing more is sent",
-            place.stored.table()
-        ))),
-    }
-}
-
-/// Waits until consumers have committed all that the topic holds now.
-async fn passed(cluster: &Cluster, place: &Place, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
-    let consumer = cluster.consumer(place.stored.name()).await?;
-    let brokers = cluster.brokers(place.stored.name(), &consumer.kafka, &arguments.kafka);
-    let brokers = brokers.await?;
-    let group = Committed::open(&brokers, &consumer.group, &consumer.kafka.topic)?;
-    while let Some(behind) = group.behind()? {
-        let what = format!("{behind} records for {} are not stored yet", place.stored.table());
+    while !finished(place, rows, &name).await? {
+        let what = format!("parts of {} are still to be rewritten", place.name_of(rows));
         waiting.tick(&what, AGAIN).await?;
     }
     Ok(())
 }
 
+/// Waits until consumers have committed all that the topic holds now, and then all dead letters.
+async fn passed(cluster: &Cluster, place: &Place, arguments: &Erase, waiting: &mut Waiting) -> Result<()> {
+    let consumer = cluster.consumer(place.stored.name()).await?;
+    let brokers = cluster.brokers(place.stored.name(), &consumer.kafka, &arguments.kafka);
+    let brokers = brokers.await?;
+    let mut groups = vec![(consumer.group.clone(), &consumer.kafka.topic)];
+    if consumer.dead_letter_table.is_some() {
+        groups.push((letter_group(&consumer.group), &consumer.kafka.dead_letter_topic));
+    }
+    for (group, topic) in groups {
+        let group = Committed::open(&brokers, &group, topic)?;
+        while let Some(behind) = group.behind()? {
+            let what = format!("{behind} records of {topic} are not stored yet");
+            waiting.tick(&what, AGAIN).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether the change of that name is there and finished. Of no name: whether changes can be seen at all.
-async fn finished(place: &Place, name: &str) -> Result<bool> {
+async fn finished(place: &Place, rows: &Rows, name: &str) -> Result<bool> {
     let spec = &place.stored.spec;
     let question = format!(
         "SELECT is_done, latest_fail_reason FROM system.mutations \
          WHERE database = {} AND table = {} AND position(command, {}) > 0",
         quote_literal(&spec.database),
-        quote_literal(&spec.table),
+        quote_literal(&rows.table),
         quote_literal(name)
     );
     let found: Vec<(u8, String)> = place.stored.server.ask(&question).await?;
@@ -218,7 +242,7 @@ async fn finished(place: &Place, name: &str) -> Result<bool> {
     {
         return Err(Failure::Failed(format!(
             "ClickHouse cannot finish deleting from {}: {}. Once the cause is gone it goes on by itself; run this again to see it done",
-            place.stored.table(),
+            place.name_of(rows),
             harmless(failure)
         )));
     }

@@ -15,12 +15,12 @@ use crate::stored::{Reach, Stored};
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum User {
-    /// Every event of a user, one JSON object a line
+    /// Every event and dead letter of a user, one JSON object a line
     #[command(
         after_help = "Examples:\n  penstock user export u-42 -n growth > u-42.ndjson\n  penstock user export u-42 --app shop --pipeline events"
     )]
     Export(export::Export),
-    /// Delete every event of a user, and say so when none is left
+    /// Delete every event and dead letter of a user, and say so when none is left
     #[command(
         after_help = "Examples:\n  penstock user erase u-42 -n growth --dry-run\n  penstock user erase u-42 -n growth --yes -o json"
     )]
@@ -46,10 +46,27 @@ pub struct Of {
 #[derive(Debug)]
 pub struct Place {
     pub stored: Stored,
-    /// A condition that holds for the user's rows and for no others.
-    pub which: String,
+    /// The event table, and the table of dead letters where there is one.
+    pub tables: Vec<Rows>,
     /// See [`penstock_provision::clickhouse::inspect::Inspection::mutations_sync`].
     pub sync: u8,
+}
+
+/// The user's rows of one table.
+#[derive(Debug)]
+pub struct Rows {
+    /// Its name, in the pipeline's database.
+    pub table: String,
+    /// A condition that holds for the user's rows and for no others.
+    pub which: String,
+    pub order: &'static str,
+}
+
+impl Place {
+    /// `database.table`.
+    pub fn name_of(&self, rows: &Rows) -> String {
+        format!("{}.{}", self.stored.spec.database, rows.table)
+    }
 }
 
 impl Of {
@@ -87,11 +104,24 @@ impl Of {
         let mut places = Vec::new();
         for stored in all {
             match stored.inspect_own().await? {
-                Some(found) => places.push(Place {
-                    sync: found.mutations_sync(),
-                    which: which(&self.user, app.as_deref()),
-                    stored,
-                }),
+                Some(found) => {
+                    let events = Rows {
+                        table: stored.spec.table.clone(),
+                        which: which(&self.user, app.as_deref()),
+                        order: "event_timestamp, event_id",
+                    };
+                    let letters = found.dead_letters.iter().filter(|letters| letters.there);
+                    let letters = letters.map(|letters| Rows {
+                        table: letters.table.clone(),
+                        which: which_letters(&self.user, app.as_deref()),
+                        order: "failed_at, dlq_partition, dlq_offset",
+                    });
+                    places.push(Place {
+                        sync: found.mutations_sync(),
+                        tables: std::iter::once(events).chain(letters).collect(),
+                        stored,
+                    });
+                }
                 None => note(&format!("The pipeline {} has no table yet.", stored.name())),
             }
         }
@@ -115,6 +145,23 @@ fn which(user: &str, app: Option<&str>) -> String {
     text
 }
 
+/// Of a dead letter there are the bytes alone, which need not be JSON: it is the user's when they name the user where an
+/// event or a line does.
+fn which_letters(user: &str, app: Option<&str>) -> String {
+    // What is no JSON as a whole is looked through for the member; a number is what a Segment event may have.
+    let named = "[JSONExtractString(value, 'user_id'), JSONExtractString(value, 'userId'), JSONExtractRaw(value, 'userId'), \
+                 simpleJSONExtractString(value, 'user_id'), simpleJSONExtractString(value, 'userId')]";
+    let mut text = format!("has({named}, {})", quote_literal(user));
+    if let Some(app) = app {
+        let app = quote_literal(app);
+        // Of a line that is no JSON consume does not know the App.
+        text.push_str(&format!(
+            " AND (app_id = {app} OR simpleJSONExtractString(value, 'app_id') = {app})"
+        ));
+    }
+    text
+}
+
 pub async fn run(place: &Where, command: &User) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
     match command {
@@ -134,5 +181,13 @@ mod tests {
             r"user_hash = cityHash64('o\'neil\\') AND user_id = 'o\'neil\\' AND app_id = 'a-b'"
         );
         assert_eq!(which("u", None), "user_hash = cityHash64('u') AND user_id = 'u'");
+        let letters = which_letters("o'neil\\", Some("a-b"));
+        assert!(
+            letters.starts_with("has([JSONExtractString(value, 'user_id'), ")
+                && letters.ends_with(
+                    r"], 'o\'neil\\') AND (app_id = 'a-b' OR simpleJSONExtractString(value, 'app_id') = 'a-b')"
+                ),
+            "{letters}"
+        );
     }
 }

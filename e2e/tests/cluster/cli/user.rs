@@ -1,4 +1,4 @@
-//! `penstock user`: one user's events, out of the table and out of the world.
+//! `penstock user`: one user's events and dead letters, out of the tables and out of the world.
 
 use std::time::Duration;
 
@@ -36,13 +36,38 @@ fn a_user_is_exported_and_erased_and_does_not_come_back() -> Result<()> {
     };
     assert_eq!(left(USER)?, "5");
 
+    // A letter of each, and one that was cut in the middle.
+    let letter = |value: &str| {
+        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+        kit.clickhouse(&format!(
+            "INSERT INTO {table}_dead_letters (failed_at, reason, step, src_group, value) \
+             SELECT now(), 'TooOld', 'ingest', generateUUIDv4(), '{value}'"
+        ))
+    };
+    let whole = of(USER, 6);
+    letter(&whole)?;
+    letter(&whole[..whole.len() - 5])?;
+    letter(&of("another", 6))?;
+    let letters = || -> Result<String> {
+        let count = kit.clickhouse(&format!("SELECT count() FROM {table}_dead_letters"))?;
+        Ok(count.trim().to_owned())
+    };
+    assert_eq!(letters()?, "3");
+
     // All that is stored, line by line.
     let exported = printed(&kit, &trial, &["user", "export", USER])?;
     let events: Vec<Value> = exported
         .lines()
         .map(|line| serde_json::from_str(line).expect("a line is JSON"))
         .collect();
-    assert_eq!(events.len(), 5, "{exported}");
+    assert_eq!(events.len(), 7, "{exported}");
+    let (events, given_up) = events.split_at(5);
+    assert!(
+        given_up
+            .iter()
+            .all(|letter| whole.starts_with(letter["value"].as_str().unwrap_or("?"))),
+        "{exported}"
+    );
     assert!(
         events
             .iter()
@@ -83,6 +108,7 @@ fn a_user_is_exported_and_erased_and_does_not_come_back() -> Result<()> {
     assert!(code == Some(2) && said.contains("--yes"), "{code:?} {said}");
     let would = json(&kit, &trial, &[&erase[..], &["--dry-run"]].concat())?;
     assert_eq!(would["tables"][0]["rows"], 5, "{would}");
+    assert_eq!(would["tables"][1]["rows"], 2, "{would}");
     assert_eq!(left(USER)?, "5");
 
     // Others send meanwhile, and what was sent before is stored first, and then erased with the rest.
@@ -91,7 +117,8 @@ fn a_user_is_exported_and_erased_and_does_not_come_back() -> Result<()> {
         traffic.json(&of(USER, 5))?;
         let done = json(&kit, &trial, &[&erase[..], &["--yes"]].concat())?;
         assert_eq!(done["tables"][0]["rows"], 6, "{done}");
-        assert_eq!(left(USER)?, "0");
+        assert_eq!(done["tables"][1]["rows"], 2, "{done}");
+        assert_eq!((left(USER)?, letters()?), ("0".into(), "1".into()));
         Ok(())
     })?;
     assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
