@@ -494,7 +494,8 @@ pub struct Batch {
     #[serde(default = "Batch::default_max_bytes")]
     #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
     pub max_bytes: ByteSize,
-    /// How long the oldest event of a batch may wait.
+    /// How long the oldest event of a batch may wait; up to twice as long while a consumer has several partitions that
+    /// bring little, so that together they cause few INSERTs.
     #[serde(default = "Batch::default_max_age")]
     #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
     pub max_age: Duration,
