@@ -104,6 +104,12 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     let path = "jsonpath={.status.conditions[?(@.type==\"TablesReady\")].message}";
     let message = trial.kubectl(&["get", "ingestionpipelines", "events", "-o", path])?;
     assert!(message.contains("MODIFY COLUMN `amount` Int64"), "{message}");
+    // Meanwhile events are stored as before.
+    traffic.json(&bought("c", "NL"))?;
+    within(30, "an event of meanwhile is stored", || {
+        Ok(trial.rows()?.0 == all + 1)
+    })?;
+    trial.condition("TablesReady", "False", Duration::ZERO)?;
     let fingerprint = message.trim().rsplit(' ').next().unwrap_or_default();
     let agreed = format!("penstock.dev/apply-schema={fingerprint}");
     trial.kubectl(&["annotate", "ingestionpipelines", "events", &agreed])?;
