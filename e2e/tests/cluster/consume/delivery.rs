@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::consumer::Consumer;
+use super::events;
 use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,7 +74,7 @@ fn consumers_share_the_partitions_as_the_brokers_say() {
 fn share(name: &str, settings: &str) {
     let pipeline = Pipeline::new(name, 6);
     let start = || Consumer::start_at(&pipeline, &pipeline.kit.clickhouse_url(), settings);
-    let events = 60_000;
+    let (events, more) = (60_000, 600);
     std::thread::scope(|scope| {
         let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(15)));
         let mut first = start();
@@ -88,14 +89,31 @@ fn share(name: &str, settings: &str) {
         second.wait_for("all partitions", PATIENCE, |c| {
             c.metric("penstock_consume_assigned_partitions", "") == 6.0
         });
+        // It stores nothing of a partition before it has looked at what the one before has left there: no open batch.
+        let taken = format!(
+            "SELECT uniqExact(src_partition) FROM {} WHERE toUnixTimestamp64Milli(received_at) >= {} FORMAT TSV",
+            pipeline.table(),
+            events::now_ms()
+        );
+        pipeline.produce_events(events, more, 100);
+        pipeline.flush();
+        second.wait_for("a row in each of them", PATIENCE, |_| {
+            pipeline.sql(&taken).trim() == "6"
+        });
+        assert_eq!(
+            second.metric("penstock_consume_recovered_total", ""),
+            0.0,
+            "a batch was left open: {}",
+            second.log()
+        );
         let third = start();
         std::thread::sleep(Duration::from_secs(2));
         second.kill();
         producing.join().expect("produced");
-        pipeline.expect_rows(events, PATIENCE);
+        pipeline.expect_rows(events + more, PATIENCE);
         drop(third);
     });
-    assert_eq!(pipeline.counts(), (events, events));
+    assert_eq!(pipeline.counts(), (events + more, events + more));
 }
 
 /// The protocol is changed as a rollout does it, one consumer after the other, there and back.
