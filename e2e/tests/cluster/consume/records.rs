@@ -117,6 +117,20 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
     let good = |number| events::line(pipeline.run, number, "u");
     let cut = good(9);
     let mixed = format!("{}not ours at all\n{}{}", good(0), good(1), &cut[..cut.len() / 2]);
+    // Members of another type, and a time that its column cannot hold.
+    let number = cut.replace(r#""user_id":"u""#, r#""user_id":7"#);
+    let (head, _) = cut.split_once(r#""event_data":"#).expect("its properties");
+    let list = format!("{head}\"event_data\":[1]}}\n");
+    let large = cut.replace(r#""timestamp":"#, r#""timestamp":9"#);
+    let unfit = [
+        good(4),
+        number.clone(),
+        list.clone(),
+        good(5),
+        large.clone(),
+        good(6),
+    ]
+    .concat();
     for value in [
         good(2).as_bytes(),
         mixed.as_bytes(),
@@ -124,20 +138,25 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
         b"\n",
         // A barrier, which is nothing.
         b"",
+        unfit.as_bytes(),
         good(3).as_bytes(),
     ] {
         pipeline.produce(0, value);
     }
     pipeline.flush();
     let consumer = Consumer::start(&pipeline);
-    pipeline.expect_rows(4, PATIENCE);
-    let letters = pipeline.letters(4, PATIENCE);
+    pipeline.expect_rows(7, PATIENCE);
+    let letters = pipeline.letters(7, PATIENCE);
+    let value = |line: &str| line.trim_end().as_bytes().to_vec();
     let origin = |offset, row| format!("{}/0/{offset}/{row}", pipeline.topic);
     for (letter, (origin, detail, value)) in letters.iter().zip([
         (origin(1, 1), "no JSON object", b"not ours at all".to_vec()),
         (origin(1, 3), "at byte", cut.as_bytes()[..cut.len() / 2].to_vec()),
         (origin(2, 0), "not UTF-8", b"\x00\xff\xfe".to_vec()),
         (origin(3, 0), "no JSON object", Vec::new()),
+        (origin(5, 1), "no string", value(&number)),
+        (origin(5, 2), "no object", value(&list)),
+        (origin(5, 4), "a time is out of range", value(&large)),
     ]) {
         assert_eq!(
             (letter.reason.as_str(), letter.step.as_str()),
@@ -148,14 +167,14 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
     }
     assert_eq!(
         consumer.metric("penstock_consume_dead_letters_total", "Malformed"),
-        4.0
+        7.0
     );
     consumer.stop();
     let _again = Consumer::start(&pipeline);
-    pipeline.expect_rows(4, PATIENCE);
+    pipeline.expect_rows(7, PATIENCE);
     assert_eq!(
         pipeline.letter_count(),
-        4,
+        7,
         "what is committed is not gone through again"
     );
 }
