@@ -3,7 +3,8 @@
 //! Only results go there. What is said about them, as "no dead letters" or how far a long read has come, goes to
 //! standard error, so that a pipe gets nothing else.
 
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::fmt::Arguments;
+use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -24,14 +25,24 @@ pub enum Format {
 
 /// Prints a value as `format` says; `table` is what a person gets.
 pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::Failed(format!("the result cannot be written: {error}"));
-    let text = match format {
+    write(text(format, value, table)?.as_bytes())
+}
+
+fn text<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<String> {
+    Ok(match format {
         Format::Table => table(value),
-        Format::Json => serde_json::to_string_pretty(value).map_err(|error| failed(&error))? + "\n",
-        Format::Yaml => serde_yaml::to_string(value).map_err(|error| failed(&error))?,
-    };
-    write(text.as_bytes())
+        Format::Json => serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))? + "\n",
+        Format::Yaml => yaml(value)?,
+    })
+}
+
+/// A document of YAML, with its last line break.
+pub fn yaml<T: Serialize>(value: &T) -> Result<String> {
+    serde_yaml::to_string(value).map_err(|error| unwritable(&error))
+}
+
+fn unwritable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Failed(format!("the result cannot be written: {error}"))
 }
 
 /// Writes bytes as they are.
@@ -48,14 +59,51 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// How far a long read has come: one line on standard error, written over again and again, and removed at the end. Silent
-/// where standard error is no terminal.
+/// What is said while something takes long: one line on standard error, written over again and again, and removed at the
+/// end.
 #[derive(Debug)]
-pub struct Progress {
+struct Line<W: Write = Stderr> {
+    /// None where nobody looks: standard error is no terminal.
+    out: Option<W>,
+    shown: bool,
+}
+
+impl Line {
+    fn of_the_terminal() -> Self {
+        let out = io::stderr();
+        Self::on(out.is_terminal().then_some(out))
+    }
+}
+
+impl<W: Write> Line<W> {
+    fn on(out: Option<W>) -> Self {
+        Self { out, shown: false }
+    }
+
+    fn show(&mut self, text: Arguments<'_>) {
+        if let Some(out) = &mut self.out {
+            self.shown = true;
+            let _ = write!(out, "\r\x1b[K{text}");
+        }
+    }
+}
+
+impl<W: Write> Drop for Line<W> {
+    fn drop(&mut self) {
+        if let Some(out) = &mut self.out
+            && self.shown
+        {
+            let _ = write!(out, "\r\x1b[K");
+        }
+    }
+}
+
+/// How far a long read has come.
+#[derive(Debug)]
+pub struct Progress<W: Write = Stderr> {
     done: u64,
     of: u64,
-    terminal: bool,
-    shown: bool,
+    line: Line<W>,
     due: Instant,
 }
 
@@ -66,12 +114,17 @@ const EVERY: Duration = Duration::from_millis(200);
 impl Progress {
     /// Of a read of so many records.
     pub fn new(of: u64) -> Self {
+        Self::on(Line::of_the_terminal(), of, Instant::now() + PATIENCE)
+    }
+}
+
+impl<W: Write> Progress<W> {
+    fn on(line: Line<W>, of: u64, due: Instant) -> Self {
         Self {
             done: 0,
             of,
-            terminal: io::stderr().is_terminal(),
-            shown: false,
-            due: Instant::now() + PATIENCE,
+            line,
+            due,
         }
     }
 
@@ -79,34 +132,20 @@ impl Progress {
     pub fn record(&mut self) {
         self.done += 1;
         let now = Instant::now();
-        if self.terminal && now >= self.due {
-            (self.shown, self.due) = (true, now + EVERY);
-            let _ = write!(
-                io::stderr(),
-                "\r\x1b[KReading: {} of {} records",
-                self.done,
-                self.of
-            );
+        if now >= self.due {
+            self.due = now + EVERY;
+            self.line
+                .show(format_args!("Reading: {} of {} records", self.done, self.of));
         }
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
-}
-
-/// Waiting for others: what for, and for how long already, on the line of standard error that [`Progress`] uses. Silent
-/// where that is no terminal.
+/// Waiting for others: what for, and for how long already.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct Waiting<W: Write = Stderr> {
     began: Instant,
     limit: Duration,
-    terminal: bool,
-    shown: bool,
+    line: Line<W>,
 }
 
 const POLL: Duration = Duration::from_secs(1);
@@ -114,12 +153,13 @@ const POLL: Duration = Duration::from_secs(1);
 impl Waiting {
     /// For so long at most.
     pub fn new(limit: Duration) -> Self {
-        Self {
-            began: Instant::now(),
-            limit,
-            terminal: io::stderr().is_terminal(),
-            shown: false,
-        }
+        Self::on(Line::of_the_terminal(), Instant::now(), limit)
+    }
+}
+
+impl<W: Write> Waiting<W> {
+    fn on(line: Line<W>, began: Instant, limit: Duration) -> Self {
+        Self { began, limit, line }
     }
 
     /// Waits a moment more for `what`, a phrase such as `3 parts are to be rewritten`. When the time is over, it says so, and
@@ -132,19 +172,90 @@ impl Waiting {
                 age(self.limit)
             )));
         }
-        if self.terminal && waited >= PATIENCE {
-            self.shown = true;
-            let _ = write!(io::stderr(), "\r\x1b[K{what}, {}", age(waited));
+        if waited >= PATIENCE {
+            self.line.show(format_args!("{what}, {}", age(waited)));
         }
         tokio::time::sleep(POLL).await;
         Ok(())
     }
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_get_the_same_in_json_and_in_yaml() {
+        // What a reader of YAML might take for something else than text.
+        let value = serde_json::json!({
+            "name": "no", "version": "1.0", "at": "2026-11-28", "text": "a: b\n- \u{1b}[2J", "none": null,
+            "list": [{"offset": 9_007_199_254_740_993_u64}, {}, []],
+        });
+        let as_json = text(Format::Json, &value, |_| unreachable!("no table")).unwrap();
+        let as_yaml = text(Format::Yaml, &value, |_| unreachable!("no table")).unwrap();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&as_json).unwrap(),
+            value
+        );
+        assert_eq!(
+            serde_yaml::from_str::<serde_json::Value>(&as_yaml).unwrap(),
+            value,
+            "{as_yaml}"
+        );
+        assert_ne!(as_json, as_yaml);
+        assert!(
+            as_yaml.ends_with('\n') && !as_yaml.contains('\u{1b}'),
+            "{as_yaml}"
+        );
+        assert_eq!(
+            text(Format::Table, &value, |_| "people\n".into()).unwrap(),
+            "people\n"
+        );
+    }
+
+    #[test]
+    fn a_long_read_shows_how_far_it_is_and_leaves_nothing() {
+        let mut said = Vec::new();
+        let now = Instant::now();
+        let mut progress = Progress::on(Line::on(Some(&mut said)), 3, now);
+        progress.record();
+        // At once: it is not written over for each record.
+        progress.due = now + Duration::from_secs(60);
+        progress.record();
+        progress.due = now;
+        progress.record();
+        drop(progress);
+        assert_eq!(
+            String::from_utf8(said).unwrap(),
+            "\r\x1b[KReading: 1 of 3 records\r\x1b[KReading: 3 of 3 records\r\x1b[K"
+        );
+    }
+
+    #[test]
+    fn what_is_over_soon_shows_nothing() {
+        let mut said = Vec::new();
+        let mut progress = Progress::on(Line::on(Some(&mut said)), 1, Instant::now() + PATIENCE);
+        progress.record();
+        drop(progress);
+        assert_eq!(said, b"");
+    }
+
+    #[tokio::test]
+    async fn waiting_says_what_for_and_ends() {
+        let mut said = Vec::new();
+        let began = Instant::now().checked_sub(Duration::from_secs(70)).unwrap();
+        let mut waiting = Waiting::on(Line::on(Some(&mut said)), began, Duration::from_secs(3600));
+        waiting.tick("3 parts are to be rewritten", "").await.unwrap();
+        waiting.limit = Duration::from_secs(60);
+        let over = waiting.tick("2 parts are to be rewritten", "run it again").await;
+        assert_eq!(
+            over.unwrap_err().to_string(),
+            "after 1m 2 parts are to be rewritten; run it again"
+        );
+        drop(waiting);
+        assert_eq!(
+            String::from_utf8(said).unwrap(),
+            "\r\x1b[K3 parts are to be rewritten, 1m10s\r\x1b[K"
+        );
     }
 }

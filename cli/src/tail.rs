@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use penstock_dataplane_config::Duration;
 use penstock_dataplane_config::record::LINE_VERSION;
 use rdkafka::message::Message as _;
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use crate::cluster::{Cluster, Where};
 use crate::exit::{End, Failure, Result};
 use crate::kafka::Topic;
-use crate::output::note;
+use crate::output::{Format, note, yaml};
 use crate::place::{Given, Place};
 use crate::text::{cut, harmless};
 
@@ -40,18 +40,11 @@ pub struct Tail {
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// How to print events, in JSON as the lines that they are in the topic
+    /// How to print events, in JSON as the lines that they are in the topic, in YAML each as a document
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub output: Lines,
+    pub output: Format,
     #[command(flatten)]
     pub given: Given,
-}
-
-/// How events are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Lines {
-    Table,
-    Json,
 }
 
 pub async fn run(place: &Where, arguments: &Tail) -> Result<End> {
@@ -137,13 +130,13 @@ struct Printer<W: Write> {
     event: Option<String>,
     /// Events that may still be printed.
     left: Option<u64>,
-    format: Lines,
+    format: Format,
     out: W,
 }
 
 impl<W: Write> Printer<W> {
     fn head(&mut self) -> Result<()> {
-        if self.format == Lines::Table {
+        if self.format == Format::Table {
             writeln!(
                 self.out,
                 "{:24}  {:8}  {:24}  {:24}  DATA",
@@ -199,11 +192,29 @@ impl<W: Write> Printer<W> {
 
     fn print(&mut self, event: &Event<'_>, line: &[u8]) -> Result<()> {
         self.left = self.left.map(|left| left - 1);
-        if self.format == Lines::Json {
-            self.out.write_all(line)?;
-            self.out.write_all(b"\n")?;
-            return Ok(());
+        match self.format {
+            Format::Table => self.row(event),
+            Format::Json => {
+                self.out.write_all(line)?;
+                self.out.write_all(b"\n")?;
+                Ok(())
+            }
+            Format::Yaml => self.document(line),
         }
+    }
+
+    /// The line's members, sorted, as a document of a stream that has no end.
+    fn document(&mut self, line: &[u8]) -> Result<()> {
+        let members: serde_json::Value = serde_json::from_slice(line).map_err(|error| {
+            Failure::Failed(format!(
+                "an event cannot be written as YAML: {error}; -o json prints it as it is"
+            ))
+        })?;
+        write!(self.out, "---\n{}", yaml(&members)?)?;
+        Ok(())
+    }
+
+    fn row(&mut self, event: &Event<'_>) -> Result<()> {
         let received = jiff::Timestamp::from_millisecond(event.received_at);
         let received = received.map_or_else(|_| "-".into(), |at| format!("{at:.3}"));
         let user = event
@@ -236,7 +247,7 @@ mod tests {
         )
     }
 
-    fn printer(format: Lines, event: Option<&str>, left: Option<u64>) -> Printer<Vec<u8>> {
+    fn printer(format: Format, event: Option<&str>, left: Option<u64>) -> Printer<Vec<u8>> {
         Printer {
             app: Some(APP.into()),
             event: event.map(Into::into),
@@ -252,15 +263,38 @@ mod tests {
 
     #[test]
     fn json_is_the_line_as_it_is() {
-        let mut all = printer(Lines::Json, Some("b"), None);
+        let mut all = printer(Format::Json, Some("b"), None);
         let value = format!("{}{}nonsense\n\n{}", line("a"), line("b"), line("b"));
         assert!(all.record(0, 1, value.as_bytes()).unwrap().is_continue());
         assert_eq!(text(all), line("b").repeat(2));
     }
 
     #[test]
+    fn yaml_is_a_document_for_each_event() {
+        let mut all = printer(Format::Yaml, None, None);
+        let odd = line("yes").replace(
+            r#"{"a":1.50}"#,
+            r#"{"a":[null,"1.5","---\n- ~",{"b":18446744073709551615}]}"#,
+        );
+        let value = line("a") + &odd;
+        assert!(all.record(0, 1, value.as_bytes()).unwrap().is_continue());
+        assert!(all.record(0, 2, line("c").as_bytes()).unwrap().is_continue());
+        let printed = text(all);
+        assert!(
+            printed.starts_with("---\n") && !printed.contains('\u{1b}'),
+            "{printed}"
+        );
+        let documents: Vec<serde_json::Value> = serde_yaml::from_multiple(&printed).unwrap();
+        let lines: Vec<serde_json::Value> = [line("a"), odd, line("c")]
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(documents, lines, "{printed}");
+    }
+
+    #[test]
     fn it_ends_at_its_limit() {
-        let mut some = printer(Lines::Json, None, Some(2));
+        let mut some = printer(Format::Json, None, Some(2));
         assert!(some.record(0, 1, line("a").as_bytes()).unwrap().is_continue());
         assert!(
             some.record(0, 2, line("b").repeat(3).as_bytes())
@@ -272,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_table_shows_what_matters_and_moves_no_cursor() {
-        let mut table = printer(Lines::Table, None, None);
+        let mut table = printer(Format::Table, None, None);
         assert!(table.record(0, 1, line("buy").as_bytes()).unwrap().is_continue());
         let printed = text(table);
         let cells: Vec<_> = printed.split_whitespace().collect();
@@ -290,7 +324,7 @@ mod tests {
 
     #[test]
     fn an_empty_record_is_nothing_and_an_unknown_version_the_end() {
-        let mut all = printer(Lines::Json, None, None);
+        let mut all = printer(Format::Json, None, None);
         assert!(all.record(0, 1, b"").unwrap().is_continue());
         let newer = line("a").replace("\"v\":1", "\"v\":2");
         let error = all.record(3, 4, newer.as_bytes()).unwrap_err();
