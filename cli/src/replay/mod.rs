@@ -30,8 +30,12 @@ use crate::text::{Table, count};
 
 #[derive(Clone, Debug, Args)]
 pub struct Replay {
-    /// The pipeline
-    pub pipeline: String,
+    /// The pipeline; with --topic it need not be said
+    #[arg(required_unless_present = "topic")]
+    pub pipeline: Option<String>,
+    /// The topic, where only that is known: its pipeline is looked for in the namespace; beside PIPELINE it must be its topic
+    #[arg(long, value_name = "NAME")]
+    pub topic: Option<String>,
     /// What was sent since then: a time as 2026-11-28T10:00:00Z, so long ago as 2h, or `beginning`
     #[arg(long, value_name = "WHEN")]
     pub from: When,
@@ -70,11 +74,20 @@ struct Outcome {
 
 pub async fn run(place: &Where, arguments: &Replay) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
-    let stored = Stored::find(&cluster, &arguments.pipeline, &arguments.reach).await?;
-    let consumer = cluster.consumer(&arguments.pipeline).await?;
-    let brokers = cluster.brokers(&arguments.pipeline, &consumer.kafka, &arguments.kafka);
-    let brokers = brokers.await?;
+    let pipeline = match (&arguments.pipeline, &arguments.topic) {
+        (Some(pipeline), _) => pipeline.clone(),
+        (None, topic) => of_topic(&cluster, topic.as_deref().unwrap_or_default()).await?,
+    };
+    let stored = Stored::find(&cluster, &pipeline, &arguments.reach).await?;
+    let consumer = cluster.consumer(&pipeline).await?;
     let name = &consumer.kafka.topic;
+    if let Some(topic) = arguments.topic.as_ref().filter(|topic| *topic != name) {
+        return Err(Failure::Usage(format!(
+            "the topic of the pipeline {pipeline} is {name}, not {topic}"
+        )));
+    }
+    let brokers = cluster.brokers(&pipeline, &consumer.kafka, &arguments.kafka);
+    let brokers = brokers.await?;
     let topic = Topic::open(&brokers, name)?;
     let letters = Topic::open(&brokers, &consumer.kafka.dead_letter_topic)?;
     let group = Committed::open(&brokers, &consumer.group, name)?;
@@ -127,12 +140,57 @@ pub async fn run(place: &Where, arguments: &Replay) -> Result<End> {
                     1 => "1 event is".to_owned(),
                     _ => format!("{left} events are"),
                 },
-                arguments.pipeline
+                pipeline
             )));
         }
     }
     print(arguments.output, &outcome, text)?;
     Ok(End::Done)
+}
+
+/// The pipeline of the namespace that has this topic.
+async fn of_topic(cluster: &Cluster, topic: &str) -> Result<String> {
+    let pipelines = cluster.pipelines(false).await?;
+    let known = pipelines.into_iter().map(|pipeline| match pipeline.0 {
+        Ok(pipeline) => (
+            pipeline.metadata.name.unwrap_or_default(),
+            pipeline.status.and_then(|status| status.topic),
+        ),
+        // Its topic is not known, like that of a pipeline that the operator has not come to.
+        Err(invalid) => (invalid.metadata.name.unwrap_or_default(), None),
+    });
+    the_one(known, topic, &cluster.namespace)
+}
+
+/// Of pipelines with their topics, as far as these are known.
+fn the_one(
+    known: impl Iterator<Item = (String, Option<String>)>,
+    topic: &str,
+    namespace: &str,
+) -> Result<String> {
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
+    for (pipeline, its) in known {
+        match its {
+            Some(its) if its == topic => found.push(pipeline),
+            Some(_) => {}
+            None => unknown.push(pipeline),
+        }
+    }
+    match (found.as_slice(), unknown.as_slice()) {
+        ([pipeline], _) => Ok(pipeline.clone()),
+        ([], []) => Err(Failure::NotFound(format!(
+            "no pipeline of the namespace {namespace} has the topic {topic}; `penstock status -A -o json` says which have which"
+        ))),
+        ([], unknown) => Err(Failure::NotFound(format!(
+            "no pipeline of the namespace {namespace} is known to have the topic {topic}; of {} it is not known: name the pipeline",
+            unknown.join(", ")
+        ))),
+        // Of two in one Kafka only the oldest has it, and there may be two Kafkas.
+        (several, _) => Err(Failure::Usage(format!(
+            "the pipelines {} name the topic {topic}: say which one is meant",
+            several.join(", ")
+        ))),
+    }
 }
 
 fn text(outcome: &Outcome) -> String {
@@ -170,4 +228,35 @@ fn text(outcome: &Outcome) -> String {
         ),
     };
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_names_its_pipeline() {
+        let of = |topic: &str, known: &[(&str, Option<&str>)]| {
+            let known = known
+                .iter()
+                .map(|&(pipeline, topic)| (pipeline.to_owned(), topic.map(str::to_owned)));
+            the_one(known, topic, "growth").map_err(|failure| failure.to_string())
+        };
+        let known = [("clicks", Some("growth.clicks")), ("events", Some("shop"))];
+        assert_eq!(of("shop", &known), Ok("events".into()));
+        let absent = of("events", &known).unwrap_err();
+        assert!(
+            absent.starts_with("no pipeline of the namespace growth has the topic events;"),
+            "{absent}"
+        );
+        let with_unknown = [known[0], ("new", None), known[1]];
+        assert_eq!(of("shop", &with_unknown), Ok("events".into()));
+        let unknown = of("growth.new", &with_unknown).unwrap_err();
+        assert!(unknown.contains("of new it is not known"), "{unknown}");
+        let twice = of("shop", &[known[1], ("young", Some("shop"))]).unwrap_err();
+        assert!(
+            twice.contains("events, young") && twice.contains("say which"),
+            "{twice}"
+        );
+    }
 }
