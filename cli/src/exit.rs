@@ -1,7 +1,6 @@
 //! How a command ends: what it says when it fails, and the code that a script sees.
 
 use std::io;
-use std::process::ExitCode;
 
 /// Why a command failed. Every message is a sentence that says what to do, where something can be done.
 #[derive(Debug, thiserror::Error)]
@@ -36,26 +35,26 @@ pub enum End {
     NotAsAsked,
 }
 
-impl From<End> for ExitCode {
-    fn from(end: End) -> Self {
-        Self::from(match end {
-            End::Done => 0,
-            End::NotReady => 5,
-            End::NotReplayable => 6,
-            End::NotAsAsked => 7,
-        })
+impl End {
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::NotReady => 5,
+            Self::NotReplayable => 6,
+            Self::NotAsAsked => 7,
+        }
     }
 }
 
 impl Failure {
-    pub fn code(&self) -> ExitCode {
-        ExitCode::from(match self {
+    pub const fn code(&self) -> u8 {
+        match self {
             Self::OutputClosed => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Unreachable(_) => 4,
-        })
+        }
     }
 }
 
@@ -92,6 +91,58 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::OutputClosed,
             _ => Self::Failed(format!("the output cannot be written: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts know them by their numbers.
+    #[test]
+    fn codes_are_those_of_the_reference() {
+        let said = String::new;
+        for (code, of, meaning) in [
+            (0, End::Done.code(), "it did what it was told"),
+            (0, Failure::OutputClosed.code(), "it did what it was told"),
+            (1, Failure::Failed(said()).code(), "it failed"),
+            (2, Failure::Usage(said()).code(), "it was called wrongly"),
+            (
+                3,
+                Failure::NotFound(said()).code(),
+                "what was named does not exist",
+            ),
+            (
+                4,
+                Failure::Unreachable(said()).code(),
+                "the API server, Kafka or ClickHouse cannot be reached",
+            ),
+            (
+                5,
+                End::NotReady.code(),
+                "`status`: something that was shown is not Ready",
+            ),
+            (
+                6,
+                End::NotReplayable.code(),
+                "`dlq replay`: a letter that was named cannot be replayed",
+            ),
+            (
+                7,
+                End::NotAsAsked.code(),
+                "`schema status` and `plan`: the tables are not as asked",
+            ),
+        ] {
+            assert_eq!(of, code, "{meaning}");
+            let told = CODES
+                .iter()
+                .find(|(told, _)| *told == code)
+                .map(|(_, told)| *told);
+            assert!(
+                told.is_some_and(|told| told.starts_with(meaning)),
+                "{code}: {told:?}"
+            );
         }
     }
 }

@@ -42,12 +42,12 @@ pub fn run(name: &'static str) -> ExitCode {
     let matches = Arguments::command().bin_name(name).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match command(name, arguments) {
-        Ok(end) => end.into(),
+        Ok(end) => end.code().into(),
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {
                 output::note(&format!("{name}: {failure}"));
             }
-            failure.code()
+            failure.code().into()
         }
     }
 }

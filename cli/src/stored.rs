@@ -204,3 +204,38 @@ fn is_login(detail: &str) -> bool {
     .iter()
     .any(|name| detail.contains(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_the_line_of_its_file() {
+        let file = std::env::temp_dir().join(format!("penstock-password-{}", std::process::id()));
+        let reach = Reach {
+            password_file: Some(file.clone()),
+            ..Reach::default()
+        };
+        for (written, password) in [
+            ("secret\n", "secret"),
+            (" se cret\r\n", " se cret"),
+            ("secret", "secret"),
+        ] {
+            std::fs::write(&file, written).unwrap();
+            assert_eq!(
+                reach.password().unwrap().as_deref(),
+                Some(password),
+                "{written:?}"
+            );
+        }
+        std::fs::remove_file(&file).unwrap();
+        let failure = reach.password().unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(
+            failure
+                .to_string()
+                .starts_with(&format!("--password-file {}: ", file.display())),
+            "{failure}"
+        );
+    }
+}

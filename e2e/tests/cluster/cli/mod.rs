@@ -47,7 +47,31 @@ fn ended(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<(Option<i3
 
 /// What it prints, where it succeeds.
 pub(crate) fn printed(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<String> {
-    let output = run(kit, trial, arguments)?;
+    succeeded(arguments, run(kit, trial, arguments)?)
+}
+
+/// The same with ClickHouse over TLS, and the user's password out of a file: what the variables say is wrong.
+fn over_tls(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<String> {
+    let failed = |error: std::io::Error| Error::new(error.to_string());
+    let admin = kit.clickhouse_users()?.admin;
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let password = folder.path().join("password");
+    std::fs::write(&password, admin.password + "\n").map_err(failed)?;
+    let mut command = penstock(kit, trial, arguments);
+    command
+        .args(["--clickhouse", &kit.secured_clickhouse()])
+        .args(["--clickhouse-user", &admin.user])
+        .arg("--password-file")
+        .arg(&password)
+        .arg("--clickhouse-ca")
+        .arg(&kit.client_certificate().ca)
+        .env("CLICKHOUSE_URL", "http://127.0.0.1:1")
+        .env("CLICKHOUSE_USER", "nobody")
+        .env("CLICKHOUSE_PASSWORD", "wrong");
+    succeeded(arguments, command.output().map_err(failed)?)
+}
+
+fn succeeded(arguments: &[&str], output: Output) -> Result<String> {
     match output.status.code() {
         Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         code => Err(Error::new(format!(
@@ -66,12 +90,16 @@ pub(crate) fn json(kit: &Turn, trial: &Trial<'_>, arguments: &[&str]) -> Result<
 
 /// A record of lines that ingest would not write.
 fn produce(kit: &Turn, topic: &str, lines: &str) -> Result<()> {
+    produce_record(kit, BaseRecord::to(topic).payload(lines))
+}
+
+fn produce_record(kit: &Turn, record: BaseRecord<'_, (), str>) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kit.kafka_bootstrap()?)
         .create()
         .map_err(|error| Error::new(error.to_string()))?;
     producer
-        .send(BaseRecord::<(), str>::to(topic).payload(lines))
+        .send(record)
         .map_err(|(error, _)| Error::new(error.to_string()))?;
     producer
         .flush(Duration::from_secs(30))
@@ -110,6 +138,45 @@ fn the_command_line_shows_a_pipeline_its_events_and_replays_its_letters_once() -
     assert_eq!(absent.status.code(), Some(3), "{said}");
     assert!(said.contains("no pipeline nothing"), "{said}");
 
+    // The same under the name by which kubectl finds it.
+    let folder = tempfile::tempdir().map_err(|error| Error::new(error.to_string()))?;
+    std::os::unix::fs::symlink(kit.program("penstock"), folder.path().join("kubectl-penstock"))
+        .map_err(|error| Error::new(error.to_string()))?;
+    let plugin = |arguments: &[&str]| {
+        let output = kit.kubectl().args(arguments).env("PATH", folder.path()).output();
+        let output = output.map_err(|error| Error::new(error.to_string()))?;
+        Ok::<_, Error>(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let listed = plugin(&["plugin", "list"])?;
+    assert!(listed.contains("/kubectl-penstock"), "{listed}");
+    let status = ["penstock", "status", PIPELINE, "-n", trial.namespace()];
+    assert!(
+        plugin(&status)?.contains("WorkloadsAvailable"),
+        "{}",
+        plugin(&status)?
+    );
+    let wrong = plugin(&["penstock", "status", "nothing", "-n", trial.namespace()])?;
+    assert!(
+        wrong.starts_with("kubectl penstock: no pipeline nothing"),
+        "{wrong}"
+    );
+
+    // An event of three hours ago, before all others in its partition.
+    let topic = all[0]["topic"].as_str().unwrap_or_default();
+    let app = trial.app_id(APP)?;
+    let past = line(&app, 0, "u").replace("purchase", "past");
+    let hours_ago = std::time::SystemTime::now() - Duration::from_secs(3 * 3600);
+    let hours_ago = hours_ago
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64);
+    produce_record(
+        &kit,
+        BaseRecord::to(topic)
+            .partition(0)
+            .timestamp(hours_ago)
+            .payload(&*past),
+    )?;
+
     // An event as it comes. The note says when it listens.
     let mut tail = penstock(
         &kit,
@@ -144,8 +211,6 @@ fn the_command_line_shows_a_pipeline_its_events_and_replays_its_letters_once() -
         "ALTER TABLE {} ADD CONSTRAINT sane CHECK user_id NOT LIKE 'poison%'",
         trial.table()
     ))?;
-    let topic = all[0]["topic"].as_str().unwrap_or_default();
-    let app = trial.app_id(APP)?;
     let lines = [
         line(&app, 1, "poison-1"),
         line(&app, 2, "u"),
@@ -185,9 +250,33 @@ fn the_command_line_shows_a_pipeline_its_events_and_replays_its_letters_once() -
     let refused = ["dlq", "replay", PIPELINE, "--reason", "Refused"];
     let would = printed(&kit, &trial, &[&refused[..], &["--dry-run"]].concat())?;
     assert!(would.starts_with("2 letters would be replayed"), "{would}");
+    // By their positions: one of them, and one that ingest refused, which is said with a code of its own.
+    let position = |letter: &Value| format!("{}/{}", letter["partition"], letter["offset"]);
+    let one = letters.iter().find(|letter| letter["reason"] == "Refused");
+    let one = position(one.ok_or_else(|| Error::new("none is refused"))?);
+    let answer = trial
+        .traffic(APP)?
+        .json(r#"{"event_type":"aged","timestamp":1500000000}"#)?;
+    assert!(answer.contains("too_old"), "{answer}");
+    let mut aged = Value::Null;
+    within(30, "the letter of an event that is too old", || {
+        aged = json(&kit, &trial, &["dlq", "list", PIPELINE, "--reason", "TooOld"])?;
+        Ok(aged[0].is_object())
+    })?;
+    let aged = position(&aged[0]);
+    let (code, said) = ended(&kit, &trial, &["dlq", "replay", PIPELINE, &one, &aged])?;
+    assert!(
+        code == Some(6)
+            && said.starts_with("1 letter replayed to ")
+            && said.contains("1 letter cannot be replayed: the event is older than its App keeps events"),
+        "{code:?} {said}"
+    );
     let done = printed(&kit, &trial, &refused)?;
-    assert!(done.starts_with("2 letters replayed"), "{done}");
-    within(60, "four rows", || Ok(trial.rows()?.0 >= 4))?;
+    assert!(
+        done.starts_with("1 letter replayed to ") && done.ends_with("\n1 letter replayed before.\n"),
+        "{done}"
+    );
+    within(60, "five rows", || Ok(trial.rows()?.0 >= 5))?;
     let again = printed(&kit, &trial, &refused)?;
     assert_eq!(again, "Nothing to replay.\n2 letters replayed before.\n");
     let listed = json(&kit, &trial, &["dlq", "list", PIPELINE, "--reason", "Refused"])?;
@@ -204,7 +293,23 @@ fn the_command_line_shows_a_pipeline_its_events_and_replays_its_letters_once() -
         let stored = trial.stored()?;
         Ok(more.ids.iter().all(|id| stored.contains(id)))
     })?;
-    assert_eq!(trial.rows()?, (24, 24));
+    assert_eq!(trial.rows()?, (25, 25));
+
+    // What is in the topic already: all of it, or of the last hour, which is all but one.
+    let past = ["tail", PIPELINE, "--from-beginning", "--event", "past"];
+    let past = printed(
+        &kit,
+        &trial,
+        &[&past[..], &["--limit", "1", "-o", "yaml"]].concat(),
+    )?;
+    assert!(
+        past.starts_with("---\n") && past.contains("\nevent_type: past\n"),
+        "{past}"
+    );
+    let since = ["tail", PIPELINE, "--since", "1h", "--limit", "24", "-o", "json"];
+    let since = printed(&kit, &trial, &since)?;
+    assert_eq!(since.lines().count(), 24);
+    assert!(!since.contains("\"event_type\":\"past\""), "{since}");
     Ok(())
 }
 

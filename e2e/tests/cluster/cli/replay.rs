@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::{ended, json, printed};
+use super::{ended, json, over_tls, printed};
 
 /// The group of the pipeline's consumers reads from the beginning, as soon as the last of its members is known to be gone.
 fn set_back(kit: &Turn, namespace: &str) -> Result<()> {
@@ -63,6 +63,21 @@ fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
         "{would}"
     );
     assert_eq!(trial.rows()?.0, 3000 - lost, "nothing was done");
+    // Who knows the topic need not know the pipeline, but must not mistake one for another.
+    let topic = format!("{}.{PIPELINE}", trial.namespace());
+    let by_topic = ["replay", "--topic", &topic, "--from", "1h", "--dry-run"];
+    assert_eq!(over_tls(&kit, &trial, &by_topic)?, would);
+    for (arguments, wrong, why) in [
+        (&["--topic", "elsewhere"][..], 3, "has the topic elsewhere"),
+        (&[PIPELINE, "--topic", "elsewhere"], 2, "not elsewhere"),
+    ] {
+        let (code, said) = ended(
+            &kit,
+            &trial,
+            &[&["replay", "--from", "1h"][..], arguments].concat(),
+        )?;
+        assert!(code == Some(wrong) && said.contains(why), "{code:?} {said}");
+    }
     let nothing = printed(
         &kit,
         &trial,

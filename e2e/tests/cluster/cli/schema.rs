@@ -5,7 +5,7 @@ use std::time::Duration;
 use penstock_e2e::Result;
 use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
 
-use super::{ended, json, printed};
+use super::{ended, json, over_tls, printed};
 
 const PLAIN: &str = "  ingest: {scaling: {replicas: 1}}\n";
 
@@ -109,6 +109,12 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
         code == Some(7) && plan.contains("MODIFY COLUMN `amount` Int64"),
         "{code:?} {plan}"
     );
+    trial.condition("Ready", "False", Duration::from_secs(30))?;
+    let (code, said) = ended(&kit, &trial, &["status"])?;
+    assert!(
+        code == Some(5) && said.contains("SchemaConflict"),
+        "{code:?} {said}"
+    );
     let (code, said) = ended(&kit, &trial, &["schema", "apply", PIPELINE, "--agree", "0000"])?;
     assert!(
         code == Some(2) && said.contains("look at `penstock schema plan events` again"),
@@ -202,6 +208,29 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
     let (code, said) = with("CLICKHOUSE_URL", None)?;
     assert!(
         code == Some(2) && said.contains("say --clickhouse http://"),
+        "{code:?} {said}"
+    );
+
+    // Over TLS, to a server whose certificate somebody known has signed.
+    let status = ["schema", "status", PIPELINE, "-o", "yaml"];
+    let yaml = over_tls(&kit, &trial, &status)?;
+    let found: serde_json::Value =
+        serde_yaml::from_str(&yaml).map_err(|error| penstock_e2e::Error::new(format!("{error}: {yaml}")))?;
+    assert_eq!(found["table"], table.as_str(), "{yaml}");
+    let failed = |error: &dyn std::fmt::Display| penstock_e2e::Error::new(error.to_string());
+    let foreign = tempfile::tempdir().map_err(|error| failed(&error))?;
+    let authority = foreign.path().join("ca.crt");
+    let pair = rcgen::generate_simple_self_signed(["nobody".to_owned()]).map_err(|error| failed(&error))?;
+    std::fs::write(&authority, pair.cert.pem()).map_err(|error| failed(&error))?;
+    let (https, authority) = (kit.secured_clickhouse(), authority.display().to_string());
+    let status = ["schema", "status", PIPELINE, "--clickhouse", &https];
+    let (code, said) = ended(
+        &kit,
+        &trial,
+        &[&status[..], &["--clickhouse-ca", &authority]].concat(),
+    )?;
+    assert!(
+        code == Some(4) && said.contains("UnknownIssuer"),
         "{code:?} {said}"
     );
     Ok(())
