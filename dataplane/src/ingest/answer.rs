@@ -32,6 +32,7 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     InvalidJson,
+    InvalidBody,
     InvalidEncoding,
     NoEvents,
     AllRejected,
@@ -60,6 +61,11 @@ impl Code {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::InvalidJson => (StatusCode::BAD_REQUEST, "invalid_json", "invalid JSON"),
+            Self::InvalidBody => (
+                StatusCode::BAD_REQUEST,
+                "invalid_body",
+                "incomplete or malformed body",
+            ),
             Self::InvalidEncoding => (
                 StatusCode::BAD_REQUEST,
                 "invalid_encoding",
@@ -134,6 +140,7 @@ impl Code {
                 return (StatusCode::BAD_REQUEST, "VALIDATION_ERROR", VALIDATION);
             }
             Self::InvalidJson
+            | Self::InvalidBody
             | Self::InvalidEncoding
             | Self::BodyTooLarge
             | Self::UnsupportedEncoding
@@ -167,7 +174,10 @@ pub(crate) struct Refusal {
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
-        let close = matches!(code, Code::Overloaded | Code::Timeout | Code::BodyTooLarge);
+        let close = matches!(
+            code,
+            Code::Overloaded | Code::Timeout | Code::InvalidBody | Code::BodyTooLarge
+        );
         Self {
             code,
             details: Vec::new(),

@@ -67,6 +67,12 @@ fn an_envelope_is_refused_in_the_codes_of_its_clients() {
         ),
         (Code::InvalidJson.into(), 400, "INVALID_REQUEST", "invalid JSON"),
         (
+            Code::InvalidBody.into(),
+            400,
+            "INVALID_REQUEST",
+            "incomplete or malformed body",
+        ),
+        (
             Code::BodyTooLarge.into(),
             413,
             "INVALID_REQUEST",

@@ -142,8 +142,9 @@ async fn next_chunk(incoming: &mut Incoming, deadline: Instant) -> Result<Option
                     return Ok(Some(chunk));
                 }
             }
-            // The client went away; nobody reads the answer.
-            Some(Err(_)) => return Err(Code::Timeout.into()),
+            // It ends too early, or in chunks that are none. Its client may still read, having closed its half only; of
+            // one that went away nobody does.
+            Some(Err(_)) => return Err(Code::InvalidBody.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Clients that are too large, too slow, or too many.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use flate2::Compression;
@@ -225,6 +225,39 @@ fn a_body_that_nobody_wants_is_read_for_a_moment() {
         "{:?}",
         before.elapsed()
     );
+}
+
+#[test]
+fn a_body_that_is_cut_short_or_malformed_is_refused_as_bad() {
+    let ingest = Ingest::start();
+    let length = "content-length: 100\r\n\r\n{\"event_type\"";
+    let chunks = "transfer-encoding: chunked\r\n\r\n";
+    for (path, code) in [
+        ("/v1/events", "invalid_body"),
+        ("/segment/v1/track", "invalid_body"),
+        ("/api/v1/events", "INVALID_REQUEST"),
+    ] {
+        for (body, ends) in [
+            (length.to_owned(), true),
+            (format!("{chunks}8\r\n{{\"event"), true),
+            (format!("{chunks}xyz\r\n{{}}\r\n0\r\n\r\n"), false),
+        ] {
+            let mut stream = ingest.connect();
+            let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\n");
+            stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+            if ends {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            let reply = parse(&read_all(&mut stream).unwrap()).unwrap();
+            assert_eq!(
+                (reply.status, reply.body["code"].as_str()),
+                (400, Some(code)),
+                "{path} {body:?}"
+            );
+            assert_eq!(reply.headers["connection"], "close");
+        }
+    }
+    assert!(ingest.stored(0).is_empty());
 }
 
 /// 50 MB of `x` in 80 bytes, made by Node's zlib.
