@@ -22,6 +22,11 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Bytes that belong to a request or a group; given back when dropped.
 pub(crate) type Permit = OwnedSemaphorePermit;
 
+/// What a record of `bytes` needs of its request's permit: its copy here, and librdkafka's.
+pub(crate) fn share_of(permit: &mut Permit, bytes: usize) -> Option<Permit> {
+    permit.split(bytes.saturating_mul(2).min(permit.num_permits()))
+}
+
 /// The budget of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {

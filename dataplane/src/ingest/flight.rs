@@ -124,8 +124,10 @@ impl Flight {
         if self.told.is_none() {
             self.told = Some(fate);
             self.outcomes.iter().for_each(|outcome| outcome.settle(fate));
-            // What the spool has needs no memory here; librdkafka's copy is bounded by the groups in flight.
-            self.permit = None;
+            // What the spool has needs no memory here, and groups are few in librdkafka. Of letters it may have any number.
+            if self.is_group || self.kafka != InKafka::Out {
+                self.permit = None;
+            }
         }
     }
 

@@ -172,7 +172,7 @@ impl Handler {
         };
         let deadline = began + self.parts.limits.request_timeout.get();
         let limit = usize::try_from(self.parts.limits.body.get()).unwrap_or(usize::MAX);
-        let Body { bytes, permit } =
+        let Body { bytes, mut permit } =
             body::read(&head.headers, incoming, &self.parts.budget, limit, deadline).await?;
         seen.bytes = bytes.len();
         let text = simdutf8::compat::from_utf8(&bytes).map_err(|error| Fault {
@@ -211,9 +211,10 @@ impl Handler {
             bytes,
             refusal,
         } = accepted;
-        let settled = self.parts.groups.append(&mut lines, events, permit);
+        let groups = &self.parts.groups;
         let letters = (!lines.letters.is_empty())
-            .then(|| self.parts.groups.quarantine(&app.id.to_string(), &lines.letters));
+            .then(|| groups.quarantine(&app.id.to_string(), &lines.letters, &mut permit));
+        let settled = groups.append(&mut lines, events, permit);
         let rejected = std::mem::take(&mut lines.rejected);
         let quarantined: Vec<Flaw> = lines.letters.iter().map(|letter| letter.flaw).collect();
         let last_id = lines.last_id;

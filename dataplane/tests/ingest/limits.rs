@@ -112,6 +112,37 @@ fn a_pod_that_stays_full_is_taken_out_of_the_service() {
 }
 
 #[test]
+fn dead_letters_have_their_part_of_the_memory_until_kafka_has_them() {
+    let ingest = Ingest::start_with(SMALL, &apps(""));
+    let client = *ingest;
+    let nonsense = format!(r#"{{"type":"nonsense","x":"{}"}}"#, "y".repeat(30_000));
+    let batch = format!(r#"{{"batch":[{nonsense},{nonsense}]}}"#);
+    // Afterwards the producer knows where letters go.
+    assert_eq!(client.write("/segment/v1/batch", &batch).status, 200);
+    ingest
+        .kafka
+        .broker_round_trip_time(1, Duration::from_secs(3))
+        .unwrap();
+    std::thread::scope(|scope| {
+        // On their way two of them hold 240 kB of the 400; to be read a third would need 180.
+        let two = [(); 2].map(|()| scope.spawn(|| client.write("/segment/v1/batch", &batch).status));
+        ingest.wait_for("letters to be on their way", || {
+            ingest.metric("penstock_ingest_memory_used_bytes") >= 240_000.0
+        });
+        let reply = client.write("/segment/v1/batch", &batch);
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (503, Some("overloaded"))
+        );
+        assert_eq!(two.map(|one| one.join().unwrap()), [200, 200]);
+    });
+    ingest.wait_for("the memory to come back", || {
+        ingest.metric("penstock_ingest_memory_used_bytes") == 0.0
+    });
+    assert_eq!(ingest.letters(6).len(), 6);
+}
+
+#[test]
 fn who_is_too_slow_is_cut_with_408() {
     let ingest = Ingest::start_with("limits: {requestTimeout: 3s, kafkaTimeout: 2s}", &apps(""));
     let client = *ingest;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::ingest::budget::Permit;
+use crate::ingest::budget::{Permit, share_of};
 use crate::ingest::fate::{Outcome, Settled};
 use crate::ingest::line::Lines;
 
@@ -115,9 +115,7 @@ impl Gathering {
             } else {
                 group.bytes.extend_from_slice(&lines.bytes[from..to]);
             }
-            // The group's own copy and librdkafka's.
-            let share = ((to - from) * 2).min(permit.num_permits());
-            if let Some(share) = permit.split(share) {
+            if let Some(share) = share_of(&mut permit, to - from) {
                 match &mut group.permit {
                     Some(held) => held.merge(share),
                     none => *none = Some(share),

@@ -9,7 +9,7 @@ use penstock_dataplane_config::RecordKey;
 use super::gathering::Group;
 use super::single::{self, Event};
 use super::{Groups, IN_FLIGHT, State};
-use crate::ingest::budget::Permit;
+use crate::ingest::budget::{Permit, share_of};
 use crate::ingest::flight::{Aside, Flight, InKafka};
 use crate::ingest::kafka::{Outgoing, PutAside};
 use crate::ingest::outage::Outage;
@@ -236,17 +236,16 @@ impl Groups {
     }
 }
 
-/// The record of a line, with its share of the group's permit: the line's own copies here and in librdkafka.
+/// The record of a line, with its share of the group's permit.
 fn flight_of(
     state: &mut State,
     event: &Event<'_>,
     permit: &mut Option<Permit>,
     now: Instant,
 ) -> (usize, Flight) {
-    let share = permit.as_mut().and_then(|permit| {
-        let bytes = (event.value.len() * 2).min(permit.num_permits());
-        permit.split(bytes)
-    });
+    let share = permit
+        .as_mut()
+        .and_then(|permit| share_of(permit, event.value.len()));
     let outcomes = vec![Rc::clone(event.outcome)];
     let mut flight = Flight::new(outcomes, now, true, InKafka::Never, share);
     flight.bytes = event.value.len();

@@ -41,7 +41,7 @@ use self::gathering::Gathering;
 use self::lanes::Lanes;
 use self::pace::{Alarm, Pace};
 use crate::forgotten::Forgotten;
-use crate::ingest::budget::Permit;
+use crate::ingest::budget::{Permit, share_of};
 use crate::ingest::fate::{Fate, Outcome, Settled};
 use crate::ingest::flight::{Aside, Flight, InKafka, Then, next};
 use crate::ingest::health::Health;
@@ -185,8 +185,8 @@ impl Groups {
         settled
     }
 
-    /// Produces dead letters, each a record of its own.
-    pub(crate) fn quarantine(&self, app: &str, letters: &[Letter]) -> Settled {
+    /// Produces dead letters, each a record of its own, which takes what it needs of `permit` with it.
+    pub(crate) fn quarantine(&self, app: &str, letters: &[Letter], permit: &mut Permit) -> Settled {
         let outcome = Outcome::of(letters.len());
         let state = &mut *self.state.borrow_mut();
         let away = self.are_put_aside();
@@ -205,7 +205,8 @@ impl Groups {
             });
             let now = Instant::now();
             let waiting = vec![Rc::clone(&outcome)];
-            let mut flight = Flight::new(waiting, now, false, InKafka::Never, None);
+            let share = share_of(permit, letter.bytes.len());
+            let mut flight = Flight::new(waiting, now, false, InKafka::Never, share);
             flight.kept = kept;
             if !away || matches!(self.settings.outage, Outage::Reject) {
                 flight.place = state.floors.place(&self.health, Topic::DeadLetters, 0);
