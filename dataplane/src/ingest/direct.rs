@@ -6,10 +6,12 @@
 //! acknowledged before.
 //!
 //! Every INSERT is a part that ClickHouse has to merge, so a shard has one on its way at a time, and begins one at
-//! most every [`PACE`]; what arrives meanwhile gathers.
+//! most every [`PACE`]; what arrives meanwhile gathers. A group is tried as long as its oldest request waits. When one is
+//! given up the table counts as away, too, and what comes is refused but for a request every [`PAUSE`], which shows how it is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -22,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::kafka::{Kept, PutAside};
+use super::last::Last;
 use super::spool::{Keep, Topic};
 use crate::consume::clickhouse::ClickHouse;
 use crate::consume::failure::Failure;
@@ -35,6 +38,10 @@ const NO_PARTITION: i32 = -1;
 const PACE: Duration = Duration::from_millis(250);
 /// Between two attempts of one group.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between two requests that are let pass while the table is away.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So long after the last group that was given up nothing is known of the table any more.
+const KNOWN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -43,21 +50,56 @@ struct Outcome {
 
 /// Where groups go. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Direct(UnboundedSender<Keep>);
+pub(crate) struct Direct {
+    groups: UnboundedSender<Keep>,
+    gate: Arc<Gate>,
+}
+
+/// Whether the table takes groups, as far as is known.
+#[derive(Debug)]
+struct Gate {
+    is_away: AtomicBool,
+    /// When a group was given up.
+    given_up: Last,
+    /// When a request was let pass although the table was away.
+    passed: Last,
+}
+
+impl Gate {
+    fn lets_pass(&self) -> bool {
+        if !self.is_away.load(Relaxed) || !self.given_up.is_within(KNOWN) {
+            return true;
+        }
+        let passes = !self.passed.is_within(PAUSE);
+        if passes {
+            self.passed.now();
+        }
+        passes
+    }
+
+    fn close(&self) {
+        self.given_up.now();
+        self.is_away.store(true, Relaxed);
+    }
+
+    fn open(&self) {
+        self.is_away.store(false, Relaxed);
+    }
+}
 
 impl Direct {
-    /// Starts the thread. `patience`: how long a group is tried. What waits here is bounded by the shards, which hand
-    /// over one group each at a time.
-    pub(crate) fn start(
-        clickhouse: &ClickHouseTarget,
-        patience: Duration,
-        metrics: &Metrics,
-    ) -> Result<Self, RoleError> {
+    /// Starts the thread. What waits here is bounded by the shards, which hand over one group each at a time.
+    pub(crate) fn start(clickhouse: &ClickHouseTarget, metrics: &Metrics) -> Result<Self, RoleError> {
         let groups = Family::<Outcome, Counter>::default();
         let count = |outcome| groups.get_or_create_owned(&Outcome { outcome });
+        let gate = Arc::new(Gate {
+            is_away: AtomicBool::new(false),
+            given_up: Last::never(),
+            passed: Last::never(),
+        });
         let inserter = Inserter {
             clickhouse: ClickHouse::new(clickhouse)?,
-            patience,
+            gate: Arc::clone(&gate),
             stored: count("stored"),
             failed: count("failed"),
         };
@@ -70,18 +112,23 @@ impl Direct {
         std::thread::Builder::new()
             .name("direct".into())
             .spawn(move || runtime.block_on(inserter.run(receiver)))?;
-        Ok(Self(sender))
+        Ok(Self { groups: sender, gate })
+    }
+
+    /// Whether a request may come to the table. While that is away it lets the one pass that asks at the right moment.
+    pub(crate) fn takes_one(&self) -> bool {
+        self.gate.lets_pass()
     }
 
     /// Has a group stored; the outcome comes to its shard. False when it is not even tried.
     pub(crate) fn insert(&self, group: Keep) -> bool {
-        self.0.send(group).is_ok()
+        self.groups.send(group).is_ok()
     }
 }
 
 struct Inserter {
     clickhouse: ClickHouse,
-    patience: Duration,
+    gate: Arc<Gate>,
     stored: Counter,
     failed: Counter,
 }
@@ -131,7 +178,7 @@ impl Inserter {
 
     /// Tries until the group is in the table for certain, or no time is left.
     async fn insert(&self, group: &Keep) -> Result<(), String> {
-        let (name, began) = (&group.record.name, Instant::now());
+        let name = &group.record.name;
         // Where a topic's rows have an offset these have a number of the group's own.
         let number = i64::try_from(xxh3_64(name.as_bytes()) >> 1).unwrap_or(0);
         let mut content = Content::default();
@@ -147,7 +194,6 @@ impl Inserter {
         };
         let mut in_doubt = false;
         loop {
-            let left = self.patience.saturating_sub(began.elapsed());
             let attempt = async {
                 self.clickhouse
                     .insert(Arc::clone(&content.block), name, Box::new(|| true))
@@ -159,14 +205,18 @@ impl Inserter {
                 }
                 Ok::<_, Failure>(true)
             };
-            let failure = match tokio::time::timeout(left, attempt).await {
-                Ok(Ok(true)) => return Ok(()),
+            let failure = match tokio::time::timeout_at(group.until.into(), attempt).await {
+                Ok(Ok(true)) => {
+                    self.gate.open();
+                    return Ok(());
+                }
                 Ok(Ok(false)) => "acknowledged, but its rows are not to be seen".to_owned(),
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => "no answer in time".to_owned(),
             };
             in_doubt = true;
-            if began.elapsed() + AGAIN >= self.patience {
+            if Instant::now() + AGAIN >= group.until {
+                self.gate.close();
                 return Err(failure);
             }
             tokio::time::sleep(AGAIN).await;

@@ -84,6 +84,9 @@ pub(crate) struct Flight {
     /// Of the requests that have lines in it.
     outcomes: Vec<Rc<Outcome>>,
     told: Option<Fate>,
+    /// When the first of its lines came.
+    pub(crate) came: Instant,
+    /// When it was given to the producer, or put aside.
     pub(crate) since: Instant,
     pub(crate) is_group: bool,
     pub(crate) kafka: InKafka,
@@ -100,17 +103,18 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn new(
         outcomes: Vec<Rc<Outcome>>,
+        came: Instant,
         since: Instant,
         is_group: bool,
-        kafka: InKafka,
         permit: Option<Permit>,
     ) -> Self {
         Self {
             outcomes,
             told: None,
+            came,
             since,
             is_group,
-            kafka,
+            kafka: InKafka::Never,
             aside: Aside::Nothing,
             place: Place::ANYWHERE,
             bytes: 0,
@@ -129,6 +133,14 @@ impl Flight {
                 self.permit = None;
             }
         }
+    }
+
+    /// Tells the requests that their time is over. What becomes of it later is for nobody, but it is still here.
+    pub(crate) fn give_up(&mut self) {
+        self.told = Some(Fate::Failed);
+        self.outcomes
+            .iter()
+            .for_each(|outcome| outcome.settle(Fate::Failed));
     }
 
     /// What its requests were told.

@@ -75,8 +75,8 @@ pub(crate) struct Parts {
     pub(crate) shutdown: Shutdown,
 }
 
-/// What a request may exceed its time by.
-const SLOW_TO_COME: Duration = Duration::from_millis(100);
+/// A request that takes longer to come needs a timer of its own.
+pub(crate) const SLOW_TO_COME: Duration = Duration::from_millis(100);
 
 /// What is known of a request when it is answered.
 #[derive(Debug, Default)]
@@ -227,8 +227,8 @@ impl Handler {
             }
             fate
         };
-        // Groups settle within the request's time, counted from here; only of a request that was slow to come is so
-        // much gone that it needs a timer.
+        // Groups settle within what the request's time leaves when it came at once; only one that was slow to come needs a
+        // timer.
         let fate = if began.elapsed() < SLOW_TO_COME {
             settling.await
         } else {

@@ -62,7 +62,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use penstock_dataplane_config::{IngestConfig, KafkaOutage};
+use penstock_dataplane_config::{IngestConfig, IngestLimits, KafkaOutage};
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
@@ -153,8 +153,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     let outage = match (&spool, config.kafka_outage(), &config.clickhouse) {
         (Some(running), ..) => Outage::Spool(running.spool.clone()),
         (None, KafkaOutage::Direct, Some(clickhouse)) => {
-            let patience = config.limits.kafka_timeout.get();
-            Outage::Direct(Direct::start(clickhouse, patience, &process.metrics)?)
+            Outage::Direct(Direct::start(clickhouse, &process.metrics)?)
         }
         (None, ..) => Outage::Reject,
     };
@@ -180,6 +179,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             pipeline: config.pipeline.clone(),
             timeout: config.limits.kafka_timeout.get(),
             patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
+            time: time_of_groups(&config.limits),
             boot,
             shard,
             single: config.single_records(),
@@ -249,6 +249,14 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
         spool.finish().await;
     }
     Ok(())
+}
+
+/// What is left of a request's time for its groups: it may have taken some to come, and the groups are only looked at now
+/// and then. Kafka's time it is at least.
+fn time_of_groups(limits: &IngestLimits) -> Duration {
+    let before = handler::SLOW_TO_COME + shard::LOOK_AT_GROUPS;
+    let left = limits.request_timeout.get().saturating_sub(before);
+    left.max(limits.kafka_timeout.get())
 }
 
 /// Each connection is an open file: the process takes as many as it is allowed to have.

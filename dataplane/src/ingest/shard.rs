@@ -21,9 +21,9 @@ use crate::process::{RoleError, Shutdown};
 const STILL_ACCEPTING: Duration = Duration::from_secs(5);
 /// Since the shutdown began; what is not answered by then is cut.
 const REQUESTS_FINISHED: Duration = Duration::from_secs(20);
-/// How often connections are looked at, and groups, whose time runs out in between.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const LOOKS_AT_GROUPS: u32 = 4;
+/// How often groups are looked at, whose time runs out in between, and after how many of these looks connections are.
+pub(crate) const LOOK_AT_GROUPS: Duration = Duration::from_millis(250);
+const LOOK_AT_CONNECTIONS: u32 = 4;
 const BACKLOG: i32 = 4096;
 /// When a silent peer is asked whether it is still there, how often, and how many times in vain.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
@@ -73,8 +73,8 @@ pub(crate) fn run(
             let (connections, groups) = (Rc::clone(&connections), Rc::clone(&groups));
             tokio::task::spawn_local(async move {
                 loop {
-                    for _ in 0..LOOKS_AT_GROUPS {
-                        tokio::time::sleep(LOOK_EVERY / LOOKS_AT_GROUPS).await;
+                    for _ in 0..LOOK_AT_CONNECTIONS {
+                        tokio::time::sleep(LOOK_AT_GROUPS).await;
                         groups.look();
                     }
                     connections.look(Instant::now());

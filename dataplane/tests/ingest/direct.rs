@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use penstock_dataplane::consume::native::RowId;
 use penstock_dataplane::consume::position::Position;
@@ -288,4 +289,35 @@ fn with_both_away_the_answer_is_503() {
     assert!(ingest.metric(failed) >= 1.0);
     table.change(|held| held.refuse = false);
     assert_eq!(send(&ingest).1, 200);
+}
+
+#[test]
+fn behind_a_table_that_refuses_each_group_is_answered_in_its_time_and_then_at_once() {
+    let table = Table::start();
+    let ingest = away(&table);
+    table.change(|held| held.refuse = true);
+    let tried = || table.held.lock().unwrap().inserts;
+    let (client, before) = (*ingest, tried());
+    let timed = || {
+        let began = Instant::now();
+        let reply = client.write("/v1/events", event(&uuid::Uuid::new_v4().to_string()));
+        assert_eq!((reply.status, reply.headers["retry-after"].as_str()), (503, "1"));
+        began.elapsed()
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(timed);
+        ingest.wait_for("the first group to be tried", || tried() > before);
+        // It gathers until the first has been given up.
+        for request in [first, scope.spawn(timed)] {
+            let after = request.join().unwrap();
+            assert!(after < Duration::from_millis(6500), "{after:?}");
+        }
+        // One of them shows how the table is.
+        let requests = [(); 4].map(|()| scope.spawn(timed));
+        let after = requests.map(|request| request.join().unwrap());
+        let at_once = after.iter().any(|one| *one < Duration::from_millis(500));
+        assert!(at_once, "{after:?}");
+    });
+    table.change(|held| held.refuse = false);
+    ingest.wait_for("the table to be found", || send(&ingest).1 == 200);
 }

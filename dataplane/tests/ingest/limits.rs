@@ -113,7 +113,7 @@ fn a_pod_that_stays_full_is_taken_out_of_the_service() {
 
 #[test]
 fn dead_letters_have_their_part_of_the_memory_until_kafka_has_them() {
-    let ingest = Ingest::start_with(SMALL, &apps(""));
+    let ingest = Ingest::start_with(&format!("shards: 1\n{SMALL}"), &apps(""));
     let client = *ingest;
     let nonsense = format!(r#"{{"type":"nonsense","x":"{}"}}"#, "y".repeat(30_000));
     let batch = format!(r#"{{"batch":[{nonsense},{nonsense}]}}"#);

@@ -458,3 +458,59 @@ fn a_full_disk_refuses_and_hurts_nothing_else() {
     assert_eq!(ingest.metric("penstock_panics_total"), 0.0);
     empties_and_works_again(&ingest, acknowledged);
 }
+
+/// In place of libc's: hangs as long as there is a file of this name.
+const HANGING_SYNC: &str = r"
+#include <unistd.h>
+#include <sys/syscall.h>
+int fdatasync(int file) {
+    while (access(HANGS, F_OK) == 0) usleep(10000);
+    return syscall(SYS_fdatasync, file);
+}
+";
+
+#[test]
+fn a_disk_that_hangs_holds_nobody_up_for_longer_than_a_request_may_take() {
+    let disk = tempfile::tempdir().unwrap();
+    let [source, library, hangs] = ["sync.c", "sync.so", "hangs"].map(|name| disk.path().join(name));
+    std::fs::write(&source, HANGING_SYNC).unwrap();
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", &format!("-DHANGS=\"{}\"", hangs.display())])
+        .args(["-o".as_ref(), library.as_os_str(), source.as_os_str()])
+        .status();
+    assert!(made.unwrap().success());
+    let mut command = binary();
+    command.env("LD_PRELOAD", &library);
+    let settings = settings(&disk.path().join("spool"), "durability: Spooled\nshards: 1");
+    let ingest = Ingest::start_as(command, cluster(), &settings, &apps(""));
+    ingest.wait_for("readiness", || ingest.readyz().status == 200);
+    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+
+    std::fs::write(&hangs, "").unwrap();
+    let client = *ingest;
+    let timed = || {
+        let began = Instant::now();
+        let reply = client.write("/v1/events", EVENT);
+        assert_eq!((reply.status, reply.headers["retry-after"].as_str()), (503, "1"));
+        began.elapsed()
+    };
+    std::thread::scope(|scope| {
+        // The first two are groups on their way to the disk, the others gather.
+        let requests = [(); 5].map(|()| {
+            std::thread::sleep(Duration::from_millis(200));
+            scope.spawn(timed)
+        });
+        for request in requests {
+            let after = request.join().unwrap();
+            assert!(after < Duration::from_secs(5), "{after:?}");
+        }
+    });
+    ingest.wait_for("readiness to go", || ingest.readyz().status == 503);
+    let after = timed();
+    assert!(after < Duration::from_millis(500), "{after:?}");
+
+    std::fs::remove_file(&hangs).unwrap();
+    ingest.wait_for("readiness", || ingest.readyz().status == 200);
+    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+    assert!(ingest.stored(2).len() >= 2);
+}

@@ -4,12 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_dataplane_config::RecordKey;
+use penstock_dataplane_config::{Durability, RecordKey};
 
 use super::gathering::Group;
 use super::single::{self, Event};
 use super::{Groups, IN_FLIGHT, State};
 use crate::ingest::budget::{Permit, share_of};
+use crate::ingest::fate::Fate;
 use crate::ingest::flight::{Aside, Flight, InKafka};
 use crate::ingest::kafka::{Outgoing, PutAside};
 use crate::ingest::outage::Outage;
@@ -59,7 +60,7 @@ impl Groups {
         let number = state.next_number();
         let name = self.name(number);
         let outcomes = group.outcomes();
-        let mut flight = Flight::new(outcomes, now, true, InKafka::Never, group.permit);
+        let mut flight = Flight::new(outcomes, group.since, now, true, group.permit);
         flight.place = state.floors.place(&self.health, Topic::Events, partition);
         let outgoing = Outgoing {
             topic: Topic::Events,
@@ -119,7 +120,7 @@ impl Groups {
         }
         let mut permit = group.permit;
         for (event, place) in events.iter().zip(places) {
-            let (number, mut flight) = flight_of(state, event, &mut permit, now);
+            let (number, mut flight) = flight_of(state, event, &mut permit, group.since, now);
             let name = self.name(number);
             let sent = place.is_some_and(|partition| {
                 flight.place = state.floors.place(&self.health, Topic::Events, partition);
@@ -162,7 +163,7 @@ impl Groups {
     fn keep_each(&self, state: &mut State, group: Group, key: RecordKey, now: Instant) {
         let mut permit = group.permit;
         for event in single::events(&group.bytes, &group.parts, key) {
-            let (number, mut flight) = flight_of(state, &event, &mut permit, now);
+            let (number, mut flight) = flight_of(state, &event, &mut permit, group.since, now);
             flight.kept = Some(event.record(self.name(number)));
             state.groups_aside += 1;
             state.flights.insert(number, flight);
@@ -188,7 +189,7 @@ impl Groups {
             }
             let number = state.next_number();
             let outcomes = group.outcomes();
-            let mut flight = Flight::new(outcomes, group.since, true, InKafka::Never, group.permit);
+            let mut flight = Flight::new(outcomes, group.since, group.since, true, group.permit);
             if has_place {
                 flight.kept = Some(record_of(self.name(number), group.bytes));
                 state.groups_aside += 1;
@@ -200,7 +201,7 @@ impl Groups {
         }
     }
 
-    /// What the producer has had for longer than a request can wait is kept in the spool as well.
+    /// What Kafka has not acknowledged for as long as a request waits for it is kept in the spool as well.
     pub(super) fn spool_overdue(&self) {
         if self.settings.outage.spool().is_none() {
             return;
@@ -208,17 +209,46 @@ impl Groups {
         let state = &mut *self.state.borrow_mut();
         let now = Instant::now();
         for (number, flight) in &mut state.flights {
-            if flight.waits() && now.saturating_duration_since(flight.since) >= self.settings.timeout {
+            if flight.waits() && now.saturating_duration_since(flight.came) >= self.settings.timeout {
                 self.keep_aside(*number, flight);
             }
+        }
+    }
+
+    /// Answers for what is not settled in the time of its requests. What has only gathered is dropped; what is on its way may
+    /// be stored yet, and is when its client sends it again.
+    pub(super) fn answer_overdue(&self) {
+        if self.settings.durability == Durability::Memory {
+            // Nobody waits.
+            return;
+        }
+        let state = &mut *self.state.borrow_mut();
+        let (now, time) = (Instant::now(), self.settings.time);
+        let is_over = |came: Instant| now.saturating_duration_since(came) >= time;
+        let failed = &self.settings.metrics.groups_failed;
+        while let Some(group) = state.gathering.next(|group| is_over(group.since)) {
+            let outcomes = group.parts.iter().map(|part| &part.outcome);
+            outcomes.for_each(|outcome| outcome.settle(Fate::Failed));
+            failed.inc();
+            state.gathering.reuse(group.bytes);
+        }
+        let flights = state.flights.values_mut();
+        for flight in flights.filter(|flight| flight.told().is_none() && is_over(flight.came)) {
+            flight.give_up();
+            failed.inc_by(u64::from(flight.is_group));
         }
     }
 
     /// Has a record kept aside of Kafka.
     pub(super) fn keep_aside(&self, number: usize, flight: &mut Flight) {
         let Some(record) = flight.kept.take() else { return };
+        let waited_for = match self.settings.durability {
+            Durability::Memory => Instant::now(),
+            Durability::Replicated | Durability::Spooled => flight.came,
+        };
         let keep = Keep {
             record,
+            until: waited_for + self.settings.time,
             state: match flight.kafka {
                 InKafka::Never => Spooled::Certain,
                 InKafka::Out => Spooled::Owned,
@@ -241,13 +271,14 @@ fn flight_of(
     state: &mut State,
     event: &Event<'_>,
     permit: &mut Option<Permit>,
+    came: Instant,
     now: Instant,
 ) -> (usize, Flight) {
     let share = permit
         .as_mut()
         .and_then(|permit| share_of(permit, event.value.len()));
     let outcomes = vec![Rc::clone(event.outcome)];
-    let mut flight = Flight::new(outcomes, now, true, InKafka::Never, share);
+    let mut flight = Flight::new(outcomes, came, now, true, share);
     flight.bytes = event.value.len();
     (state.next_number(), flight)
 }

@@ -10,6 +10,10 @@
 //!                                  '-(Kafka is away)-> spool, or refused --'
 //! ```
 //!
+//! However long all of them take, a request is answered in its time: the shard looks a few times a second for what has been
+//! here for so long, which costs no timer per request. What has only gathered by then is dropped; what has left may be stored
+//! yet.
+//!
 //! With `recordFormat: Single` a group leaves as many records, a line each ([`single`]). Then what is in flight is bounded by
 //! [`lanes`], for each goes to the partition of its key.
 //!
@@ -110,6 +114,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// How long a group may wait to be produced: what the request's time leaves beside the former.
     pub(crate) patience: Duration,
+    /// How long after its first line came the requests of a group are answered, whatever is known then.
+    pub(crate) time: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
     /// The key of each event, where each is a record of its own.
@@ -147,12 +153,12 @@ impl Groups {
         })
     }
 
-    /// Whether what is appended now can become durable.
+    /// Whether what is appended now can become durable, as far as is known.
     pub(crate) fn are_open(&self) -> bool {
         match &self.settings.outage {
             Outage::Reject => self.health.is_open(),
             Outage::Spool(spool) => (!self.spools_all() && self.health.is_open()) || spool.has_room(),
-            Outage::Direct(_) => true,
+            Outage::Direct(direct) => self.health.is_open() || direct.takes_one(),
         }
     }
 
@@ -206,7 +212,7 @@ impl Groups {
             let now = Instant::now();
             let waiting = vec![Rc::clone(&outcome)];
             let share = share_of(permit, letter.bytes.len());
-            let mut flight = Flight::new(waiting, now, false, InKafka::Never, share);
+            let mut flight = Flight::new(waiting, now, now, false, share);
             flight.kept = kept;
             if !away || matches!(self.settings.outage, Outage::Reject) {
                 flight.place = state.floors.place(&self.health, Topic::DeadLetters, 0);
@@ -267,6 +273,7 @@ impl Groups {
         }
         if self.looks_due() {
             self.spool_overdue();
+            self.answer_overdue();
             self.show();
         }
     }

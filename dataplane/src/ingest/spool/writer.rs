@@ -14,6 +14,7 @@ use super::metrics::SpoolMetrics;
 use super::segment::State;
 use super::store::{Depth, Id, SpoolError, Store};
 use crate::ingest::kafka::{Kept, Outcomes, PutAside};
+use crate::ingest::last::Last;
 use crate::utc::now_ms;
 
 /// Bytes that may wait for the writer. Shards keep their own number of groups here small, so only dead letters, or a
@@ -23,6 +24,8 @@ const QUEUE: usize = 16_000_000;
 const BATCH: usize = 4_000_000;
 /// What one more group may take.
 const ONE_MORE: u64 = 1_000_000;
+/// A disk that has not taken anything for so long, while something waits for it, is as good as none.
+const STILL: Duration = Duration::from_secs(3);
 /// After a failure the next group is refused at once, until it is time to see whether the disk is well again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ struct Inner {
     /// `None` once the spool is closed.
     commands: Mutex<Option<Sender<Command>>>,
     queued: AtomicUsize,
+    /// When the writer had written something, or got something to write after it had nothing.
+    moved: Last,
     limit: u64,
     disk: AtomicU64,
     groups: AtomicU64,
@@ -57,6 +62,8 @@ pub(crate) struct Keep {
     pub(crate) record: Record,
     pub(crate) state: State,
     pub(crate) place: Place,
+    /// How long somebody waits for it.
+    pub(crate) until: Instant,
     /// What the shard is told it by.
     pub(crate) number: usize,
     pub(crate) outcomes: Arc<Outcomes>,
@@ -103,6 +110,7 @@ impl Spool {
             store: Mutex::new(store),
             commands: Mutex::new(Some(sender)),
             queued: AtomicUsize::new(0),
+            moved: Last::never(),
             limit,
             disk: AtomicU64::new(0),
             groups: AtomicU64::new(0),
@@ -125,6 +133,9 @@ impl Spool {
     /// Has a record kept; the outcome comes to its shard. False when too much waits already, or the spool is closed.
     pub(crate) fn keep(&self, keep: Keep) -> bool {
         let bytes = frame_length(&keep.record) as usize;
+        if self.0.queued.load(Relaxed) == 0 {
+            self.0.moved.now();
+        }
         let fits = self.0.queued.fetch_add(bytes, Relaxed) + bytes <= QUEUE;
         if fits && self.send(Command::Keep(keep)) {
             return true;
@@ -151,17 +162,19 @@ impl Spool {
             .is_some_and(|sender| sender.send(command).is_ok())
     }
 
-    /// Whether another group would be taken.
+    /// Whether another group would be taken, and soon.
     pub(crate) fn has_room(&self) -> bool {
         let inner = &*self.0;
-        let used = inner.disk.load(Relaxed) + inner.queued.load(Relaxed) as u64;
+        let queued = inner.queued.load(Relaxed);
+        let still = queued > 0 && inner.moved.age() >= STILL;
+        let used = inner.disk.load(Relaxed) + queued as u64;
         let paused = inner.failing.load(Relaxed)
             && inner
                 .started
                 .elapsed()
                 .saturating_sub(Duration::from_millis(inner.failed_at.load(Relaxed)))
                 < PAUSE;
-        !paused && used + ONE_MORE < inner.limit
+        !still && !paused && used + ONE_MORE < inner.limit
     }
 
     /// Groups in the spool.
@@ -232,6 +245,7 @@ impl Spool {
             let outcomes = self.append(&mut store, &batch);
             self.publish(&mut store);
             drop(store);
+            self.0.moved.now();
             self.0.queued.fetch_sub(bytes, Relaxed);
             let free = batch.iter().any(|one| one.state != State::Owned);
             for (one, id) in batch.into_iter().zip(outcomes) {
