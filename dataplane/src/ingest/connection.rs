@@ -161,6 +161,7 @@ impl Connections {
     pub(crate) async fn serve(&self, mut stream: TcpStream, peer: IpAddr, handler: Rc<Handler>) {
         let Ok(place) = std::sync::Arc::clone(&handler.parts.places).try_acquire_owned() else {
             handler.parts.metrics.connections_refused.inc();
+            // Over TLS it would take the handshake that there is no room for.
             if handler.parts.tls.is_none() {
                 // What fits the socket's buffer; who does not read gets nothing.
                 let _ = stream.try_write(TOO_MANY);

@@ -1,6 +1,7 @@
 //! The registry behind `/metrics`, and the two text formats it is read in.
 //!
-//! Handles are resolved when a role starts or reloads; nothing looks a metric up per event.
+//! Handles are resolved when a role starts or reloads, those of a request's method, route and status with the first of its
+//! kind, for most of their combinations never come; nothing looks a metric up per event.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -420,6 +420,22 @@ fn there_are_only_so_many_connections() {
 }
 
 #[test]
+fn over_tls_a_connection_too_many_is_closed() {
+    let files = tempfile::tempdir().unwrap();
+    let trusted = certificate(files.path());
+    let settings = format!(
+        "limits: {{connections: 1}}\ntls: {{certFile: {0}/tls.crt, keyFile: {0}/tls.key}}",
+        files.path().display()
+    );
+    let ingest = Ingest::start_with(&settings, &apps(""));
+    block_on(async {
+        let _held = over_tls(&ingest, &trusted, &[]).await.unwrap();
+        assert_eq!(read_all(&mut ingest.connect()).unwrap(), b"");
+    });
+    assert_eq!(ingest.metric("penstock_ingest_connections_refused_total"), 1.0);
+}
+
+#[test]
 fn heads_are_bounded_in_size_and_time() {
     let ingest = Ingest::start();
     let long = "x".repeat(40_000);
