@@ -94,6 +94,7 @@ impl Draining {
             record,
             state,
             place,
+            until: Instant::now() + Duration::from_secs(60),
             number: self.kept,
             outcomes: Arc::default(),
         });
