@@ -380,10 +380,17 @@ impl Handler {
                 }
             };
         }
-        let ends = &lines.lines;
-        let bytes_of = |count: usize| if count == 0 { 0 } else { ends[count - 1].end };
-        let admission = app.quota.admit(received_at, events, bytes_of);
-        let (admitted, bytes) = (admission.events, bytes_of(admission.events));
+        // Here, too, what there is room for after the events.
+        let (ends, letters) = (&lines.lines, &lines.letters);
+        let bytes_of = |count: usize| {
+            let of_events = count.min(events).checked_sub(1).map_or(0, |last| ends[last].end);
+            let letters = &letters[..count.saturating_sub(events)];
+            of_events + letters.iter().map(|letter| letter.bytes.len()).sum::<usize>()
+        };
+        let admission = app.quota.admit(received_at, events + letters.len(), bytes_of);
+        let (charged, bytes) = (admission.events, bytes_of(admission.events));
+        let admitted = charged.min(events);
+        lines.letters.truncate(charged - admitted);
         for line in &lines.lines[admitted..] {
             lines.rejected.push(super::flaw::Rejection {
                 index: line.index,
@@ -393,9 +400,10 @@ impl Handler {
         lines.rejected.sort_by_key(|one| one.index);
         Ok(Accepted {
             events: admitted,
-            charged: admitted,
+            charged,
             bytes,
-            refusal: admission.refusal,
+            // Who sent a letter learns what was wrong with it, not that it was not kept.
+            refusal: admission.refusal.filter(|_| admitted < events),
         })
     }
 

@@ -438,6 +438,22 @@ fn over_the_quota_a_batch_is_admitted_in_part_and_then_not_at_all() {
 }
 
 #[test]
+fn dead_letters_have_what_the_quota_leaves_after_events() {
+    let ingest = Ingest::start_with("", &apps("eventsPerDay: 2"));
+    let old = r#"{"event_type":"a","timestamp":1000000000}"#;
+    let batch = format!(r#"[{old},{old},{{"event_type":"b"}}]"#);
+    let reply = ingest.write("/v1/events/batch", &batch);
+    assert_eq!((reply.status, &reply.body["accepted"]), (200, &json!(1)));
+    assert_eq!(reply.body["rejected"].as_array().map(Vec::len), Some(2));
+    let reply = ingest.write("/v1/events", old);
+    assert_eq!(
+        (reply.status, &reply.body["details"]["rejected"][0]["code"]),
+        (400, &json!("too_old"))
+    );
+    assert_eq!((ingest.stored(1).len(), ingest.letters(1).len()), (1, 1));
+}
+
+#[test]
 fn a_configuration_is_checked_without_starting() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
