@@ -47,6 +47,17 @@ impl End {
 }
 
 impl Failure {
+    /// One of the same kind, and so with the same code, that says something else.
+    pub fn instead(&self, text: String) -> Self {
+        match self {
+            Self::Failed(_) => Self::Failed(text),
+            Self::Usage(_) => Self::Usage(text),
+            Self::NotFound(_) => Self::NotFound(text),
+            Self::Unreachable(_) => Self::Unreachable(text),
+            Self::OutputClosed => Self::OutputClosed,
+        }
+    }
+
     pub const fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,

@@ -10,6 +10,7 @@
 //!   before, so that it is there to be deleted, and again after: what was stored and not committed meanwhile. What it makes
 //!   of that are dead letters, which another group passes then.
 //! - Done means counted: no row of the user is left that was there, and the change is finished in every part.
+//! - A pipeline that cannot be done keeps none of the others from it, and makes the whole fail.
 //!
 //! Kafka deletes no single record. What the topics still hold of the user goes with their retention, which the outcome
 //! says.
@@ -22,12 +23,12 @@ use penstock_dataplane_config::table::quote_literal;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Of, Place, Rows};
+use super::{Found, Of, Place, Rows, Undone};
 use crate::access::KafkaFlags;
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
 use crate::kafka::Committed;
-use crate::output::{Format, Waiting, print};
+use crate::output::{Format, Waiting, note, print};
 use crate::stored::SCAN;
 use crate::text::{Table, age, count, harmless};
 
@@ -59,6 +60,15 @@ struct Outcome {
     user: String,
     dry_run: bool,
     tables: Vec<Erased>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_done: Vec<NotDone>,
+}
+
+/// A pipeline that rows of the user may still be in the tables of.
+#[derive(Debug, Serialize)]
+struct NotDone {
+    pipeline: String,
+    why: String,
 }
 
 /// What became of one table.
@@ -74,48 +84,94 @@ struct Erased {
     dead_letters_keep: String,
 }
 
-pub async fn run(cluster: &Cluster, places: Vec<Place>, arguments: &Erase) -> Result<End> {
+pub async fn run(cluster: &Cluster, found: Found, arguments: &Erase) -> Result<End> {
     let user = &arguments.of.user;
-    let mut before = Vec::new();
+    let Found { places, mut undone } = found;
+    let all = places.len() + undone.len();
+    let mut counts = Vec::new();
     for place in &places {
-        before.push(counted(place).await?);
+        match counted(place).await {
+            Ok(before) => counts.push((place, before)),
+            Err(failure) => undone.push(Undone::new(place, failure)),
+        }
     }
-    if !arguments.dry_run && !arguments.yes {
-        let rows: Vec<u64> = before.iter().flatten().copied().collect();
+    if all > 1 {
+        undone.iter().for_each(Undone::say);
+    }
+    if !arguments.dry_run && !arguments.yes && !counts.is_empty() {
+        let rows: Vec<u64> = counts.iter().flat_map(|(_, before)| before).copied().collect();
         agreed(user, rows.iter().sum(), rows.len())?;
     }
     let mut outcome = Outcome {
         user: user.clone(),
         dry_run: arguments.dry_run,
         tables: Vec::new(),
+        not_done: Vec::new(),
     };
-    for (place, before) in places.iter().zip(before) {
+    for (place, before) in counts {
         let deleted = match arguments.dry_run {
-            true => before,
-            false => match erase(cluster, place, arguments).await {
-                Ok(deleted) => deleted,
-                Err(failure) => {
-                    // What was done before is done.
-                    if !outcome.tables.is_empty() {
-                        print(arguments.output, &outcome, table)?;
-                    }
-                    return Err(failure);
-                }
-            },
+            true => Ok(before),
+            false => erase(cluster, place, arguments).await,
         };
-        let kafka = &place.stored.pipeline.spec.kafka;
-        for (rows, deleted) in place.tables.iter().zip(deleted) {
-            outcome.tables.push(Erased {
-                pipeline: place.stored.name().to_owned(),
-                table: place.name_of(rows),
-                rows: deleted,
-                topic_keeps: age(kafka.retention.get()),
-                dead_letters_keep: age(kafka.dead_letter.retention.get()),
-            });
+        match deleted {
+            Ok(deleted) => {
+                let kafka = &place.stored.pipeline.spec.kafka;
+                for (rows, deleted) in place.tables.iter().zip(deleted) {
+                    outcome.tables.push(Erased {
+                        pipeline: place.stored.name().to_owned(),
+                        table: place.name_of(rows),
+                        rows: deleted,
+                        topic_keeps: age(kafka.retention.get()),
+                        dead_letters_keep: age(kafka.dead_letter.retention.get()),
+                    });
+                }
+            }
+            // The user is erased from the others all the same.
+            Err(failure) => {
+                let one = Undone::new(place, failure);
+                if all > 1 {
+                    one.say();
+                }
+                undone.push(one);
+            }
         }
     }
-    print(arguments.output, &outcome, text)?;
-    Ok(End::Done)
+    outcome.not_done.extend(undone.iter().map(|one| NotDone {
+        pipeline: one.pipeline.clone(),
+        why: one.failure.to_string(),
+    }));
+    if !outcome.tables.is_empty() {
+        print(arguments.output, &outcome, text)?;
+    }
+    end(all, undone)
+}
+
+/// Of `all` pipelines some may be left.
+fn end(all: usize, mut undone: Vec<Undone>) -> Result<End> {
+    match (all, undone.len()) {
+        (_, 0) => Ok(End::Done),
+        (1, _) => Err(undone.remove(0).failure),
+        (all, left) => {
+            let names: Vec<_> = undone.iter().map(|one| one.pipeline.as_str()).collect();
+            Err(undone[0].failure.instead(format!(
+                "{left} of {all} pipelines not done: {}; {AGAIN}",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+impl Undone {
+    fn new(place: &Place, failure: Failure) -> Self {
+        Self {
+            pipeline: place.stored.name().to_owned(),
+            failure,
+        }
+    }
+
+    fn say(&self) {
+        note(&format!("The pipeline {}: {}", self.pipeline, self.failure));
+    }
 }
 
 /// Asks the person.
@@ -266,9 +322,82 @@ fn table(outcome: &Outcome) -> String {
 fn text(outcome: &Outcome) -> String {
     let rows: u64 = outcome.tables.iter().map(|one| one.rows).sum();
     let user = harmless(&outcome.user);
-    let end = match outcome.dry_run {
-        true => format!("{rows} rows of {user} would be deleted."),
-        false => format!("{rows} rows of {user} deleted; none is left."),
+    let mut end = match (outcome.dry_run, outcome.not_done.is_empty()) {
+        (true, _) => format!("{rows} rows of {user} would be deleted."),
+        (false, true) => format!("{rows} rows of {user} deleted; none is left."),
+        (false, false) => format!("{rows} rows of {user} deleted; none is left in these tables."),
     };
+    if !outcome.not_done.is_empty() {
+        let names: Vec<_> = outcome.not_done.iter().map(|one| one.pipeline.as_str()).collect();
+        end.push_str(&format!(" Not done: {}.", names.join(", ")));
+    }
     format!("{}\n{end}\n", table(outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn undone(pipeline: &str, failure: Failure) -> Undone {
+        Undone {
+            pipeline: pipeline.into(),
+            failure,
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_is_a_failure_of_its_kind() {
+        assert!(matches!(end(3, Vec::new()), Ok(End::Done)));
+        let away = || undone("ads", Failure::Unreachable("ClickHouse is away".into()));
+        let alone = end(1, vec![away()]).unwrap_err();
+        assert_eq!(
+            (alone.code(), alone.to_string().as_str()),
+            (4, "ClickHouse is away")
+        );
+        let two = vec![away(), undone("shop", Failure::Failed("refused".into()))];
+        let failure = end(3, two).unwrap_err();
+        assert_eq!(
+            (failure.code(), failure.to_string().as_str()),
+            (4, "2 of 3 pipelines not done: ads, shop; run it again to go on")
+        );
+    }
+
+    #[test]
+    fn the_outcome_names_what_is_not_done() {
+        let mut outcome = Outcome {
+            user: "u\u{1b}1".into(),
+            dry_run: false,
+            tables: vec![Erased {
+                pipeline: "events".into(),
+                table: "g.events".into(),
+                rows: 3,
+                topic_keeps: "7d".into(),
+                dead_letters_keep: "30d".into(),
+            }],
+            not_done: Vec::new(),
+        };
+        let head = "PIPELINE  TABLE     ROWS  TOPIC KEEPS  DEAD LETTERS KEEP\nevents    g.events  3     7d           30d\n\n";
+        assert_eq!(
+            text(&outcome),
+            format!("{head}3 rows of u·1 deleted; none is left.\n")
+        );
+        outcome.not_done.push(NotDone {
+            pipeline: "ads".into(),
+            why: "away".into(),
+        });
+        assert_eq!(
+            text(&outcome),
+            format!("{head}3 rows of u·1 deleted; none is left in these tables. Not done: ads.\n")
+        );
+        let json = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(
+            json["notDone"],
+            serde_json::json!([{"pipeline": "ads", "why": "away"}])
+        );
+        outcome.dry_run = true;
+        assert_eq!(
+            text(&outcome),
+            format!("{head}3 rows of u·1 would be deleted. Not done: ads.\n")
+        );
+    }
 }

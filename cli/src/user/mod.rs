@@ -6,6 +6,7 @@ pub mod export;
 use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
+use penstock_crds::IngestionPipeline;
 use penstock_dataplane_config::table::quote_literal;
 
 use crate::cluster::{Cluster, Where};
@@ -69,9 +70,34 @@ impl Place {
     }
 }
 
+/// A pipeline whose tables could not be done.
+#[derive(Debug)]
+pub struct Undone {
+    pub pipeline: String,
+    pub failure: Failure,
+}
+
+/// What was found of all that was asked about.
+#[derive(Debug)]
+pub struct Found {
+    /// At least one.
+    pub places: Vec<Place>,
+    pub undone: Vec<Undone>,
+}
+
+impl Found {
+    /// All, or why not.
+    fn whole(self) -> Result<Vec<Place>> {
+        match self.undone.into_iter().next() {
+            Some(undone) => Err(undone.failure),
+            None => Ok(self.places),
+        }
+    }
+}
+
 impl Of {
     /// The tables of the pipelines, each once, for each is one pipeline's only.
-    async fn find(&self, cluster: &Cluster) -> Result<Vec<Place>> {
+    async fn find(&self, cluster: &Cluster) -> Result<Found> {
         if self.user.is_empty() {
             return Err(Failure::Usage(
                 "the user has no id: events without one cannot be told apart".into(),
@@ -81,57 +107,81 @@ impl Of {
             Some(name) => Some(cluster.app_id(name).await?),
             None => None,
         };
-        let mut all = Vec::new();
+        let mut asked = Vec::new();
         if self.pipeline.is_empty() {
             for pipeline in cluster.pipelines(false).await? {
-                match pipeline.0 {
-                    Ok(pipeline) => all.push(Stored::of(cluster, pipeline, &self.reach).await?),
-                    Err(invalid) => {
-                        // What is left out of an answer about all must be said aloud.
-                        return Err(Failure::Failed(format!(
-                            "this version of penstock cannot read the pipeline {}: {}; name the others with --pipeline",
-                            invalid.metadata.name.unwrap_or_default(),
-                            invalid.error
-                        )));
+                // What is left out of an answer about all must be said aloud.
+                asked.push(pipeline.0.map_err(|invalid| {
+                    let name = invalid.metadata.name.unwrap_or_default();
+                    let why = format!(
+                        "this version of penstock cannot read the pipeline {name}: {}",
+                        invalid.error
+                    );
+                    Undone {
+                        pipeline: name,
+                        failure: Failure::Failed(why),
                     }
-                }
+                }));
             }
         } else {
             for name in self.pipeline.iter().collect::<BTreeSet<_>>() {
-                all.push(Stored::find(cluster, name, &self.reach).await?);
+                asked.push(Ok(cluster.readable_pipeline(name).await?));
             }
         }
-        let mut places = Vec::new();
-        for stored in all {
-            match stored.inspect_own().await? {
-                Some(found) => {
-                    let events = Rows {
-                        table: stored.spec.table.clone(),
-                        which: which(&self.user, app.as_deref()),
-                        order: "event_timestamp, event_id",
-                    };
-                    let letters = found.dead_letters.iter().filter(|letters| letters.there);
-                    let letters = letters.map(|letters| Rows {
-                        table: letters.table.clone(),
-                        which: which_letters(&self.user, app.as_deref()),
-                        order: "failed_at, dlq_partition, dlq_offset",
-                    });
-                    places.push(Place {
-                        sync: found.mutations_sync(),
-                        tables: std::iter::once(events).chain(letters).collect(),
-                        stored,
-                    });
-                }
-                None => note(&format!("The pipeline {} has no table yet.", stored.name())),
+        let (mut places, mut undone) = (Vec::new(), Vec::new());
+        for asked in asked {
+            let found = match asked {
+                Ok(pipeline) => self.look(cluster, pipeline, app.as_deref()).await,
+                Err(unreadable) => Err(unreadable),
+            };
+            match found {
+                Ok(place) => places.extend(place),
+                Err(one) => undone.push(one),
             }
         }
-        match places.is_empty() {
-            true => Err(Failure::NotFound(format!(
+        match (places.is_empty(), undone.is_empty()) {
+            (false, _) => Ok(Found { places, undone }),
+            (true, false) => Err(undone.remove(0).failure),
+            (true, true) => Err(Failure::NotFound(format!(
                 "no pipeline of the namespace {} has a table",
                 cluster.namespace
             ))),
-            false => Ok(places),
         }
+    }
+
+    /// The pipeline's tables, if there are any yet.
+    async fn look(
+        &self,
+        cluster: &Cluster,
+        pipeline: IngestionPipeline,
+        app: Option<&str>,
+    ) -> std::result::Result<Option<Place>, Undone> {
+        let name = pipeline.metadata.name.clone().unwrap_or_default();
+        let failed = |failure| Undone {
+            pipeline: name.clone(),
+            failure,
+        };
+        let stored = Stored::of(cluster, pipeline, &self.reach).await.map_err(failed)?;
+        let Some(found) = stored.inspect_own().await.map_err(failed)? else {
+            note(&format!("The pipeline {name} has no table yet."));
+            return Ok(None);
+        };
+        let events = Rows {
+            table: stored.spec.table.clone(),
+            which: which(&self.user, app),
+            order: "event_timestamp, event_id",
+        };
+        let letters = found.dead_letters.iter().filter(|letters| letters.there);
+        let letters = letters.map(|letters| Rows {
+            table: letters.table.clone(),
+            which: which_letters(&self.user, app),
+            order: "failed_at, dlq_partition, dlq_offset",
+        });
+        Ok(Some(Place {
+            sync: found.mutations_sync(),
+            tables: std::iter::once(events).chain(letters).collect(),
+            stored,
+        }))
     }
 }
 
@@ -165,7 +215,7 @@ fn which_letters(user: &str, app: Option<&str>) -> String {
 pub async fn run(place: &Where, command: &User) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
     match command {
-        User::Export(export) => export::run(export.of.find(&cluster).await?).await,
+        User::Export(export) => export::run(export.of.find(&cluster).await?.whole()?).await,
         User::Erase(erase) => erase::run(&cluster, erase.of.find(&cluster).await?, erase).await,
     }
 }
