@@ -11,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::answer::{Code, Refusal};
 use super::budget::{Budget, Permit};
+use super::connection::Busy;
 use super::encoding::{self, Encoding};
 
 /// A client that sends nothing for so long is cut.
@@ -28,25 +29,42 @@ pub(crate) struct Body {
     pub(crate) permit: Permit,
 }
 
+/// A body that has not come yet. Its connection is busy with it.
+pub(crate) struct Unread {
+    pub(crate) incoming: Incoming,
+    pub(crate) busy: Busy,
+}
+
+/// What a body may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes, also when decompressed.
+    pub(crate) limit: usize,
+    pub(crate) deadline: Instant,
+    /// Whether the room that its head asks for is taken before it comes.
+    pub(crate) ahead: bool,
+}
+
 /// Reads the whole body. On a refusal the rest is drained in the background.
 pub(crate) async fn read(
     headers: &HeaderMap,
-    mut incoming: Incoming,
+    mut unread: Unread,
     budget: &Budget,
-    limit: usize,
-    deadline: Instant,
+    bounds: Bounds,
 ) -> Result<Body, Refusal> {
-    match read_whole(headers, &mut incoming, budget, limit, deadline).await {
+    match read_whole(headers, &mut unread.incoming, budget, bounds).await {
         Ok(body) => Ok(body),
         Err(refusal) => {
-            drain(incoming);
+            drain(unread);
             Err(refusal)
         }
     }
 }
 
-/// Reads on for a moment, up to a bound, so that a client that still sends can read its answer.
-pub(crate) fn drain(mut incoming: Incoming) {
+/// Reads on for a moment, up to a bound, so that a client that still sends can read its answer. The connection is busy
+/// meanwhile: what comes is not the next request's head.
+pub(crate) fn drain(unread: Unread) {
+    let Unread { mut incoming, busy } = unread;
     if incoming.is_end_stream() {
         return;
     }
@@ -62,6 +80,7 @@ pub(crate) fn drain(mut incoming: Incoming) {
         };
         // Whichever comes first, the body is dropped with it.
         let _ = tokio::time::timeout(DRAINED_TIME, reading).await;
+        drop(busy);
     });
 }
 
@@ -69,9 +88,13 @@ async fn read_whole(
     headers: &HeaderMap,
     incoming: &mut Incoming,
     budget: &Budget,
-    limit: usize,
-    deadline: Instant,
+    bounds: Bounds,
 ) -> Result<Body, Refusal> {
+    let Bounds {
+        limit,
+        deadline,
+        ahead,
+    } = bounds;
     let encoding = Encoding::of_head(headers)?;
     let too_large = || Refusal::over(Code::BodyTooLarge, limit as u64);
     let length = headers
@@ -81,7 +104,11 @@ async fn read_whole(
         return Err(too_large());
     }
     let overloaded = |_| Refusal::from(Code::Overloaded);
-    let mut reserved = length.unwrap_or(STEP);
+    let mut reserved = match length {
+        Some(length) if ahead => length,
+        Some(length) => length.min(STEP),
+        None => STEP,
+    };
     let mut permit = budget.take(reserved).await.map_err(overloaded)?;
     let mut first = Bytes::new();
     let mut whole = Vec::new();
@@ -104,7 +131,7 @@ async fn read_whole(
             continue;
         }
         if whole.is_empty() {
-            whole.reserve(length.unwrap_or(first.len() + chunk.len()));
+            whole.reserve(length.filter(|_| ahead).unwrap_or(first.len() + chunk.len()));
             whole.extend_from_slice(&first);
         }
         whole.extend_from_slice(&chunk);

@@ -330,22 +330,23 @@ fn service(
     service_fn(move |request| {
         let handler = Rc::clone(&handler);
         let busy = Busy::begin(&watch);
-        async move {
-            let answer = handler.handle(request, peer).await;
-            drop(busy);
-            Ok(answer)
-        }
+        async move { Ok(handler.handle(request, peer, busy).await) }
     })
 }
 
-/// A request in hand. Its end counts also when its client has taken it back.
-struct Busy(Rc<Watch>);
+/// A request in hand, until its body is read, too. Its end counts also when its client has taken it back.
+pub(crate) struct Busy(Rc<Watch>);
 
 impl Busy {
     fn begin(watch: &Rc<Watch>) -> Self {
         watch.requests.set(watch.requests.get() + 1);
         watch.enter(Phase::Busy);
         Self(Rc::clone(watch))
+    }
+
+    /// As long as both of them.
+    pub(crate) fn also(&self) -> Self {
+        Self::begin(&self.0)
     }
 }
 

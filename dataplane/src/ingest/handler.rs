@@ -26,9 +26,10 @@ use uuid::Uuid;
 
 use super::answer::{self, Answer, Code, Refusal};
 use super::apps::{App, Apps, Writer};
-use super::body::{self, Body};
+use super::body::{self, Body, Bounds, Unread};
 use super::budget::Budget;
 use super::client::{self, Proxies, Sender, Shared};
+use super::connection::Busy;
 use super::cors;
 use super::envelope::Envelope;
 use super::fate::Fate;
@@ -98,12 +99,16 @@ impl Handler {
     }
 
     /// Answers one request; a panic inside is a 500.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
+    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: IpAddr, busy: Busy) -> Answer {
         let began = Instant::now();
         let (head, incoming) = request.into_parts();
         let route = route::of(head.uri.path(), &self.parts.protocols);
         let mut seen = Seen::default();
-        let serving = self.serve(&head, incoming, &route, peer, began, &mut seen);
+        let unread = Unread {
+            incoming,
+            busy: busy.also(),
+        };
+        let serving = self.serve(&head, unread, &route, peer, began, &mut seen);
         let outcome = caught(serving).await;
         let id = request_head::request_id(&head.headers)
             .cloned()
@@ -141,7 +146,7 @@ impl Handler {
     async fn serve(
         &self,
         head: &http::request::Parts,
-        incoming: Incoming,
+        unread: Unread,
         route: &Route<'_>,
         peer: IpAddr,
         began: Instant,
@@ -151,14 +156,14 @@ impl Handler {
             return Ok(cors::preflight(route));
         }
         if !route.allows(&head.method) {
-            body::drain(incoming);
+            body::drain(unread);
             return Err(Code::MethodNotAllowed.into());
         }
         match route {
             Route::Health => return Ok(answer::healthy()),
             Route::SegmentSettings(key) => return self.settings(key, head, seen),
             Route::Unknown => {
-                body::drain(incoming);
+                body::drain(unread);
                 return Err(answer::not_found());
             }
             _ => {}
@@ -166,14 +171,20 @@ impl Handler {
         let known = match self.judge_head(head, route, seen) {
             Ok(known) => known,
             Err(refusal) => {
-                body::drain(incoming);
+                body::drain(unread);
                 return Err(refusal);
             }
         };
         let deadline = began + self.parts.limits.request_timeout.get();
         let limit = usize::try_from(self.parts.limits.body.get()).unwrap_or(usize::MAX);
+        let bounds = Bounds {
+            limit,
+            deadline,
+            // Whose key is in the body has shown none yet, and gets room for what he has sent.
+            ahead: known.is_some(),
+        };
         let Body { bytes, mut permit } =
-            body::read(&head.headers, incoming, &self.parts.budget, limit, deadline).await?;
+            body::read(&head.headers, unread, &self.parts.budget, bounds).await?;
         seen.bytes = bytes.len();
         let text = simdutf8::compat::from_utf8(&bytes).map_err(|error| Fault {
             offset: error.valid_up_to(),

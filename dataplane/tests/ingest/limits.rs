@@ -90,6 +90,24 @@ fn without_room_a_request_is_refused_after_a_second() {
 }
 
 #[test]
+fn who_shows_no_key_holds_no_room_that_others_need() {
+    // Three times what their heads promise is more than there is.
+    let ingest = Ingest::start_with("limits: {body: 100kB, event: 50kB, memory: 1200kB}", &apps(""));
+    let keyless: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = ingest.connect();
+            let head = "POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n{";
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let reply = ingest.write("/v1/events", r#"{"event_type":"a"}"#);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    drop(keyless);
+}
+
+#[test]
 fn a_pod_that_stays_full_is_taken_out_of_the_service() {
     let ingest = Ingest::start_with(SMALL, &apps(""));
     assert_eq!(ingest.readyz().status, 200);
@@ -139,6 +157,9 @@ fn dead_letters_have_their_part_of_the_memory_until_kafka_has_them() {
     ingest.wait_for("the memory to come back", || {
         ingest.metric("penstock_ingest_memory_used_bytes") == 0.0
     });
+    // Who reads them shall not wait for each.
+    let fast = ingest.kafka.broker_round_trip_time(1, Duration::ZERO);
+    fast.unwrap();
     assert_eq!(ingest.letters(6).len(), 6);
 }
 
@@ -245,6 +266,16 @@ fn a_body_that_nobody_wants_is_read_for_a_moment() {
         .unwrap();
     answered(&mut brief);
     assert_eq!(read_all(&mut brief).unwrap(), b"");
+
+    // Nor is it taken for the head of a request that never ends.
+    let mut idle = ingest.connect();
+    idle.write_all(refused("", 5_000).as_bytes()).unwrap();
+    answered(&mut idle);
+    idle.write_all(&[b' '; 5_000]).unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    idle.write_all(refused("connection: close\r\n", 0).as_bytes())
+        .unwrap();
+    answered(&mut idle);
 
     let mut silent = ingest.connect();
     silent.write_all(refused("", 50_000).as_bytes()).unwrap();
