@@ -251,9 +251,10 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
         "consume": {
             "scaling": {"mode": "Fixed", "replicas": 1},
             "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
-            "batch": {"maxRows": 200_000, "maxBytes": "64MB", "maxAge": "1s"}
+            "batch": {"maxRows": 200_000, "maxBytes": "24MB", "maxAge": "1s"},
+            "groupProtocol": "Classic"
         },
-        "clickhouse": {},
+        "clickhouse": {"deadLetterTable": "Managed"},
         "redis": {"database": 0},
         "deletionPolicy": "Retain",
         "adoptionPolicy": "Fail"

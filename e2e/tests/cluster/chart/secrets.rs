@@ -163,11 +163,6 @@ fn an_installation_on_secured_services_goes_on_while_its_secrets_change() -> Res
     assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
     sent.merge(more);
     trial.settle(&sent, PATIENCE)?;
-    // It makes what is asked for there, and not only what was there before.
-    let longer = "{\"spec\":{\"kafka\":{\"retention\":\"8d\"}}}";
-    trial.kubectl(&["patch", "ipl", "events", "--type=merge", "-p", longer])?;
-    trial.ready()?;
-
     let logs = trial.kubectl(&[
         "logs",
         "-l",
@@ -182,5 +177,10 @@ fn an_installation_on_secured_services_goes_on_while_its_secrets_change() -> Res
     for secret in [FIRST, SECOND, &password, &admin.password] {
         assert!(!logs.contains(secret), "a password is in a log");
     }
+
+    // It makes what is asked for there, and not only what was there before.
+    let longer = "{\"spec\":{\"kafka\":{\"retention\":\"8d\"}}}";
+    trial.kubectl(&["patch", "ipl", "events", "--type=merge", "-p", longer])?;
+    trial.ready()?;
     administer(&["ACL", "DELUSER", &name])
 }

@@ -86,13 +86,14 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                 "consume": {
                     "scaling": {"mode": "Fixed", "replicas": 500},
                     "resources": {"requests": amounts, "limits": amounts},
-                    "batch": {"maxRows": 1_000_000, "maxBytes": "64MiB", "maxAge": "1m"}
+                    "batch": {"maxRows": 1_000_000, "maxBytes": "64MiB", "maxAge": "1m"},
+                    "groupProtocol": "Consumer"
                 },
                 "clickhouse": {
                     "url": "https://clickhouse:65535", "caSecret": secret, "secret": secret, "adminSecret": secret,
                     "database": "d".repeat(63), "table": "t".repeat(63),
                     "cluster": "c".repeat(63),
-                    "columns": columns, "rollups": rollups
+                    "columns": columns, "rollups": rollups, "deadLetterTable": "None"
                 },
                 "redis": {"address": "redis:6379", "database": 1023, "tls": {"caSecret": secret}, "secret": secret},
                 "deletionPolicy": "Delete", "adoptionPolicy": "Adopt"
