@@ -105,36 +105,34 @@ impl ClickHouse {
 
     /// Stores a block under a token. `allowed` is asked while the body is sent; when it says no, the request is cut.
     pub async fn insert(&self, block: Arc<Block>, token: &str, allowed: StillAllowed) -> Result<(), Failure> {
-        let timeout = self.0.target.insert_timeout.get();
-        let seconds = timeout.as_secs().max(1).to_string();
-        let parameters = [
-            ("query", self.0.insert.as_str()),
-            ("async_insert", "0"),
+        let settings = [
             ("insert_deduplicate", "1"),
             ("deduplicate_blocks_in_dependent_materialized_views", "1"),
             // Rows of one key are for the merges to collapse: done here it doubles what an INSERT costs, and a row that
             // is gone would be taken for one that is missing.
             ("optimize_on_insert", "0"),
             ("insert_deduplication_token", token),
-            ("max_execution_time", &seconds),
         ];
-        self.send(&parameters, Upload::block(block, allowed), timeout)
+        self.store(&self.0.insert, &settings, Upload::block(block, allowed))
             .await
-            .map(drop)
     }
 
     /// Stores rows that the statement says where to and in which format; twice where that is asked for twice.
     pub(super) async fn insert_rows(&self, statement: &str, rows: Vec<u8>) -> Result<(), Failure> {
+        self.store(statement, &[], Upload::bytes(rows)).await
+    }
+
+    /// What all INSERTs have in common: the answer says that the rows are stored, and here and there they end in time.
+    async fn store(&self, statement: &str, settings: &[(&str, &str)], rows: Upload) -> Result<(), Failure> {
         let timeout = self.0.target.insert_timeout.get();
         let seconds = timeout.as_secs().max(1).to_string();
-        let parameters = [
+        let mut parameters = vec![
             ("query", statement),
             ("async_insert", "0"),
             ("max_execution_time", &seconds),
         ];
-        self.send(&parameters, Upload::bytes(rows), timeout)
-            .await
-            .map(drop)
+        parameters.extend_from_slice(settings);
+        self.send(&parameters, rows, timeout).await.map(drop)
     }
 
     /// Runs a SELECT and returns its answer.
@@ -252,6 +250,7 @@ fn percent_encode(out: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{Content, GOOD};
     use super::*;
 
     #[test]
@@ -295,10 +294,9 @@ mod tests {
             serde_json::json!({"url": url, "database": "d", "table": "t", "insertTimeout": "1s"}),
         )
         .unwrap();
-        let mut content = super::super::record::Content::default();
-        let line = br#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
+        let mut content = Content::default();
         for offset in 0..150_000 {
-            content.add(0, offset, None, line).unwrap();
+            content.add(0, offset, None, GOOD.as_bytes()).unwrap();
         }
         let begun = std::time::Instant::now();
         let outcome = ClickHouse::new(&target)

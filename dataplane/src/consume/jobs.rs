@@ -504,14 +504,13 @@ fn digest(block: &Block, missing: &[bool]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::GOOD;
     use super::*;
-
-    const LINE: &str = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
 
     fn block(rows: i64) -> Arc<Block> {
         let mut content = Content::default();
         for offset in 0..rows {
-            content.add(0, offset, None, LINE.as_bytes()).unwrap();
+            content.add(0, offset, None, GOOD.as_bytes()).unwrap();
         }
         content.block
     }

@@ -14,7 +14,7 @@
 //!   sort key tells letters apart (`penstock_dataplane_config::letters`).
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use penstock_dataplane_config::letters::{LETTER_COLUMNS, letter_group};
 use penstock_dataplane_config::table::quote_identifier;
@@ -34,6 +34,7 @@ use super::group::{SESSION_MS, client};
 use super::metrics::ConsumeMetrics;
 use crate::forgotten::Forgotten;
 use crate::process::Shutdown;
+use crate::utc::now_ms;
 
 /// When a batch is full.
 const MOST: u32 = 1000;
@@ -287,14 +288,8 @@ impl<'m> Origin<'m> {
 impl<'m> Letter<'m> {
     /// `None`: it says no reason, so it is a receipt, a barrier or another program's.
     fn of(message: &'m impl Message) -> Option<Self> {
-        let now = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_millis() as i64
-        };
         let mut letter = Self {
-            failed_at: message.timestamp().to_millis().unwrap_or_else(now),
+            failed_at: message.timestamp().to_millis().unwrap_or_else(now_ms),
             partition: message.partition(),
             offset: message.offset(),
             key: message.key().unwrap_or_default(),

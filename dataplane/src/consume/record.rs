@@ -134,11 +134,13 @@ fn lines(value: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
+/// A line as ingest writes it, for tests.
+#[cfg(test)]
+pub(super) const GOOD: &str = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GOOD: &str = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1,"timestamp":2,"client_timestamp":3,"ip":"","user_agent":"","library":"","source":"","event_type":"e"}"#;
 
     #[test]
     fn bad_lines_are_dead_and_their_neighbours_stored() {
