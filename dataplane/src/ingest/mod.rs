@@ -180,6 +180,10 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             timeout: config.limits.kafka_timeout.get(),
             patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
             time: time_of_groups(&config.limits),
+            letters: usize::try_from(config.limits.memory.get() / 8)
+                .unwrap_or(usize::MAX)
+                .max(LEAST_FOR_LETTERS)
+                / count,
             boot,
             shard,
             single: config.single_records(),
@@ -279,6 +283,9 @@ fn raise_open_files(connections: usize) {
         Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
     }
 }
+
+/// What dead letters on their way may take however small the memory is.
+const LEAST_FOR_LETTERS: usize = 1_000_000;
 
 /// Waits for all shards. One that fails takes the process down, for its connections would find nobody.
 async fn finished(shards: Vec<oneshot::Receiver<Result<(), RoleError>>>) -> Result<(), RoleError> {

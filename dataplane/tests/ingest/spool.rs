@@ -285,6 +285,67 @@ fn dead_letters_are_spooled_as_events_are() {
     assert_eq!(names.len(), letters.len());
 }
 
+/// More dead letters than Kafka is given at once.
+fn many_letters() -> (String, usize) {
+    let nonsense = format!(r#"{{"type":"nonsense","x":"{}"}}"#, "y".repeat(20_000));
+    (
+        format!(r#"{{"batch":[{}]}}"#, [nonsense.as_str(); 15].join(",")),
+        15,
+    )
+}
+
+const SMALL: &str =
+    "shards: 1\nlimits: {body: 1MB, event: 200kB, memory: 8MB, requestTimeout: 4s, kafkaTimeout: 1s}\n";
+
+/// The partition of the dead letters has no leader; those of the events have.
+#[test]
+fn dead_letters_that_kafka_does_not_take_leave_events_their_room() {
+    let disk = tempfile::tempdir().unwrap();
+    let spool = format!("spool: {{dir: {}, maxBytes: 32MB}}", disk.path().display());
+    let ingest = Ingest::start_with(&format!("{SMALL}{spool}"), &apps(""));
+    // Before anything was produced there: the mock ends the process where it has to name a leader that is no more.
+    ingest.kafka.partition_leader(LETTERS, 0, None).unwrap();
+    let (batch, letters) = many_letters();
+    for round in 0..20 {
+        let reply = ingest.write("/segment/v1/batch", &batch);
+        assert_eq!((reply.status, durability(&reply)), (200, "spooled"), "{round}");
+    }
+    let held = ingest.metric("penstock_ingest_memory_used_bytes");
+    assert!(held < 4e6, "{held} of 8 MB are held by letters");
+    let reply = ingest.write("/v1/events", EVENT);
+    assert_eq!((reply.status, durability(&reply)), (200, ""));
+    ingest.kafka.partition_leader(LETTERS, 0, Some(1)).unwrap();
+    ingest.wait_for("the drain", || ingest.metric(GROUPS) == 0.0);
+    assert_eq!(ingest.letters(20 * letters).len(), 20 * letters);
+}
+
+#[test]
+fn without_a_spool_more_dead_letters_than_that_are_refused_and_events_are_not() {
+    let ingest = Ingest::start_with(SMALL, &apps(""));
+    ingest.kafka.partition_leader(LETTERS, 0, None).unwrap();
+    let (batch, _) = many_letters();
+    let client = *ingest;
+    std::thread::scope(|scope| {
+        let timed = || {
+            let began = Instant::now();
+            (client.write("/segment/v1/batch", &batch).status, began.elapsed())
+        };
+        let requests = [(); 8].map(|()| scope.spawn(timed));
+        let answers = requests.map(|request| request.join().unwrap());
+        assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
+        // What Kafka was given is waited for.
+        let at_once = answers
+            .iter()
+            .filter(|(_, after)| *after < Duration::from_millis(700));
+        assert!((2..8).contains(&at_once.count()), "{answers:?}");
+    });
+    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+    ingest.kafka.partition_leader(LETTERS, 0, Some(1)).unwrap();
+    ingest.wait_for("letters to be taken", || {
+        ingest.write("/segment/v1/batch", &batch).status == 200
+    });
+}
+
 #[test]
 fn with_durability_spooled_every_event_goes_by_the_disk() {
     let (mut ingest, _disk) = start("durability: Spooled");

@@ -68,6 +68,8 @@ const REBUILD_EVERY: Duration = Duration::from_secs(1);
 /// So many records are looked at whenever something happens, more of them only so often.
 const FEW: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What a letter takes beside its bytes: its headers, and librdkafka's notes about it.
+const LETTER: usize = 1024;
 /// How long a stopping shard waits for its last acknowledgements.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 const FLUSH_STEP: Duration = Duration::from_millis(20);
@@ -78,6 +80,8 @@ struct State {
     flights: AHashMap<usize, Flight>,
     /// Records of events that Kafka has not answered for.
     in_flight: usize,
+    /// What dead letters take that Kafka has not answered for, with [`LETTER`] for each.
+    letters_out: usize,
     /// The same by partition, where keys decide which one it is.
     lanes: Lanes,
     pace: Pace,
@@ -118,6 +122,9 @@ pub(crate) struct Settings {
     pub(crate) time: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
+    /// What dead letters may take that Kafka has not answered for, before no more are given to it: their topic may stand
+    /// still while events do not, and they shall not use up the room of these.
+    pub(crate) letters: usize,
     /// The key of each event, where each is a record of its own.
     pub(crate) single: Option<RecordKey>,
     pub(crate) durability: Durability,
@@ -176,7 +183,12 @@ impl Groups {
         let state = &mut *self.state.borrow_mut();
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {
-            true => state.groups_aside < self.settings.outage.room(),
+            true => {
+                if let Outage::Direct(direct) = &self.settings.outage {
+                    direct.comes();
+                }
+                state.groups_aside < self.settings.outage.room()
+            }
             false => {
                 state.pace.came(state.in_flight);
                 self.may_leave(state, Instant::now())
@@ -196,6 +208,8 @@ impl Groups {
         let outcome = Outcome::of(letters.len());
         let state = &mut *self.state.borrow_mut();
         let away = self.are_put_aside();
+        // A request's letters go together, so that one with many is not refused for ever.
+        let full = state.letters_out >= self.settings.letters;
         for letter in letters {
             let number = state.next_number();
             let name = self.name(number);
@@ -214,7 +228,7 @@ impl Groups {
             let share = share_of(permit, letter.bytes.len());
             let mut flight = Flight::new(waiting, now, now, false, share);
             flight.kept = kept;
-            if !away || matches!(self.settings.outage, Outage::Reject) {
+            if !full && (!away || matches!(self.settings.outage, Outage::Reject)) {
                 flight.place = state.floors.place(&self.health, Topic::DeadLetters, 0);
                 // Which partition takes it is librdkafka's choice, unless it may have to be found again.
                 let partition = match flight.kept {
@@ -230,7 +244,11 @@ impl Groups {
                 let headers = letter_headers(app, letter).into_iter();
                 let produced = self.producer.borrow().send(number, partition, &outgoing, headers);
                 match produced {
-                    Ok(()) => flight.kafka = InKafka::Out,
+                    Ok(()) => {
+                        flight.kafka = InKafka::Out;
+                        flight.bytes = letter.bytes.len() + LETTER;
+                        state.letters_out += flight.bytes;
+                    }
                     Err(error) => tracing::warn!(%error, "a dead letter was not produced"),
                 }
             }
@@ -322,7 +340,10 @@ impl Groups {
             let Some(flight) = state.flights.get_mut(&number) else {
                 continue;
             };
-            state.in_flight -= usize::from(flight.is_group);
+            match flight.is_group {
+                true => state.in_flight -= 1,
+                false => state.letters_out -= flight.bytes,
+            }
             if self.settings.single.is_some() && flight.is_group {
                 let partition = flight.place.partition;
                 state.lanes.arrive(partition, flight.bytes, stored.is_ok(), now);
