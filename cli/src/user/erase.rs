@@ -140,10 +140,13 @@ pub async fn run(cluster: &Cluster, found: Found, arguments: &Erase) -> Result<E
         pipeline: one.pipeline.clone(),
         why: one.failure.to_string(),
     }));
-    if !outcome.tables.is_empty() {
-        print(arguments.output, &outcome, text)?;
-    }
-    end(all, undone)
+    let printed = match outcome.tables.is_empty() {
+        true => Ok(()),
+        false => print(arguments.output, &outcome, text),
+    };
+    // What is left is said by the exit code, also to who reads no output.
+    let end = end(all, undone)?;
+    printed.map(|()| end)
 }
 
 /// Of `all` pipelines some may be left.

@@ -171,8 +171,15 @@ impl Of {
             which: which(&self.user, app),
             order: "event_timestamp, event_id",
         };
-        let letters = found.dead_letters.iter().filter(|letters| letters.there);
-        let letters = letters.map(|letters| Rows {
+        // ClickHouse shows only what the user may read: "nothing is left" must not mean "nothing was seen".
+        if let Some(letters) = found.dead_letters.iter().find(|letters| !letters.there) {
+            return Err(failed(Failure::NotFound(format!(
+                "the table of dead letters {}.{} is not there yet, or not shown to this user of ClickHouse, who needs the \
+                 same rights on it as on {}",
+                stored.spec.database, letters.table, stored.spec.table
+            ))));
+        }
+        let letters = found.dead_letters.iter().map(|letters| Rows {
             table: letters.table.clone(),
             which: which_letters(&self.user, app),
             order: "failed_at, dlq_partition, dlq_offset",
