@@ -45,8 +45,12 @@ const MOST_BYTES: usize = 16_000_000;
 const CLOSED: Duration = Duration::from_millis(100);
 /// Without a call the spool is looked at anyway, for groups that failed.
 const IDLE: Duration = Duration::from_secs(1);
-/// After a pass in which something failed.
+/// After a pass in which something failed; the longer the more of them could do nothing.
 const BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+/// Each pass reads all of the spool: how many times as long it rests at least, up to a bound.
+const REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(60);
 /// How long Kafka must have answered before it is asked whether it holds a group: a broker that stood still first works
 /// off what was sent to it.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -93,6 +97,12 @@ impl Drain {
             on_their_way: BTreeMap::new(),
             left_out: AHashSet::new(),
             failed: false,
+            moved: false,
+            again: None,
+            backoff: BACKOFF,
+            reading: Duration::ZERO,
+            stuck: 0,
+            freed: false,
         };
         let thread = std::thread::Builder::new()
             .name("spool-drain".into())
@@ -134,8 +144,17 @@ struct Pass {
     on_their_way: BTreeMap<usize, Sent>,
     /// Partitions that were not sent all that is theirs in this pass, so that what comes later does not overtake it.
     left_out: AHashSet<(Topic, i32)>,
-    /// Whether something of this pass has to be tried again.
+    /// Whether something of this pass has to be tried again, and whether something of it could be done.
     failed: bool,
+    moved: bool,
+    /// After a pass in which something failed: when all is looked through again.
+    again: Option<Instant>,
+    backoff: Duration,
+    /// How long this pass has read.
+    reading: Duration,
+    /// The last record that was given up waiting for, and whether one of these was answered since.
+    stuck: usize,
+    freed: bool,
 }
 
 /// A record that the producer has.
@@ -159,26 +178,20 @@ impl Pass {
                 self.left_out.clear();
             }
             if !self.drain.health.is_open() {
-                cursor = None;
+                (cursor, self.again, self.backoff) = (None, None, BACKOFF);
                 self.doubted.clear();
                 tokio::time::sleep(CLOSED).await;
                 continue;
             }
             // The more is stuck, the less is risked: some room is always left for other partitions.
             let bytes = WINDOW_BYTES.min(self.room() / 2);
+            let before = Instant::now();
             let (window, last) = self.drain.spool.store().window(cursor, WINDOW, bytes);
+            self.reading += before.elapsed();
             if window.is_empty() {
-                cursor = None;
-                if std::mem::take(&mut self.failed) {
-                    tokio::time::sleep(BACKOFF).await;
-                } else {
-                    let something = self.drain.spool.waiting();
-                    tokio::select! {
-                        () = something => {}
-                        () = self.outcomes.wake.notified() => {}
-                        () = self.drain.finish.cancelled() => tokio::time::sleep(CLOSED).await,
-                        () = tokio::time::sleep(IDLE) => {}
-                    }
+                if self.rest().await {
+                    cursor = None;
+                    (self.moved, self.reading) = (false, Duration::ZERO);
                 }
                 continue;
             }
@@ -189,6 +202,31 @@ impl Pass {
         if let Err(error) = self.producer.flush(Duration::ZERO) {
             tracing::debug!(%error, "the drain ended with groups on their way");
         }
+    }
+
+    /// Waits at the end of the spool for something to do. Whether all of it is to be looked through again, rather than what
+    /// came since.
+    async fn rest(&mut self) -> bool {
+        if self.again.is_none() && std::mem::take(&mut self.failed) {
+            self.backoff = next_backoff(self.backoff, std::mem::take(&mut self.moved));
+            let rest = (self.reading * REST).min(LONGEST_REST).max(self.backoff);
+            self.again = Some(Instant::now() + rest);
+            tokio::time::sleep(BACKOFF).await;
+        }
+        let finishes = self.drain.finish.is_cancelled();
+        let is_over = |at: Instant| finishes || Instant::now() >= at;
+        if self.again.is_some_and(is_over) || std::mem::take(&mut self.freed) {
+            self.again = None;
+            return true;
+        }
+        let until = self.again.unwrap_or_else(|| Instant::now() + IDLE);
+        tokio::select! {
+            () = self.drain.spool.waiting() => {}
+            () = self.outcomes.wake.notified() => {}
+            () = self.drain.finish.cancelled() => tokio::time::sleep(CLOSED).await,
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        self.again.is_none()
     }
 
     /// Drains these.
@@ -281,6 +319,7 @@ impl Pass {
                 if !is_one(one) {
                     return true;
                 }
+                self.moved = true;
                 if found.contains(&one.record.name) {
                     store.done(one.id);
                     spool.metrics().found.inc();
@@ -348,6 +387,7 @@ impl Pass {
         if window.is_empty() {
             return;
         }
+        self.moved = true;
         let attempts: Vec<(Id, Place)> = window
             .iter()
             .map(|(one, partition)| {
@@ -449,6 +489,7 @@ impl Pass {
                 () = tokio::time::sleep(IDLE) => {}
             }
         }
+        self.stuck = self.number;
         tracing::warn!(
             groups = self.on_their_way.range(first..).count(),
             "Kafka does not acknowledge groups of the spool; others have their turn"
@@ -472,6 +513,7 @@ impl Pass {
         let mut store = spool.store();
         delivered.retain(|one| {
             let sent = self.on_their_way.remove(&one.number);
+            self.freed |= one.number <= self.stuck;
             let Some(Sent {
                 id: Some(id), topic, ..
             }) = sent
@@ -508,6 +550,14 @@ impl Pass {
             }
             Err(error) => tracing::error!(%error, reason, "cannot replace the spool's producer"),
         }
+    }
+}
+
+/// How long to rest after a pass in which something failed, if something `moved` in it or not.
+fn next_backoff(last: Duration, moved: bool) -> Duration {
+    match moved {
+        true => BACKOFF,
+        false => (last * 2).min(LONGEST_BACKOFF),
     }
 }
 

@@ -240,3 +240,43 @@ fn a_partition_that_shows_nothing_keeps_only_its_own_from_being_looked_up() {
     draining.wait_for(0);
     draining.end();
 }
+
+#[test]
+fn the_more_passes_do_nothing_the_longer_it_rests() {
+    let rests = |moved: &[bool]| {
+        let rest = |last: &mut Duration, moved: &bool| {
+            *last = next_backoff(*last, *moved);
+            Some(last.as_secs())
+        };
+        moved.iter().scan(BACKOFF, rest).collect::<Vec<_>>()
+    };
+    assert_eq!(rests(&[false, false, false, true, false]), [2, 4, 8, 1, 2]);
+    assert_eq!(rests(&[false; 9])[8], LONGEST_BACKOFF.as_secs());
+}
+
+/// While it rests because of what is stuck, new groups are drained, and what is stuck is when its partition is back.
+#[test]
+fn a_long_rest_holds_nothing_up() {
+    let (kafka, stuck) = (kafka(), home());
+    kafka.partition_leader(EVENTS, stuck, None).unwrap();
+    let mut draining = Draining::start(&kafka);
+    let key = key_of(stuck);
+    draining.keep(Topic::Events, Some(key.clone()));
+    let is_sent = || draining.spool.store().window(None, 1, 1).0.is_empty();
+    wait_until("way to Kafka", || draining.spool.groups() == 1 && is_sent());
+    draining.keep(Topic::Events, Some(key));
+    // Rests of 2 and 4 s have begun.
+    std::thread::sleep(Duration::from_secs(4));
+    let before = Instant::now();
+    draining.keep(Topic::Events, None);
+    draining.wait_for(3);
+    draining.wait_for(2);
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        before.elapsed()
+    );
+    kafka.partition_leader(EVENTS, stuck, Some(1)).unwrap();
+    draining.wait_for(0);
+    draining.end();
+}
