@@ -61,8 +61,8 @@ struct Gate {
     is_away: AtomicBool,
     /// When a group was given up.
     given_up: Last,
-    /// When a request was let pass although the table was away.
-    passed: Last,
+    /// When events last came to be tried.
+    came: Last,
 }
 
 impl Gate {
@@ -70,11 +70,7 @@ impl Gate {
         if !self.is_away.load(Relaxed) || !self.given_up.is_within(KNOWN) {
             return true;
         }
-        let passes = !self.passed.is_within(PAUSE);
-        if passes {
-            self.passed.now();
-        }
-        passes
+        !self.came.is_within(PAUSE)
     }
 
     fn close(&self) {
@@ -95,7 +91,7 @@ impl Direct {
         let gate = Arc::new(Gate {
             is_away: AtomicBool::new(false),
             given_up: Last::never(),
-            passed: Last::never(),
+            came: Last::never(),
         });
         let inserter = Inserter {
             clickhouse: ClickHouse::new(clickhouse)?,
@@ -115,9 +111,14 @@ impl Direct {
         Ok(Self { groups: sender, gate })
     }
 
-    /// Whether a request may come to the table. While that is away it lets the one pass that asks at the right moment.
+    /// Whether a request may come to the table. While that is away none may for a while after [`Self::comes`].
     pub(crate) fn takes_one(&self) -> bool {
         self.gate.lets_pass()
+    }
+
+    /// Events of a request have come, which nothing can refuse any more: only these show how the table is.
+    pub(crate) fn comes(&self) {
+        self.gate.came.now();
     }
 
     /// Has a group stored; the outcome comes to its shard. False when it is not even tried.

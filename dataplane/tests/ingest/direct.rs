@@ -321,3 +321,14 @@ fn behind_a_table_that_refuses_each_group_is_answered_in_its_time_and_then_at_on
     table.change(|held| held.refuse = false);
     ingest.wait_for("the table to be found", || send(&ingest).1 == 200);
 }
+
+#[test]
+fn a_request_that_is_refused_is_not_the_one_that_finds_the_table() {
+    let table = Table::start();
+    let ingest = away(&table);
+    table.change(|held| held.refuse = true);
+    assert_eq!(send(&ingest).1, 503, "given up, six seconds after it was tried");
+    table.change(|held| held.refuse = false);
+    assert_eq!(ingest.write("/v1/events", "no JSON").status, 400);
+    assert_eq!(send(&ingest).1, 200);
+}
