@@ -86,7 +86,8 @@ pub struct ClickHouse {
     pub rollups: Vec<Rollup>,
     /// The table `<table>_dead_letters`, for asking in SQL what could not be stored: `Managed`, it is made and filled from
     /// the dead-letter topic, and its rows go when `kafka.deadLetter.retention` says; `None`, dead letters are in their
-    /// topic alone, and a table that is there stays as it is.
+    /// topic alone, and a table that is there stays as it is. A table of that name that is not the pipeline's is left alone;
+    /// `TablesReady` says so, and events are stored all the same.
     #[serde(default)]
     pub dead_letter_table: DeadLetterTable,
 }

@@ -398,8 +398,8 @@ pub struct Requested {
         .message("memory must not exceed 4GB").field_path(".memory"),
     validation = Rule::new("duration(self.kafkaTimeout) >= duration('100ms')")
         .message("kafkaTimeout must be at least 100ms").field_path(".kafkaTimeout"),
-    validation = Rule::new("duration(self.requestTimeout) > duration(self.kafkaTimeout)")
-        .message("requestTimeout must exceed kafkaTimeout, or requests end before Kafka has answered").field_path(".requestTimeout")
+    validation = Rule::new("duration(self.requestTimeout) - duration(self.kafkaTimeout) >= duration('1s')")
+        .message("requestTimeout must exceed kafkaTimeout by at least 1s, or requests end before Kafka, or the spool, has answered").field_path(".requestTimeout")
 )]
 pub struct IngestLimits {
     /// A request's body, after decompression.
