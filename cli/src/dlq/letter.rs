@@ -24,6 +24,9 @@ pub struct Letter {
     /// `topic/partition/offset/row`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Lines of the record that it has, from its origin on, where that is more than one: then all that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
     /// Bytes that are kept of it.
     pub size: usize,
 }
@@ -92,6 +95,7 @@ impl Entry {
             detail: String::new(),
             app: None,
             origin: None,
+            lines: None,
             size,
         };
         for (key, value) in headers {
@@ -101,6 +105,7 @@ impl Entry {
                 record::DETAIL => letter.detail = value,
                 record::APP => letter.app = Some(value),
                 record::ORIGIN => letter.origin = Some(value),
+                record::LINES => letter.lines = value.parse().ok(),
                 record::REPLAYED => return value.parse().map_or(Self::Foreign, Self::Receipt),
                 _ => {}
             }
@@ -192,6 +197,13 @@ mod tests {
             entry(&[(record::REPLAYED, "1..3,9")]),
             Entry::Receipt("1..3,9".parse().unwrap())
         );
+        let several = [
+            (record::REASON, "Malformed"),
+            (record::ORIGIN, "t/0/1/1000"),
+            (record::LINES, "48577"),
+        ];
+        assert!(matches!(entry(&several), Entry::Letter(letter) if letter.lines == Some(48_577)));
+        assert_eq!(found.lines, None);
         assert_eq!(entry(&[]), Entry::Foreign);
         assert_eq!(entry(&[(record::REPLAYED, "x")]), Entry::Foreign);
     }

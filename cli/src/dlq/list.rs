@@ -14,7 +14,7 @@ use crate::exit::{End, Result};
 use crate::kafka::Topic;
 use crate::output::{Format, Progress, note, print};
 use crate::place::Place;
-use crate::text::{Table, age_of, cut, size};
+use crate::text::{Table, age_of, count, cut, size};
 
 #[derive(Clone, Debug, Args)]
 pub struct List {
@@ -95,6 +95,15 @@ pub fn run(place: &Place, arguments: &List) -> Result<End> {
     Ok(End::Done)
 }
 
+/// Where its line was, and how many lines it has where it has more.
+fn origin(letter: &Letter) -> String {
+    let origin = letter.origin.as_deref().unwrap_or_default();
+    match letter.lines {
+        Some(lines) => format!("{origin} ({})", count(lines as usize, "line")),
+        None => origin.to_owned(),
+    }
+}
+
 fn table(views: &Vec<View>) -> String {
     let head = [
         "POSITION", "AGE", "REASON", "STEP", "REPLAYED", "SIZE", "APP", "ORIGIN", "DETAIL",
@@ -109,9 +118,35 @@ fn table(views: &Vec<View>) -> String {
             if *replayed { "yes".into() } else { "no".into() },
             size(letter.size as u64),
             letter.app.clone().unwrap_or_default(),
-            letter.origin.clone().unwrap_or_default(),
+            origin(letter),
             cut(&letter.detail, 120),
         ]);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_with_the_rest_of_a_record_says_so() {
+        let mut letter = Letter {
+            partition: 0,
+            offset: 7,
+            written_at: 0,
+            reason: "Malformed".into(),
+            step: "consume".into(),
+            detail: String::new(),
+            app: None,
+            origin: Some("t/0/1/1000".into()),
+            lines: Some(48_577),
+            size: 3,
+        };
+        assert_eq!(origin(&letter), "t/0/1/1000 (48577 lines)");
+        let json = serde_json::to_value(&letter).unwrap();
+        assert_eq!(json["lines"], 48_577);
+        letter.lines = None;
+        assert_eq!(origin(&letter), "t/0/1/1000");
+    }
 }

@@ -258,13 +258,10 @@ impl<'p> Replayer<'p> {
                 .map_err(|error| self.failure(&error))?;
         }
         let name = format!("{}/{position}", self.place.dead_letter_topic);
-        let mut value = line.to_vec();
+        let value = value(key, line);
         let partition = match key {
             Some(key) => record::partition_of(key, self.partitions.len() as i32),
-            None => {
-                value.push(b'\n');
-                self.partitions[self.turn % self.partitions.len()]
-            }
+            None => self.partitions[self.turn % self.partitions.len()],
         };
         self.produce(&self.place.topic, partition, key, &value, record::REPLAY, &name)?;
         self.letters += 1;
@@ -360,6 +357,16 @@ impl<'p> Replayer<'p> {
     }
 }
 
+/// Of the record that a letter becomes. One without a key ends in a line break, which a letter with the rest of a record has
+/// already: a second one would be an empty line, and a dead letter again.
+fn value(key: Option<&[u8]>, line: &[u8]) -> Vec<u8> {
+    let mut value = line.to_vec();
+    if key.is_none() && !line.ends_with(b"\n") {
+        value.push(b'\n');
+    }
+    value
+}
+
 fn summary(outcome: &Outcome, cannot: &[(Position, Why)]) -> String {
     let mut text = match (outcome.replayed, outcome.dry_run) {
         (0, _) => "Nothing to replay.\n".to_owned(),
@@ -393,6 +400,20 @@ fn summary(outcome: &Outcome, cannot: &[(Position, Why)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_letter_becomes_a_record_of_its_lines_and_no_others() {
+        for (key, line, expected) in [
+            (None, "one", "one\n"),
+            (None, "", "\n"),
+            (None, "bad\ngood\n", "bad\ngood\n"),
+            (None, "bad\ngood", "bad\ngood\n"),
+            (Some(&b"k"[..]), "one", "one"),
+            (Some(b"k"), "bad\ngood\n", "bad\ngood\n"),
+        ] {
+            assert_eq!(value(key, line.as_bytes()), expected.as_bytes(), "{line:?}");
+        }
+    }
 
     #[test]
     fn the_summary_counts_what_was_asked_for() {

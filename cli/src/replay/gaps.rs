@@ -4,7 +4,7 @@
 //! twice and ClickHouse has merged both, or its dead letter was replayed. So what seems to be missing is looked for by its id.
 //! What is a dead letter, or is gone because its retention is over, is not missing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use penstock_dataplane_config::table::quote_literal;
@@ -12,7 +12,7 @@ use rdkafka::Message as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::dlq::letter::Entry;
+use crate::dlq::letter::{Entry, Letter};
 use crate::exit::Result;
 use crate::kafka::Topic;
 use crate::output::Progress;
@@ -76,7 +76,7 @@ impl Gaps {
         letters: &Topic,
         spans: &[(i32, i64, i64)],
     ) -> Result<Self> {
-        let dead = dead(letters, topic.name(), spans)?;
+        let dead = Dead::read(letters, topic.name(), spans)?;
         let mut gaps = Self::default();
         let all: i64 = spans.iter().map(|(_, from, to)| to - from).sum();
         let mut progress = Progress::new(u64::try_from(all).unwrap_or(0));
@@ -117,23 +117,49 @@ impl Gaps {
 }
 
 /// Rows of the spans that are dead letters: they are in no table, and not lost.
-fn dead(letters: &Topic, topic: &str, spans: &[(i32, i64, i64)]) -> Result<HashSet<(i32, Row)>> {
-    let within = |partition: i32, offset: i64| {
+#[derive(Debug, Default)]
+struct Dead {
+    rows: HashSet<(i32, Row)>,
+    /// Records that one letter has the rest of: by partition and offset, the first row of it. Good lines are among it.
+    rests: HashMap<(i32, i64), u32>,
+}
+
+impl Dead {
+    fn read(letters: &Topic, topic: &str, spans: &[(i32, i64, i64)]) -> Result<Self> {
+        let mut dead = Self::default();
+        letters.read(&letters.beginning(), false, |message| {
+            if let Entry::Letter(letter) = Entry::of(message) {
+                dead.add(&letter, topic, spans);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(dead)
+    }
+
+    fn add(&mut self, letter: &Letter, topic: &str, spans: &[(i32, i64, i64)]) {
+        let origin = letter.origin.as_deref();
+        let Some((partition, (offset, row))) = origin.and_then(|origin| read_origin(origin, topic)) else {
+            return;
+        };
         let mut spans = spans.iter();
-        spans.any(|&(one, from, to)| one == partition && (from..to).contains(&offset))
-    };
-    let mut dead = HashSet::new();
-    letters.read(&letters.beginning(), false, |message| {
-        if let Entry::Letter(letter) = Entry::of(message)
-            && let Some(origin) = letter.origin.as_deref()
-            && let Some(row) = read_origin(origin, topic)
-            && within(row.0, row.1.0)
-        {
-            dead.insert(row);
+        if !spans.any(|&(one, from, to)| one == partition && (from..to).contains(&offset)) {
+            return;
         }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(dead)
+        match letter.lines {
+            None => {
+                self.rows.insert((partition, (offset, row)));
+            }
+            Some(_) => {
+                let rest = self.rests.entry((partition, offset)).or_insert(row);
+                *rest = row.min(*rest);
+            }
+        }
+    }
+
+    fn has(&self, partition: i32, offset: i64, row: u32) -> bool {
+        let rest = self.rests.get(&(partition, offset));
+        rest.is_some_and(|first| row >= *first) || self.rows.contains(&(partition, (offset, row)))
+    }
 }
 
 /// `topic/partition/offset/row`, where it is of this topic.
@@ -173,7 +199,7 @@ impl Chunk {
     }
 
     /// Offsets of events that are nowhere, one for each.
-    async fn missing(&self, stored: &Stored, partition: i32, dead: &HashSet<(i32, Row)>) -> Result<Vec<i64>> {
+    async fn missing(&self, stored: &Stored, partition: i32, dead: &Dead) -> Result<Vec<i64>> {
         let (Some(first), Some(last)) = (self.records.keys().next(), self.records.keys().next_back()) else {
             return Ok(Vec::new());
         };
@@ -211,7 +237,7 @@ impl Chunk {
                 continue;
             }
             let rows = lines.iter().zip(0u32..);
-            let alive = rows.filter(|(_, row)| !dead.contains(&(partition, (*offset, *row))));
+            let alive = rows.filter(|(_, row)| !dead.has(partition, *offset, *row));
             let named = alive.filter_map(|(named, _)| named.as_ref());
             sought.extend(
                 named
@@ -293,6 +319,43 @@ mod tests {
             let read = named(value.as_bytes()).remove(0);
             assert_eq!(read.map(|named| named.is_over(130)), Some(over), "{day}");
         }
+    }
+
+    #[test]
+    fn the_rest_of_a_record_is_dead_with_its_letter() {
+        let letter = |origin: &str, lines| Letter {
+            partition: 0,
+            offset: 0,
+            written_at: 0,
+            reason: "Malformed".into(),
+            step: "consume".into(),
+            detail: String::new(),
+            app: None,
+            origin: Some(origin.into()),
+            lines,
+            size: 0,
+        };
+        let mut dead = Dead::default();
+        for (origin, lines) in [
+            ("t/2/17/3", None),
+            ("t/2/17/1004", Some(500)),
+            ("t/2/99/0", Some(9)),
+            ("other/2/17/0", Some(9)),
+        ] {
+            dead.add(&letter(origin, lines), "t", &[(2, 10, 20)]);
+        }
+        for (offset, row, is) in [
+            (17, 3, true),
+            (17, 4, false),
+            (17, 1003, false),
+            (17, 1004, true),
+            (17, 1400, true),
+            (18, 1400, false),
+            (99, 0, false),
+        ] {
+            assert_eq!(dead.has(2, offset, row), is, "{offset}/{row}");
+        }
+        assert!(!dead.has(1, 17, 1004));
     }
 
     #[test]

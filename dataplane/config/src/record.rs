@@ -16,6 +16,8 @@ pub const STEP: &str = "penstock-step";
 pub const DETAIL: &str = "penstock-detail";
 /// Of a dead letter: `topic/partition/offset/row`.
 pub const ORIGIN: &str = "penstock-origin";
+/// Of a dead letter that has more than one line of its record, from the one that it names on: how many.
+pub const LINES: &str = "penstock-lines";
 /// Of a dead letter, and of a record that is one event: the UUID of its App.
 pub const APP: &str = "penstock-app";
 

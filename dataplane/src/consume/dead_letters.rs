@@ -48,11 +48,13 @@ impl Reason {
     }
 }
 
-/// One dead line.
+/// One dead line, or the first of several.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetter<'a> {
     pub partition: i32,
     pub position: Position,
+    /// Of its record, from the position on.
+    pub lines: u32,
     pub reason: Reason,
     pub detail: &'a str,
     /// Of the record that it came in, which it keeps: a replay needs it.
@@ -156,6 +158,11 @@ impl DeadLetters {
             Some(app) => headers.insert(header(record::APP, app)),
             None => headers,
         };
+        let lines = letter.lines.to_string();
+        let headers = match letter.lines {
+            1 => headers,
+            _ => headers.insert(header(record::LINES, &lines)),
+        };
         let mut record = FutureRecord::<[u8], [u8]>::to(&self.config.kafka.dead_letter_topic)
             .payload(&letter.value[..kept])
             .headers(headers);
@@ -206,5 +213,67 @@ impl DeadLetters {
         Err(KafkaError::MessageConsumption(
             RDKafkaErrorCode::OffsetNotAvailable,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers as _;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
+    use super::*;
+
+    #[test]
+    fn a_letter_says_how_many_lines_it_has_where_it_has_more_than_one() {
+        let kafka: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        kafka.create_topic("t.dlq", 1, 1).unwrap();
+        let config: ConsumeConfig = serde_json::from_value(serde_json::json!({
+            "version": 1,
+            "pipeline": {"namespace": "n", "name": "p"},
+            "kafka": {"bootstrap": kafka.bootstrap_servers(), "topic": "t", "deadLetterTopic": "t.dlq"},
+            "group": "g",
+            "clickhouse": {"url": "http://127.0.0.1:1", "database": "d", "table": "t"},
+        }))
+        .unwrap();
+        let letter = |row, lines, value| DeadLetter {
+            partition: 0,
+            position: Position::new(17, row),
+            lines,
+            reason: Reason::Malformed,
+            detail: "no",
+            key: None,
+            value,
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let letters = DeadLetters::new(config.clone());
+        // One after the other, so that they lie in that order.
+        for letter in [letter(999, 1, &b"x"[..]), letter(1000, 3, b"x\ny\nz\n")] {
+            runtime.block_on(letters.write(&[letter])).unwrap();
+        }
+        let mut reader = client(&config).unwrap();
+        let reader: BaseConsumer = reader.set("group.id", "reader").create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t.dlq", 0, Offset::Beginning).unwrap();
+        reader.assign(&list).unwrap();
+        let next = || {
+            let message = reader.poll(Duration::from_secs(60)).unwrap().unwrap().detach();
+            let headers = message.headers().unwrap();
+            let headers = headers.iter().map(|header| {
+                let value = String::from_utf8(header.value.unwrap().to_vec()).unwrap();
+                (header.key.to_owned(), value)
+            });
+            headers.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let one = next();
+        assert_eq!(
+            (one["penstock-origin"].as_str(), one.get("penstock-lines")),
+            ("t/0/17/999", None)
+        );
+        let rest = next();
+        assert_eq!(
+            (rest["penstock-origin"].as_str(), rest["penstock-lines"].as_str()),
+            ("t/0/17/1000", "3")
+        );
     }
 }

@@ -14,5 +14,7 @@ pub fn record(bytes: &[u8]) {
     let lines = usize::from(!bytes.is_empty()) + memchr::memchr_iter(b'\n', body).count();
     let judged = added.rows as usize + added.dead as usize;
     assert!(judged == lines || added.dead as usize > MOST_DEAD && judged < lines);
+    let dead: usize = content.dead.iter().map(|dead| dead.lines as usize).sum();
+    assert_eq!(added.rows as usize + dead, lines);
     assert_eq!(content.block.row_ids().count(), added.rows as usize);
 }

@@ -14,10 +14,12 @@ use super::position::Position;
 /// nothing but line breaks, and takes a thousandth of that on its way, would otherwise be millions of them.
 pub(super) const MOST_DEAD: usize = 1_000;
 
-/// A line that cannot be stored.
+/// A line that cannot be stored, or such a line with all that follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLine {
     pub position: Position,
+    /// Lines of the record that are in it.
+    pub lines: u32,
     /// A sentence for a person.
     pub detail: String,
     /// Of the record that it came in, shared by its lines.
@@ -93,8 +95,10 @@ impl Content {
                 }
                 Err(error @ LineError::Malformed { .. }) => {
                     let last = self.dead.len() - dead == MOST_DEAD;
+                    let rest = &value[at..];
                     let line = DeadLine {
                         position,
+                        lines: if last { lines(rest).count() as u32 } else { 1 },
                         detail: match last {
                             false => error.to_string(),
                             true => format!(
@@ -102,7 +106,7 @@ impl Content {
                             ),
                         },
                         key: key.map(|key| Arc::clone(shared_key.get_or_insert_with(|| key.into()))),
-                        value: if last { value[at..].to_vec() } else { line.to_vec() },
+                        value: if last { rest.to_vec() } else { line.to_vec() },
                     };
                     dead_bytes += line.bytes();
                     self.dead.push(line);
@@ -175,6 +179,9 @@ mod tests {
         let last = content.dead.last().unwrap();
         assert_eq!(last.position.row as usize, 1 + MOST_DEAD);
         assert_eq!(last.value, &value.as_bytes()[GOOD.len() + 1 + MOST_DEAD..]);
+        // What was not looked at is named, too: a good line among it is neither stored nor lost.
+        assert_eq!(last.lines as usize, (1 << 20) - MOST_DEAD + 1);
+        assert!(content.dead[..MOST_DEAD].iter().all(|dead| dead.lines == 1));
         assert!(last.detail.contains("what follows it is here"), "{}", last.detail);
         let kept: usize = content.dead.iter().map(|dead| dead.value.len()).sum();
         assert!(added.bytes > kept + MOST_DEAD * size_of::<DeadLine>());
