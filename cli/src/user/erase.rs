@@ -46,7 +46,7 @@ pub struct Erase {
     pub dry_run: bool,
     #[command(flatten)]
     pub kafka: KafkaFlags,
-    /// How long to wait for each table
+    /// How long to wait for each pipeline: its consumers and all its tables together
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     pub timeout: penstock_dataplane_config::Duration,
     /// How to print the outcome

@@ -174,8 +174,8 @@ impl Of {
         // ClickHouse shows only what the user may read: "nothing is left" must not mean "nothing was seen".
         if let Some(letters) = found.dead_letters.iter().find(|letters| !letters.there) {
             return Err(failed(Failure::NotFound(format!(
-                "the table of dead letters {}.{} is not there yet, or not shown to this user of ClickHouse, who needs the \
-                 same rights on it as on {}",
+                "the table of dead letters {}.{} is not there yet, not this pipeline's, or not shown to this user of \
+                 ClickHouse, who needs the same rights on it as on {}",
                 stored.spec.database, letters.table, stored.spec.table
             ))));
         }
@@ -203,20 +203,32 @@ fn which(user: &str, app: Option<&str>) -> String {
 }
 
 /// Of a dead letter there are the bytes alone, which need not be JSON: it is the user's when they name the user where an
-/// event or a line does.
+/// event or a line does. They may be the rest of a record, which has lines of several users.
 fn which_letters(user: &str, app: Option<&str>) -> String {
-    // What is no JSON as a whole is looked through for the member; a number is what a Segment event may have.
-    let named = "[JSONExtractString(value, 'user_id'), JSONExtractString(value, 'userId'), JSONExtractRaw(value, 'userId'), \
-                 simpleJSONExtractString(value, 'user_id'), simpleJSONExtractString(value, 'userId')]";
-    let mut text = format!("has({named}, {})", quote_literal(user));
+    let number = serde_json::from_str::<serde_json::Number>(user).is_ok();
+    let mut named = Vec::new();
+    for member in ["'user_id'", "'userId'"] {
+        // As a string ClickHouse gives `true` and objects, too, which name nobody.
+        named.push(format!(
+            "if(JSONType(text, {member}) = 'String', JSONExtractString(text, {member}), '')"
+        ));
+        // What is no JSON as a whole is looked through for the member.
+        named.push(format!("simpleJSONExtractString(text, {member})"));
+        // A number is what a Segment event may have.
+        if number {
+            named.push(format!("JSONExtractRaw(text, {member})"));
+        }
+    }
+    let mut is_theirs = format!("has([{}], {})", named.join(", "), quote_literal(user));
     if let Some(app) = app {
         let app = quote_literal(app);
         // Of a line that is no JSON consume does not know the App.
-        text.push_str(&format!(
-            " AND (app_id = {app} OR simpleJSONExtractString(value, 'app_id') = {app})"
+        is_theirs.push_str(&format!(
+            " AND (app_id = {app} OR simpleJSONExtractString(text, 'app_id') = {app})"
         ));
     }
-    text
+    // As a whole, too: what a client sent may have line breaks within an event.
+    format!("arrayExists(text -> {is_theirs}, arrayPushFront(splitByChar('\\n', value), value))")
 }
 
 pub async fn run(place: &Where, command: &User) -> Result<End> {
@@ -240,11 +252,35 @@ mod tests {
         assert_eq!(which("u", None), "user_hash = cityHash64('u') AND user_id = 'u'");
         let letters = which_letters("o'neil\\", Some("a-b"));
         assert!(
-            letters.starts_with("has([JSONExtractString(value, 'user_id'), ")
-                && letters.ends_with(
-                    r"], 'o\'neil\\') AND (app_id = 'a-b' OR simpleJSONExtractString(value, 'app_id') = 'a-b')"
-                ),
+            letters.starts_with("arrayExists(text -> has([if(JSONType(text, 'user_id') = 'String', ")
+                && letters.contains(
+                    r"], 'o\'neil\\') AND (app_id = 'a-b' OR simpleJSONExtractString(text, 'app_id') = 'a-b'), "
+                )
+                && letters.ends_with(r", arrayPushFront(splitByChar('\n', value), value))"),
             "{letters}"
         );
+    }
+
+    #[test]
+    fn of_json_only_strings_and_numbers_name_a_user() {
+        for (user, raw) in [
+            ("42", true),
+            ("-1.5e3", true),
+            ("null", false),
+            ("true", false),
+            ("false", false),
+            ("{}", false),
+            ("[]", false),
+            ("\"u\"", false),
+            ("u-42", false),
+        ] {
+            let letters = which_letters(user, None);
+            assert_eq!(letters.contains("JSONExtractRaw(text, 'userId')"), raw, "{user}");
+            let strings = letters.matches("JSONExtractString(text, 'userId')").count();
+            let checked = "if(JSONType(text, 'userId') = 'String', JSONExtractString(text, 'userId'), '')";
+            assert!(letters.contains(checked), "{letters}");
+            // Alone, and in what reads a part of it.
+            assert_eq!(strings, 2, "{letters}");
+        }
     }
 }
