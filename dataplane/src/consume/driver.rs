@@ -75,6 +75,23 @@ pub(super) struct Driver {
     useless: bool,
 }
 
+/// How much of what a log keeps is not stored: at 1, what the log drops next is lost. The log says so and not the topic's
+/// settings: it may be bounded by bytes as well as by age, and both may change at any time.
+///
+/// Of a log that has dropped nothing yet it is not known. Its length says nothing of how much it will keep, and a consumer
+/// that begins has all of it before it. So one that stores nothing from the topic's beginning on is seen by its age only.
+fn unstored(low: i64, end: i64, lag: i64) -> f64 {
+    if low <= 0 || end <= low {
+        return 0.0;
+    }
+    (lag as f64 / (end - low) as f64).min(1.0)
+}
+
+/// Whether its log is asked where it begins and ends.
+fn is_behind(run: &Run) -> bool {
+    age(run) > ENDS_EVERY.as_secs_f64()
+}
+
 /// How old, in seconds, the oldest record is that is read and not stored.
 fn age(run: &Run) -> f64 {
     let since = run.waits_since().unwrap_or(i64::MAX);
@@ -399,10 +416,17 @@ impl Driver {
         metrics.blocked.set(count(Run::is_blocked));
         metrics.memory.set(self.used() as i64);
         for (partition, run) in &self.runs {
-            let end = self.group.context().end(*partition);
-            if let Some(lag) = end.and_then(|end| run.lag(end)) {
+            let log = self.group.context().log(*partition);
+            let mut ratio = 0.0;
+            if let Some(log) = log
+                && let Some(lag) = run.lag(log.end)
+            {
                 metrics.set_lag(*partition, lag);
+                if is_behind(run) {
+                    ratio = unstored(log.low, log.end, lag);
+                }
             }
+            metrics.set_unstored(*partition, ratio);
             metrics.set_lag_age(*partition, age(run));
         }
     }
@@ -413,8 +437,7 @@ impl Driver {
             return;
         }
         self.ends_at = now;
-        let behind = |run: &Run| age(run) > ENDS_EVERY.as_secs_f64();
-        let behind = self.runs.iter().filter(|(_, run)| behind(run));
+        let behind = self.runs.iter().filter(|(_, run)| is_behind(run));
         self.jobs.ask_ends(
             behind.map(|(partition, _)| *partition).collect(),
             &self.asking_ends,
@@ -429,7 +452,8 @@ impl Driver {
         let bound = self.jobs.clickhouse.longest_answer() * 2;
         let mut stalls = false;
         for (partition, run) in &mut self.runs {
-            let end = self.group.context().end(*partition).filter(|_| reads);
+            let log = self.group.context().log(*partition).filter(|_| reads);
+            let end = log.map(|log| log.end);
             match run.stall(now, end, bound) {
                 None => {}
                 Some(Stall::Records) => {
@@ -455,5 +479,28 @@ impl Driver {
         self.show();
         self.group.context().close();
         tracing::info!("leaving the group");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_log_that_drops_records_can_lose_some() {
+        for (low, end, lag, ratio) in [
+            (0, 1000, 1000, 0.0),
+            (0, 0, 0, 0.0),
+            (500, 500, 0, 0.0),
+            (500, 1500, 0, 0.0),
+            (500, 1500, 250, 0.25),
+            (500, 1500, 1000, 1.0),
+            // Some is lost already.
+            (500, 1500, 1200, 1.0),
+            // Its beginning was asked for after its end.
+            (1600, 1500, 100, 0.0),
+        ] {
+            assert_eq!(unstored(low, end, lag), ratio, "{low}..{end}, {lag} behind");
+        }
     }
 }

@@ -50,8 +50,10 @@ pub(super) struct Flight {
     /// The token was perhaps used before, by an INSERT that nobody knows the outcome of. A server that dies between
     /// writing down the token and storing the rows knows the one without the other.
     doubt: bool,
-    /// An INSERT of the part was sent, perhaps by an earlier owner, and nobody knows its outcome: it may still be under way.
-    unknown: bool,
+    /// Where others may have sent rows of it: since when they send none.
+    others: Option<Moment>,
+    /// When the last INSERT of the part was given up whose outcome nobody knows.
+    unknown: Option<Moment>,
     attempt: u32,
     /// Since when rows that were acknowledged have not been seen.
     unseen_since: Option<Moment>,
@@ -62,7 +64,9 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(forming: &Forming, ask: bool) -> Self {
+    /// `others`: where somebody else may have stored rows of it, since when they send none.
+    pub(super) fn new(forming: &Forming, others: Option<Moment>) -> Self {
+        let ask = others.is_some();
         Self {
             span: forming.span,
             digest: forming.digest(),
@@ -79,7 +83,8 @@ impl Flight {
             unpromised: ask,
             stored_before: false,
             doubt: ask,
-            unknown: ask,
+            others,
+            unknown: None,
             attempt: 1,
             unseen_since: None,
             intent_at: Moment::from_start(Duration::ZERO),
@@ -89,8 +94,8 @@ impl Flight {
 
     /// A batch that an earlier owner left open. Its dead letters precede its first part, so an intent that names a
     /// part says that they are safe.
-    pub(super) fn again(intent: Intent, forming: &Forming) -> Self {
-        let mut flight = Self::new(forming, true);
+    pub(super) fn again(intent: Intent, forming: &Forming, others: Moment) -> Self {
+        let mut flight = Self::new(forming, Some(others));
         let whole = intent.span.whole();
         flight.unpromised = false;
         flight.part = intent.part;
@@ -160,15 +165,17 @@ impl Flight {
         self.answer = Some((now, held));
     }
 
-    /// The outcome of an INSERT is unknown.
-    pub(super) fn doubt(&mut self) {
+    /// An INSERT was given up, and its outcome is unknown.
+    pub(super) fn doubt(&mut self, now: Moment) {
         self.doubt = true;
-        self.unknown = true;
+        self.unknown = Some(now);
     }
 
-    /// Whether rows of the part may be stored at any time, under the token that it has now.
-    pub(super) fn may_be_under_way(&self) -> bool {
-        self.unknown
+    /// Whether rows of the part may be stored at any time, by an INSERT that was given up. `bound` after that none is
+    /// under way any more: without an end to it, a batch that is always cut would be sent whole for ever.
+    pub(super) fn may_be_under_way(&self, now: Moment, bound: Duration) -> bool {
+        let given_up = self.others.max(self.unknown);
+        given_up.is_some_and(|at| now.since(at) <= bound)
     }
 
     /// Whether an acknowledgement has to be confirmed by the table.
@@ -219,7 +226,8 @@ impl Flight {
     fn turn_to(&mut self, part: Part) {
         if part != self.part {
             self.attempt = 1;
-            self.unknown = false;
+            // Not so what others sent: nobody knows in which parts.
+            self.unknown = None;
         }
         self.part = part;
         self.ask = true;

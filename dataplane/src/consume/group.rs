@@ -44,20 +44,30 @@ pub(super) enum Rebalance {
     },
 }
 
-/// Where the log of a partition ends.
+/// Where the log of a partition begins and ends.
 #[derive(Clone, Copy, Debug)]
-struct End {
-    /// As librdkafka last saw it, by fetching.
+pub(super) struct Log {
+    /// The first offset that it had when it was asked; 0 as long as it was not.
+    pub(super) low: i64,
+    /// Its end as it was last seen.
+    pub(super) end: i64,
+    /// Its end as librdkafka last saw it, by fetching.
     fetched: i64,
-    /// As it was last seen at all.
-    known: i64,
+}
+
+impl Log {
+    const UNKNOWN: Self = Self {
+        low: 0,
+        end: -1,
+        fetched: -1,
+    };
 }
 
 pub(super) struct GroupContext {
     topic: String,
     fence: Fence,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    ends: Mutex<HashMap<i32, End>>,
+    logs: Mutex<HashMap<i32, Log>>,
     closing: AtomicBool,
     forgotten: Forgotten,
     kafka: Dependency,
@@ -79,20 +89,16 @@ impl GroupContext {
         locked(&self.rebalances).pop_front()
     }
 
-    /// The log's end of a partition, where it is known.
-    pub(super) fn end(&self, partition: i32) -> Option<i64> {
-        locked(&self.ends).get(&partition).map(|end| end.known)
+    /// The log of a partition, where its end is known.
+    pub(super) fn log(&self, partition: i32) -> Option<Log> {
+        locked(&self.logs).get(&partition).copied()
     }
 
     /// What Kafka says when it is asked.
-    pub(super) fn reaches(&self, partition: i32, end: i64) {
-        locked(&self.ends)
-            .entry(partition)
-            .or_insert(End {
-                fetched: -1,
-                known: end,
-            })
-            .known = end;
+    pub(super) fn reaches(&self, partition: i32, low: i64, end: i64) {
+        let mut logs = locked(&self.logs);
+        let log = logs.entry(partition).or_insert(Log::UNKNOWN);
+        (log.low, log.end) = (low, end);
     }
 
     /// Whether this member can do nothing more.
@@ -133,18 +139,12 @@ impl ClientContext for GroupContext {
         if connected {
             self.kafka.found();
         }
-        let mut ends = locked(&self.ends);
+        let mut logs = locked(&self.logs);
         for partition in topic.partitions.values().filter(|p| p.hi_offset >= 0) {
-            let end = ends.entry(partition.partition).or_insert(End {
-                fetched: -1,
-                known: -1,
-            });
+            let log = logs.entry(partition.partition).or_insert(Log::UNKNOWN);
             // While nothing is fetched it says again and again what it saw last.
-            if end.fetched != partition.hi_offset {
-                *end = End {
-                    fetched: partition.hi_offset,
-                    known: partition.hi_offset,
-                };
+            if log.fetched != partition.hi_offset {
+                (log.fetched, log.end) = (partition.hi_offset, partition.hi_offset);
             }
         }
     }
@@ -191,7 +191,7 @@ pub(super) fn join(
         topic: config.kafka.topic.clone(),
         fence,
         rebalances: Mutex::default(),
-        ends: Mutex::default(),
+        logs: Mutex::default(),
         closing: AtomicBool::new(false),
         forgotten: Forgotten::default(),
         kafka,

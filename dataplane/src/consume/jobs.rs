@@ -94,6 +94,7 @@ fn malformed(tenure: Tenure, line: &DeadLine) -> DeadLetter<'_> {
     DeadLetter {
         partition: tenure.partition,
         position: line.position,
+        lines: line.lines,
         reason: Reason::Malformed,
         detail: &line.detail,
         key: line.key.as_deref(),
@@ -149,8 +150,8 @@ impl Jobs {
         Ok(Lookup { committed, low, high })
     }
 
-    /// Asks how far the logs of partitions reach: librdkafka learns that by fetching, and it does not fetch what nobody reads.
-    /// Heard of by [`super::group::GroupContext::end`]; `asking` is set meanwhile.
+    /// Asks where the logs of partitions begin and end: librdkafka learns that by fetching, and it does not fetch what nobody
+    /// reads. Heard of by [`super::group::GroupContext::log`]; `asking` is set meanwhile.
     pub(super) fn ask_ends(&self, partitions: Vec<i32>, asking: &Arc<AtomicBool>) {
         if partitions.is_empty() || asking.swap(true, Ordering::SeqCst) {
             return;
@@ -159,7 +160,7 @@ impl Jobs {
         self.runtime.spawn_blocking(move || {
             for partition in partitions {
                 match jobs.group.fetch_watermarks(&jobs.topic, partition, KAFKA_TIMEOUT) {
-                    Ok((_, end)) => jobs.group.context().reaches(partition, end),
+                    Ok((low, end)) => jobs.group.context().reaches(partition, low, end),
                     Err(error) => {
                         tracing::debug!(partition, %error, "cannot ask for the log's end");
                         break;
@@ -255,6 +256,7 @@ impl Jobs {
                     let letter = DeadLetter {
                         partition: tenure.partition,
                         position: at,
+                        lines: 1,
                         reason: Reason::Refused,
                         detail: &detail,
                         key: key.as_deref(),

@@ -15,6 +15,7 @@
 //! - An INSERT that is acknowledged after one of unknown outcome is confirmed by asking: the server may know the token
 //!   without the rows. What is not there is sent under another token.
 //! - An INSERT is sent only while its intent is younger than the session timeout: nobody else owns the partition.
+//! - What was cut on its way is halved only when no INSERT of the whole may be under way any more.
 //! - Nothing is committed over an offset that somebody else left: the topic may have been deleted and made anew while
 //!   it was read, and Kafka forgets the group's offset with it.
 //! - The partition is not released while a commit is under way: a commit that arrives late would set the group
@@ -58,6 +59,8 @@ pub struct Partition {
     high: i64,
     /// Batches that begin below this were perhaps stored before: the table is asked.
     verify_below: i64,
+    /// When the partition was looked at: what others sent, and what this owner sent before, was sent until then.
+    looked_at: Moment,
     /// An offset that came although it is not the next one, while the group and the log are asked why.
     astray: Option<i64>,
     /// An offset that came in place of the next one, which the log should have. If it comes again, the log has nothing
@@ -89,6 +92,7 @@ impl Partition {
             low: 0,
             high: 0,
             verify_below: 0,
+            looked_at: Moment::from_start(Duration::ZERO),
             astray: None,
             gap: None,
             probe: None,
@@ -320,6 +324,7 @@ impl Partition {
         // The offset may lie behind what is stored: lost with its group, or set back by a commit that came late. What
         // the log held when the partition was assigned is stored only after the table was asked.
         self.verify_below = high;
+        self.looked_at = now;
         let Some((offset, metadata)) = committed else {
             self.fetch(low);
             return;
@@ -444,7 +449,7 @@ impl Partition {
             self.other_log(intent.span.first);
             return;
         }
-        self.launch(Flight::again(intent, &forming), now);
+        self.launch(Flight::again(intent, &forming, self.looked_at), now);
     }
 
     fn seal_if_ready(&mut self, now: Moment) {
@@ -459,8 +464,8 @@ impl Partition {
 
     fn seal(&mut self, now: Moment) {
         if let Some(forming) = self.forming.take() {
-            let ask = forming.span.first < self.verify_below;
-            self.launch(Flight::new(&forming, ask), now);
+            let others = (forming.span.first < self.verify_below).then_some(self.looked_at);
+            self.launch(Flight::new(&forming, others), now);
         }
     }
 
@@ -558,6 +563,7 @@ impl Partition {
     }
 
     fn inserted(&mut self, outcome: InsertOutcome, now: Moment) {
+        let under_way = self.limits.under_way;
         let Some(flight) = self.flight.as_mut() else {
             return;
         };
@@ -571,13 +577,13 @@ impl Partition {
                 }
             }
             InsertOutcome::Retry => {
-                flight.doubt();
+                flight.doubt(now);
                 self.wait(now);
             }
             InsertOutcome::Stale => self.commit_intent(now),
             InsertOutcome::Cut { middle } => {
                 // Halves have tokens of their own, so nothing of the whole may still be under way.
-                if !flight.may_be_under_way() {
+                if !flight.may_be_under_way(now, under_way) {
                     flight.split(middle);
                 }
                 self.commit_intent(now);

@@ -63,7 +63,7 @@ pub(super) struct ConsumeMetrics {
     pub(super) letter_table_failures: Counter,
     lag: Family<ByPartition, Gauge>,
     lag_age: Family<ByPartition, Seconds>,
-    pub(super) topic_retention: Seconds,
+    unstored: Family<ByPartition, Seconds>,
     pub(super) open_intents: Gauge,
     pub(super) assigned: Gauge,
     pub(super) blocked: Gauge,
@@ -101,7 +101,7 @@ impl ConsumeMetrics {
             letter_table_failures: Counter::default(),
             lag: Family::default(),
             lag_age: Family::default(),
-            topic_retention: Seconds::default(),
+            unstored: Family::default(),
             open_intents: Gauge::default(),
             assigned: Gauge::default(),
             blocked: Gauge::default(),
@@ -185,9 +185,9 @@ impl ConsumeMetrics {
                 m.lag_age,
             );
             consume.register(
-                "topic_retention_seconds",
-                "How long the topic keeps events, stored or not; 0 where that is not known",
-                m.topic_retention,
+                "unstored_ratio",
+                "How much of what the partition's log keeps is not stored, 0 to 1; 0 as long as the log has dropped nothing",
+                m.unstored,
             );
             consume.register(
                 "open_intents",
@@ -300,8 +300,13 @@ impl ConsumeMetrics {
             .set(seconds);
     }
 
+    pub(super) fn set_unstored(&self, partition: i32, ratio: f64) {
+        self.unstored.get_or_create(&ByPartition { partition }).set(ratio);
+    }
+
     /// The partition is somebody else's; its lag is theirs to tell.
     pub(super) fn forget_lag(&self, partition: i32) {
+        self.unstored.remove(&ByPartition { partition });
         self.lag_age.remove(&ByPartition { partition });
         self.lag.remove(&ByPartition { partition });
     }

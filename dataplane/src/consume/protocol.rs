@@ -16,6 +16,8 @@ pub struct Limits {
     pub session: Duration,
     /// How long the table's memory of tokens is trusted without asking.
     pub blind: Duration,
+    /// How long an INSERT that was given up may still be under way in ClickHouse.
+    pub under_way: Duration,
 }
 
 /// An offset and its metadata, where the group has one.

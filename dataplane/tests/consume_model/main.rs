@@ -112,6 +112,20 @@ fn the_topic_is_made_anew_under_a_retained_table() {
     assert!(seen.other_log > 100 && seen.moved > 100, "{seen:?}");
 }
 
+/// Whatever was sent before, and by whom: batches that are always cut become smaller until they are not.
+#[test]
+fn a_line_too_slow_for_a_batch_carries_parts_of_it() {
+    let unknown = Faults {
+        unknown: true,
+        ..Faults::none()
+    };
+    for (carries, others) in [(1, Faults::all()), (3, Faults::all()), (3, unknown)] {
+        let slow = Faults { carries, ..others };
+        let seen = run(&format!("{carries} rows at a time"), 0..200, slow);
+        assert!(seen.cut > 1000 && seen.recovered > 50, "{seen:?}");
+    }
+}
+
 /// The model finds a fault when there is one: a table that forgets tokens at once stores rows twice.
 #[test]
 fn a_table_without_memory_is_found_out() {
@@ -121,6 +135,21 @@ fn a_table_without_memory_is_found_out() {
         ..Faults::none()
     };
     assert!(broken(0..300, forgetful) > 10);
+}
+
+/// A server that begins what its client gave up long ago, when the halves of it are stored.
+#[test]
+fn requests_that_live_on_are_found_out() {
+    let immortal = Faults {
+        unknown: true,
+        carries: 3,
+        request_life_ms: 10 * services::REQUEST_LIFE_MS,
+        token_memory_ms: 10 * services::REQUEST_LIFE_MS,
+        ..Faults::none()
+    };
+    let found = broken(0..1500, immortal);
+    println!("immortal {found}");
+    assert!(found > 0);
 }
 
 /// And so does a process that sends whatever it is told, without looking at the fence and the intent's age.

@@ -11,7 +11,7 @@ use penstock_dataplane::consume::machine::Partition;
 use penstock_dataplane::consume::position::Position;
 use penstock_dataplane::consume::protocol::{Action, Event, Held, InsertOutcome, Limits, Report};
 
-use crate::services::Line;
+use crate::services::{Line, REQUEST_LIFE_MS};
 
 /// The events that are told of under a partition and a range, as in Redis. All processes tell.
 pub(crate) type Told = Rc<RefCell<BTreeMap<(i32, Position, Position), BTreeSet<u64>>>>;
@@ -84,6 +84,7 @@ pub(crate) fn limits() -> Limits {
         max_age: Duration::from_millis(1000),
         session: Duration::from_millis(SESSION_MS),
         blind: Duration::from_secs(60),
+        under_way: Duration::from_millis(REQUEST_LIFE_MS),
     }
 }
 

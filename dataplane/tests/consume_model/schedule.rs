@@ -10,12 +10,12 @@ use penstock_dataplane::consume::protocol::{
 
 use crate::process::{Process, SESSION_MS, Seen, Told, at};
 use crate::random::Random;
-use crate::services::{Broker, LateCommit, Line, Log, Request, Table, is_malformed, is_poison};
+use crate::services::{
+    Broker, LateCommit, Line, Log, REQUEST_LIFE_MS, Request, Table, is_malformed, is_poison,
+};
 
 const PARTITIONS: i32 = 2;
 const PROCESSES: usize = 3;
-/// An INSERT that has not begun by then never will: the server closed the connection.
-const REQUEST_LIFE_MS: u64 = 150_000;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Faults {
@@ -32,6 +32,9 @@ pub(crate) struct Faults {
     /// Processes ignore the fence and the age of intents.
     pub(crate) reckless: bool,
     pub(crate) token_memory_ms: u64,
+    pub(crate) request_life_ms: u64,
+    /// Rows that a slow line carries while an intent is young. It is slow now and then, and in the second half always.
+    pub(crate) carries: usize,
 }
 
 impl Faults {
@@ -48,6 +51,8 @@ impl Faults {
             amnesia: false,
             reckless: false,
             token_memory_ms: 600_000,
+            request_life_ms: REQUEST_LIFE_MS,
+            carries: usize::MAX,
         }
     }
 
@@ -123,6 +128,8 @@ impl Schedule {
             poison: self.faults.poison,
             malformed: self.faults.malformed,
             token_memory_ms: self.faults.token_memory_ms,
+            request_life_ms: self.faults.request_life_ms,
+            carries: self.faults.carries,
             ..Faults::none()
         };
         for process in 0..PROCESSES {
@@ -130,7 +137,7 @@ impl Schedule {
             self.processes[process].alive = true;
         }
         self.rebalance();
-        for _ in 0..60_000 {
+        for _ in 0..300_000 {
             if self.is_done() {
                 self.check_all()?;
                 return self.check_told(self.seen());
@@ -341,19 +348,21 @@ impl Schedule {
                     })
                     .copied()
                     .collect();
+                let slow = lines.len() > self.faults.carries && (self.draining || self.random.chance(50));
+                let cut = slow || (self.faults.unknown && lines.len() > 1 && self.random.chance(10));
+                if cut {
+                    // It could not be sent to its end while the intent was young.
+                    let middle = lines[lines.len() / 2].0;
+                    run.answers
+                        .push_back(Event::Inserted(InsertOutcome::Cut { middle }));
+                    return;
+                }
                 if lines.iter().any(|line| is_poison(line.1)) {
                     let middle = lines[lines.len() / 2].0;
                     run.answers.push_back(Event::Inserted(match lines.len() {
                         1 => InsertOutcome::RefusedRow { at: middle },
                         _ => InsertOutcome::Refused { middle },
                     }));
-                    return;
-                }
-                if self.faults.unknown && lines.len() > 1 && self.random.chance(10) {
-                    // It could not be sent to its end while the intent was young.
-                    let middle = lines[lines.len() / 2].0;
-                    run.answers
-                        .push_back(Event::Inserted(InsertOutcome::Cut { middle }));
                     return;
                 }
                 let mut token = intent.token("topic", partition);
@@ -400,6 +409,11 @@ impl Schedule {
             return;
         }
         let index = self.random.below(self.table.requests.len());
+        let given_up = self.table.requests[index].client.is_none();
+        if self.faults.unknown && given_up && self.random.chance(90) {
+            // It lives on while its client tries again, and does other things.
+            return;
+        }
         if self.faults.unknown && self.random.chance(30) {
             if let Some(client) = self.table.requests[index].client.take() {
                 self.answer(client, InsertOutcome::Retry);
@@ -407,7 +421,7 @@ impl Schedule {
             return;
         }
         let request = self.table.requests.remove(index);
-        let expired = self.now_ms - request.sent_ms > REQUEST_LIFE_MS;
+        let expired = self.now_ms - request.sent_ms > self.faults.request_life_ms;
         let lost = expired || (self.faults.unknown && self.random.chance(15));
         if !lost {
             let dies = self.faults.unknown && self.random.chance(5);

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use penstock_dataplane::consume::position::Position;
 
+/// An INSERT that has not begun by then never will: the server closed the connection.
+pub(crate) const REQUEST_LIFE_MS: u64 = 150_000;
+
 /// A line: its position, and the event it carries.
 pub(crate) type Line = (Position, u64);
 
