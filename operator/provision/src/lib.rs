@@ -231,16 +231,24 @@ impl TableSpec {
     }
 }
 
+/// What making tables match has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    pub outcome: Outcome,
+    /// Why dead letters have no table, where one is asked for. It keeps nothing else: see [`TableSpec::without_letters`].
+    pub letters: Option<ProvisionError>,
+}
+
 /// Tables of ClickHouse servers.
 pub trait TableAdmin: Send + Sync + 'static {
     /// Creates database, table and what is beside it, adds what is missing; refuses what would need a destructive statement
-    /// that nobody has agreed to.
+    /// that nobody has agreed to. That of dead letters keeps none of the others: no event waits for it.
     fn ensure_table<'a>(
         &'a self,
         server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         claim: &'a Claim,
-    ) -> Answer<'a, Outcome>;
+    ) -> Answer<'a, Ensured>;
 
     /// Deletes the table and what is beside it when `owner` created them, then the database when `owner` created it and it is empty.
     fn delete_table<'a>(

@@ -13,8 +13,8 @@ use super::plan::{self, Refusal};
 pub use super::plan::{Fit, Step};
 use super::rollup::{self, Beside};
 use super::{
-    Server, adopted, changes_beside, create_database, create_event_table, fits_in, is_ours, judge, refused,
-    set_comment,
+    ChangesBeside, Server, adopted, changes_beside, create_database, create_event_table, fits_in, is_ours,
+    judge, refused, set_comment,
 };
 
 /// What was found.
@@ -294,7 +294,13 @@ fn make_plan(
         },
     }
     match changes_beside(spec, beside, claim) {
-        Ok(steps) => plan.steps.extend(steps),
+        Ok(ChangesBeside { steps, letters }) => {
+            plan.steps.extend(steps);
+            plan.blocked = letters.map(|why| Blocked {
+                message: spec.without_letters(&why),
+                agreement: None,
+            });
+        }
         Err(error) => plan.blocked = Some(Blocked::by(&error)),
     }
     plan

@@ -23,6 +23,20 @@ pub(super) fn create_table(spec: &TableSpec, comment: &str) -> Option<String> {
     Some(table.create_statement())
 }
 
+impl TableSpec {
+    /// What there is to say where dead letters cannot have their table.
+    pub fn without_letters(&self, why: &ProvisionError) -> String {
+        let table = letter_table(&self.table);
+        let name = self.quoted(&table);
+        format!(
+            "{why}. Events are stored all the same, and dead letters are in their topic alone. To have no such table, say \
+             clickhouse.deadLetterTable: None; to let a new one be made, move that one aside: RENAME TABLE {name} TO {}{}",
+            self.quoted(&format!("{table}_before")),
+            self.on_cluster()
+        )
+    }
+}
+
 /// What to do so that it is there and its rows go when the topic's letters do. One that is the user's own keeps its TTL.
 pub(crate) fn changes(
     spec: &TableSpec,
@@ -94,12 +108,9 @@ fn fits(spec: &TableSpec, there: &Beside) -> Result<(), ProvisionError> {
         Some(column) => format!("it has no column {} {}", column.name, column.kind.sql()),
         None => return Ok(()),
     };
-    let name = spec.quoted(&there.name);
     Err(ProvisionError::SchemaConflict(format!(
-        "{name} cannot hold dead letters: {wrong}. To let a new one be made, move it aside: RENAME TABLE {name} TO {}{}; \
-         to have none, say clickhouse.deadLetterTable: None",
-        spec.quoted(&format!("{}_before", there.name)),
-        spec.on_cluster()
+        "{} cannot hold dead letters: {wrong}",
+        spec.quoted(&there.name)
     )))
 }
 
@@ -217,13 +228,16 @@ mod tests {
             (unordered, "ORDER BY reason"),
             (plain, "and not ReplacingMergeTree"),
         ] {
-            let refused = changes(&spec(30), &[there], &claim(false))
-                .unwrap_err()
-                .to_string();
-            assert!(
-                refused.contains(word) && refused.contains("RENAME TABLE"),
-                "{refused}"
-            );
+            let refused = changes(&spec(30), &[there], &claim(false)).unwrap_err();
+            assert!(refused.to_string().contains(word), "{refused}");
+        }
+        let said = spec(30).without_letters(&changes(&spec(30), &[own], &claim(false)).unwrap_err());
+        for word in [
+            "table growth.events_dead_letters exists already",
+            "clickhouse.deadLetterTable: None",
+            "RENAME TABLE `growth`.`events_dead_letters` TO `growth`.`events_dead_letters_before`",
+        ] {
+            assert!(said.contains(word), "{said}");
         }
         let mut more = ours;
         more.columns.push(("note".into(), "String".into()));

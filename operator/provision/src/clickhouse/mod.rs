@@ -28,7 +28,7 @@ use self::plan::{Refusal, Step};
 use self::rollup::Beside;
 use super::error::ProvisionError;
 use super::ownership::{self, Claim, Mark, Owner, Verdict};
-use super::{Answer, Deletion, Outcome, TableAdmin, TableSpec};
+use super::{Answer, Deletion, Ensured, Outcome, TableAdmin, TableSpec};
 
 /// For a question.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -226,7 +226,7 @@ impl TableAdmin for ClickHouseAdmin {
         server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         claim: &'a Claim,
-    ) -> Answer<'a, Outcome> {
+    ) -> Answer<'a, Ensured> {
         Box::pin(async move { ensure(&self.server(server).await?, spec, claim).await })
     }
 
@@ -295,15 +295,25 @@ fn create_event_table(spec: &TableSpec, comment: &str) -> String {
     .create_statement()
 }
 
-async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Ensured, ProvisionError> {
     let outcome = ensure_events(server, spec, claim).await?;
-    let steps = changes_beside(spec, &observe::beside(server, spec).await?, claim)?;
+    let ChangesBeside { steps, letters } =
+        changes_beside(spec, &observe::beside(server, spec).await?, claim)?;
     let changed = run(server, steps).await?;
-    Ok(match outcome {
+    let outcome = match outcome {
         Outcome::Unchanged if !changed.is_empty() => Outcome::Updated(changed),
         Outcome::Updated(before) => Outcome::Updated([before, changed].concat()),
         other => other,
-    })
+    };
+    Ok(Ensured { outcome, letters })
+}
+
+/// What to do beside the event table.
+#[derive(Debug)]
+pub(super) struct ChangesBeside {
+    pub(super) steps: Vec<Step>,
+    /// Why none of them makes the table of dead letters.
+    pub(super) letters: Option<ProvisionError>,
 }
 
 /// What to do so that all that is asked for beside the event table is there.
@@ -311,12 +321,16 @@ pub(super) fn changes_beside(
     spec: &TableSpec,
     beside: &[Beside],
     claim: &Claim,
-) -> Result<Vec<Step>, ProvisionError> {
-    let letters = letters::changes(spec, beside, claim)?;
-    Ok(letters
-        .into_iter()
-        .chain(rollup::changes(spec, beside, claim)?)
-        .collect())
+) -> Result<ChangesBeside, ProvisionError> {
+    let (step, letters) = match letters::changes(spec, beside, claim) {
+        Ok(step) => (step, None),
+        Err(refused) => (None, Some(refused)),
+    };
+    let rollups = rollup::changes(spec, beside, claim)?;
+    Ok(ChangesBeside {
+        steps: step.into_iter().chain(rollups).collect(),
+        letters,
+    })
 }
 
 /// The database and the event table.

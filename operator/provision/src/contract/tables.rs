@@ -70,6 +70,9 @@ pub async fn tables(
     suite.columns_of_the_team_are_added().await;
     suite.rollups_are_made_and_kept().await;
     suite.dead_letters_have_a_table_of_their_own().await;
+    suite
+        .a_table_of_dead_letters_that_is_not_ours_keeps_nothing_else()
+        .await;
     suite.adopting_needs_leave_and_gives_the_comment_back().await;
     suite.a_small_window_of_an_adopted_table_is_refused().await;
     suite.of_two_owners_the_first_holds().await;
@@ -93,7 +96,9 @@ impl Suite<'_> {
     }
 
     async fn ensure(&self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
-        self.admin.ensure_table(self.server, spec, claim).await
+        let ensured = self.admin.ensure_table(self.server, spec, claim).await?;
+        assert_eq!(ensured.letters, None);
+        Ok(ensured.outcome)
     }
 
     async fn delete(&self, spec: &TableSpec, name: &str) -> Result<Deletion, ProvisionError> {
@@ -313,6 +318,53 @@ impl Suite<'_> {
 
         assert_eq!(self.delete(&spec, "letters").await, Ok(Deletion::Deleted));
         assert!(!self.side.has_database(database).await, "it goes with its table");
+    }
+
+    async fn a_table_of_dead_letters_that_is_not_ours_keeps_nothing_else(&self) {
+        let claim = self.claim("foreign");
+        let spec = TableSpec {
+            dead_letters: Some(Duration::from_days(30)),
+            ..self.spec("foreign")
+        };
+        let own = TableSpec {
+            table: "events_dead_letters".into(),
+            ..self.spec("foreign")
+        };
+        self.side.create_table(&own, Change::Nothing).await;
+        let rollup = Rollup {
+            name: "per_minute".into(),
+            count: Counted::Events,
+            every: Every::Minute,
+            by: Vec::new(),
+            retention: None,
+        };
+        let more = TableSpec {
+            rollups: vec![rollup],
+            ..spec.clone()
+        };
+        let ensure = async |spec: &TableSpec| match self.admin.ensure_table(self.server, spec, &claim).await {
+            Ok(done) => (done.outcome, done.letters.map(|why| why.reason())),
+            Err(error) => panic!("events have no table: {error}"),
+        };
+        let refused = Some(Reason::AdoptionRefused);
+        assert_eq!(ensure(&spec).await, (Outcome::Created, refused));
+        assert_eq!(ensure(&spec).await, (Outcome::Unchanged, refused));
+        assert!(
+            matches!(ensure(&more).await, (Outcome::Updated(done), why) if done.len() == 2 && why == refused)
+        );
+        assert_eq!(
+            self.side.comment(&own).await.as_deref(),
+            Some(OWN_COMMENT),
+            "it is left alone"
+        );
+        let none = TableSpec {
+            dead_letters: None,
+            ..more.clone()
+        };
+        assert_eq!(ensure(&none).await, (Outcome::Unchanged, None));
+        self.side.drop_table(&own).await;
+        assert!(matches!(ensure(&more).await, (Outcome::Updated(done), None) if done.len() == 1));
+        assert_eq!(self.delete(&spec, "foreign").await, Ok(Deletion::Deleted));
     }
 
     async fn adopting_needs_leave_and_gives_the_comment_back(&self) {

@@ -8,10 +8,10 @@ use penstock_dataplane_config::table::{Column, EVENT_COLUMNS, EventTable, dedup_
 use super::super::clickhouse::observe::{mark_of, with_mark, without_mark};
 use super::super::clickhouse::plan::{self, ObservedColumn, ObservedTable};
 use super::super::clickhouse::rollup::{self, Beside};
-use super::super::clickhouse::{ClickHouseServer, changes_beside, extra, letters, refused};
+use super::super::clickhouse::{ChangesBeside, ClickHouseServer, changes_beside, extra, letters, refused};
 use super::super::contract::{Change, ClickHouseSide, OWN_COMMENT, Side};
 use super::super::ownership::{self, Claim, Mark, Owner, Verdict};
-use super::super::{Answer, Deletion, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
+use super::super::{Answer, Deletion, Ensured, Outcome, ProvisionError, Service, TableAdmin, TableSpec};
 use super::{answer, unavailable};
 
 #[derive(Debug)]
@@ -117,11 +117,11 @@ fn engine_full(window: u32) -> String {
 }
 
 impl State {
-    fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
+    fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Ensured, ProvisionError> {
         let outcome = self.ensure_events(spec, claim)?;
-        let steps = changes_beside(spec, &self.beside(spec), claim)?;
+        let ChangesBeside { steps, letters } = changes_beside(spec, &self.beside(spec), claim)?;
         if steps.is_empty() {
-            return Ok(outcome);
+            return Ok(Ensured { outcome, letters });
         }
         for there in self.beside(spec).iter().filter(|there| there.is_view()) {
             self.beside.remove(&(spec.database.clone(), there.name.clone()));
@@ -132,23 +132,38 @@ impl State {
                 self.beside.insert(key, there);
             }
         }
-        if let Some(letters) = letters::made(spec, claim) {
+        if let Some(letters) = letters::made(spec, claim).filter(|_| letters.is_none()) {
             let key = (spec.database.clone(), letters.name.clone());
             self.beside.insert(key, letters);
         }
         let done = steps.into_iter().map(|step| step.does).collect();
-        Ok(match outcome {
+        let outcome = match outcome {
             Outcome::Unchanged => Outcome::Updated(done),
             Outcome::Updated(before) => Outcome::Updated([before, done].concat()),
             other => other,
-        })
+        };
+        Ok(Ensured { outcome, letters })
     }
 
     fn beside(&self, spec: &TableSpec) -> Vec<Beside> {
-        let here = self.beside.iter().filter(|((database, table), _)| {
+        let here = |(database, table): &(String, String)| {
             *database == spec.database && table.starts_with(&format!("{}_", spec.table))
+        };
+        let tables = self.tables.iter().filter(|(name, _)| here(name));
+        let tables = tables.map(|((_, name), table)| Beside {
+            name: name.clone(),
+            engine: table.observed.engine.clone(),
+            engine_full: table.observed.engine_full.clone(),
+            comment: table.comment.clone(),
+            columns: table
+                .observed
+                .columns
+                .iter()
+                .map(|column| (column.name.clone(), column.kind.clone()))
+                .collect(),
         });
-        here.map(|(_, there)| there.clone()).collect()
+        let made = self.beside.iter().filter(|(name, _)| here(name));
+        tables.chain(made.map(|(_, there)| there.clone())).collect()
     }
 
     fn ensure_events(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Outcome, ProvisionError> {
@@ -228,7 +243,7 @@ impl TableAdmin for FakeClickHouse {
         server: &'a ClickHouseServer,
         spec: &'a TableSpec,
         claim: &'a Claim,
-    ) -> Answer<'a, Outcome> {
+    ) -> Answer<'a, Ensured> {
         answer(self.up(server).and_then(|mut state| state.ensure(spec, claim)))
     }
 

@@ -16,7 +16,9 @@ use crate::api::Writer;
 use crate::conditions::Statement;
 use crate::controllers::context::Shared;
 use crate::health::{Backend, Health, name};
-use penstock_provision::{Claim, Class, Outcome, ProvisionError, QuotaEntry, Service, TopicState};
+use penstock_provision::{
+    Claim, Class, Ensured, Outcome, ProvisionError, QuotaEntry, Service, TableSpec, TopicState,
+};
 
 /// How long something found right counts as right.
 const FRESH: Duration = Duration::from_secs(60);
@@ -39,7 +41,8 @@ impl<T: PartialEq> Known<T> {
 #[derive(Clone, Debug, Default)]
 struct Memory {
     topics: Option<(Known<Target>, TopicState)>,
-    table: Option<Known<Target>>,
+    /// With why dead letters have no table.
+    table: Option<(Known<Target>, Option<ProvisionError>)>,
     quotas: Option<Known<Vec<QuotaEntry>>>,
 }
 
@@ -64,6 +67,12 @@ impl Memories {
             .insert(uid.to_owned(), memory);
     }
 
+    /// Whether the table of dead letters was last found to be none that consumers may write to.
+    pub(crate) fn letters_refused(&self, uid: &str, target: &Target) -> bool {
+        let table = self.get(uid).table;
+        table.is_some_and(|(known, letters)| known.of == *target && letters.is_some())
+    }
+
     pub(crate) fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -83,6 +92,10 @@ pub(crate) struct Note {
 pub(crate) struct External {
     pub topics: Statement,
     pub tables: Statement,
+    /// Events have their table; `tables` may speak of that of dead letters.
+    pub has_table: bool,
+    /// That of dead letters is none that consumers may write to.
+    pub letters_refused: bool,
     pub quotas: Statement,
     pub durable: Statement,
     pub notes: Vec<Note>,
@@ -91,9 +104,10 @@ pub(crate) struct External {
 }
 
 impl External {
-    /// Whether workloads have what they need. Quotas are not needed: pods go on with the limits they know.
+    /// Whether workloads have what they need. Quotas are not needed: pods go on with the limits they know. Nor is the table of
+    /// dead letters: these are safe in their topic.
     pub(crate) fn provisioned(&self) -> bool {
-        self.topics.holds() && self.tables.holds()
+        self.topics.holds() && self.has_table
     }
 
     /// Whether a failure is there to stay until someone changes something.
@@ -152,14 +166,23 @@ pub(crate) async fn ensure(
             (failed(ConditionType::TopicsReady, error, &mut failures), durable)
         }
     };
+    let has_table = table.is_ok();
     let tables = match table {
-        Ok((known, done)) => {
+        Ok((known, letters, done)) => {
             notes.extend(done);
-            next.table = Some(known);
-            Statement::new(ConditionType::TablesReady, true, Reason::Available, "")
+            let statement = tables(&wanted.target.table, letters.as_ref());
+            failures.extend(letters.clone());
+            next.table = Some((known, letters));
+            statement
         }
-        Err(error) => failed(ConditionType::TablesReady, error, &mut failures),
+        Err(error) => {
+            // Pods are not told anything else because nobody can be asked.
+            let before = memory.table.filter(|(known, _)| known.of == *wanted.target);
+            next.table = before.map(|(known, letters)| (stale(known), letters));
+            failed(ConditionType::TablesReady, error, &mut failures)
+        }
     };
+    let letters_refused = matches!(&next.table, Some((_, Some(_))));
     let quotas = match quotas {
         Ok(None) => {
             let message = "no Redis is configured: every pod enforces its own share of the limits";
@@ -178,6 +201,8 @@ pub(crate) async fn ensure(
     External {
         topics,
         tables,
+        has_table,
+        letters_refused,
         quotas,
         durable,
         notes,
@@ -196,6 +221,15 @@ fn failed(about: ConditionType, error: ProvisionError, failures: &mut Vec<Provis
     let statement = Statement::new(about, false, error.reason(), error.to_string());
     failures.push(error);
     statement
+}
+
+/// `TablesReady`, where events have their table.
+fn tables(spec: &TableSpec, letters: Option<&ProvisionError>) -> Statement {
+    let about = ConditionType::TablesReady;
+    match letters {
+        None => Statement::new(about, true, Reason::Available, ""),
+        Some(why) => Statement::new(about, false, why.reason(), spec.without_letters(why)),
+    }
 }
 
 /// Two copies of what is acknowledged survive the loss of one broker.
@@ -331,11 +365,11 @@ async fn ensure_table(
     memory: &Memory,
     shared: &Shared,
     writer: &Writer,
-) -> Result<(Known<Target>, Vec<Note>), ProvisionError> {
+) -> Result<(Known<Target>, Option<ProvisionError>, Vec<Note>), ProvisionError> {
     let server = &target.clickhouse();
     reachable(&Backend::ClickHouse(server.clone()), shared)?;
-    if let Some(known) = memory.table.as_ref().filter(|known| known.fresh(target)) {
-        return Ok((known.clone(), Vec::new()));
+    if let Some((known, letters)) = memory.table.as_ref().filter(|(known, _)| known.fresh(target)) {
+        return Ok((known.clone(), letters.clone(), Vec::new()));
     }
     let tables = &shared.services.tables;
     let claim = Claim::new(target.owner.clone(), target.adopt);
@@ -348,24 +382,29 @@ async fn ensure_table(
         )
         .await
     };
+    let what = format!("table {}", target.table_name());
+    let mut notes = Vec::new();
     let mut ensured = ensure(claim.clone()).await;
-    if let Err(error) = &ensured
-        && let Some(inheriting) = inherit(&claim, error, shared, writer).await
+    let refused = match &ensured {
+        Ok(done) => done.letters.clone(),
+        Err(error) => Some(error.clone()),
+    };
+    if let Some(error) = refused
+        && let Some(inheriting) = inherit(&claim, &error, shared, writer).await
     {
+        if let Ok(done) = ensured {
+            notes.extend(note("ProvisionTable", &what, done.outcome));
+        }
         ensured = ensure(inheriting).await;
     }
-    let notes = note(
-        "ProvisionTable",
-        &format!("table {}", target.table_name()),
-        ensured?,
-    )
-    .into_iter()
-    .collect();
+    let Ensured { outcome, letters } = ensured?;
+    notes.extend(note("ProvisionTable", &what, outcome));
     Ok((
         Known {
             of: target.clone(),
             at: Instant::now(),
         },
+        letters,
         notes,
     ))
 }
@@ -424,6 +463,42 @@ async fn ensure_quotas(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_of_dead_letters_that_is_not_ours_holds_nothing_up() {
+        let spec = TableSpec::new("growth", "events", 3);
+        let why = ProvisionError::Unmarked {
+            thing: "table growth.events_dead_letters".into(),
+        };
+        let said = tables(&spec, Some(&why));
+        assert_eq!((said.holds(), said.reason), (false, Reason::AdoptionRefused));
+        for word in [
+            "table growth.events_dead_letters exists",
+            "deadLetterTable: None",
+            "RENAME TABLE",
+        ] {
+            assert!(said.message.contains(word), "{}", said.message);
+        }
+        assert!(tables(&spec, None).holds());
+
+        let yes = |about| Statement::new(about, true, Reason::Available, "");
+        let external = External {
+            topics: yes(ConditionType::TopicsReady),
+            tables: said,
+            has_table: true,
+            letters_refused: true,
+            quotas: yes(ConditionType::QuotasReady),
+            durable: yes(ConditionType::Durable),
+            notes: Vec::new(),
+            failures: vec![why],
+        };
+        assert!(external.provisioned() && external.permanent());
+        let without = External {
+            has_table: false,
+            ..external
+        };
+        assert!(!without.provisioned());
+    }
 
     #[test]
     fn durability_needs_two_acknowledged_copies() {

@@ -214,13 +214,17 @@ async fn make(
         return;
     }
     let live = [found.ingest.whole(), found.consume.clone()];
+    let refused = memories.letters_refused(wanted.uid, wanted.target);
+    let told = validated.with_letters(!refused);
     // The list of Apps does not wait for a broker.
     let (external, applied) = tokio::join!(
         external::ensure(&wanted, shared, writer, memories),
-        revise(validated, credentials, &live, context)
+        revise(&told, credentials, &live, context)
     );
     let objects = match applied {
-        Ok(objects) => objects,
+        Ok(objects) if external.letters_refused == refused => objects,
+        // What was found last no longer holds.
+        Ok(_) => build::build(&validated.with_letters(!external.letters_refused), credentials),
         Err(error) => {
             found.failure = Some(error);
             found.external = Some(external);

@@ -247,6 +247,8 @@ mod tests {
         External {
             topics,
             tables: yes(ConditionType::TablesReady),
+            has_table: true,
+            letters_refused: false,
             quotas: Statement::new(ConditionType::QuotasReady, false, Reason::RedisUnavailable, ""),
             durable: Statement::new(ConditionType::Durable, false, Reason::SingleReplica, ""),
             notes: vec![],
