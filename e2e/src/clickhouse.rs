@@ -181,13 +181,12 @@ pub(crate) fn install_front(instance: &Instance, built: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cache;
 
     #[test]
     fn users_are_made_once_and_kept_private() {
         use std::os::unix::fs::PermissionsExt;
         let base = std::env::temp_dir().join(format!("penstock-clickhouse-{}", std::process::id()));
-        let instance = Instance::at("x", &base, Cache::at(base.join("cache")), base.clone()).unwrap();
+        let instance = Instance::below(&base);
         assert!(
             instance
                 .clickhouse_users()

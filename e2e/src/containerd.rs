@@ -100,12 +100,10 @@ impl Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cache;
 
     #[test]
     fn every_folder_is_the_instances_own() {
-        let base = Path::new("/state");
-        let instance = Instance::at("x", base, Cache::at("/cache".into()), "/repo".into()).unwrap();
+        let instance = Instance::below(Path::new("/state"));
         let text = config_toml(&instance, Path::new("/usr/lib/cni"));
         assert!(!text.contains("{{"), "{text}");
         for line in [

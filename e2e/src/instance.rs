@@ -75,6 +75,12 @@ impl Instance {
         })
     }
 
+    /// One called `x` with all that it has below `base`, for tests.
+    #[cfg(test)]
+    pub(crate) fn below(base: &Path) -> Self {
+        Self::at("x", base, Cache::at(base.join("cache")), base.to_owned()).unwrap()
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn the_record_survives_and_names_the_bootstrap() {
         let base = std::env::temp_dir().join(format!("penstock-instance-{}", std::process::id()));
-        let instance = Instance::at("x", &base, Cache::at(base.join("cache")), base.clone()).unwrap();
+        let instance = Instance::below(&base);
         assert!(!instance.exists());
         assert!(
             instance

@@ -211,12 +211,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::cache::Cache;
 
     #[test]
     fn the_chart_gets_the_instances_addresses() {
-        let base = Path::new("/state");
-        let instance = Instance::at("x", base, Cache::at("/cache".into()), "/repo".into()).unwrap();
+        let instance = Instance::below(Path::new("/state"));
         let image = Image {
             reference: format!("{PENSTOCK_REPOSITORY}:0123abcd"),
             archive: "/a.tar".into(),
@@ -244,13 +242,7 @@ mod tests {
 
     #[test]
     fn every_secret_that_the_secured_values_name_is_made() {
-        let instance = Instance::at(
-            "x",
-            Path::new("/state"),
-            Cache::at("/cache".into()),
-            "/repo".into(),
-        )
-        .unwrap();
+        let instance = Instance::below(Path::new("/state"));
         let secrets = secured_secrets(b"PEM of an authority", "p4ss");
         assert!(!secrets.contains("{{"), "{secrets}");
         assert!(

@@ -279,13 +279,12 @@ fn distinguished(name: &str, organization: Option<&str>) -> DistinguishedName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cache;
     use std::process::Command;
 
     #[test]
     fn every_certificate_is_signed_by_the_ca_and_kept() {
         let base = std::env::temp_dir().join(format!("penstock-pki-{}", std::process::id()));
-        let instance = Instance::at("x", &base, Cache::at(base.join("cache")), base.clone()).unwrap();
+        let instance = Instance::below(&base);
         instance.create_pki().unwrap();
         let pki = instance.pki_dir();
         let ca = fs::read(pki.join("ca.crt")).unwrap();

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use super::Trial;
-use crate::error::{Context, Result};
+use crate::component::Component;
+use crate::error::{Context, Error, Result};
 use crate::instance::Instance;
 use crate::run::run;
 
@@ -19,6 +21,8 @@ pub struct Volumes<'a> {
     kit: &'a Instance,
     namespace: String,
     folders: Vec<PathBuf>,
+    /// Mounted for [`Self::shrink`].
+    mounted: Vec<PathBuf>,
 }
 
 impl<'a> Volumes<'a> {
@@ -47,7 +51,29 @@ impl<'a> Volumes<'a> {
             kit,
             namespace,
             folders,
+            mounted: Vec::new(),
         })
+    }
+
+    /// Has a volume hold only so many bytes, whatever it was asked for. Before a pod mounts it.
+    pub fn shrink(&mut self, number: usize, bytes: u64) -> Result<()> {
+        let folder = self.folders[number].clone();
+        let size = format!("size={bytes}");
+        let mut mount = self.where_volumes_are_mounted()?;
+        run(mount
+            .args(["mount", "-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(&folder))?;
+        self.mounted.push(folder);
+        Ok(())
+    }
+
+    /// A command for the mounts that kubelet sees, which are not the ones of `kit exec`.
+    fn where_volumes_are_mounted(&self) -> Result<Command> {
+        let kubelet = self.kit.process(Component::Kubelet);
+        let kubelet = kubelet.ok_or_else(|| Error::new("kubelet does not run"))?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", kubelet.pid));
+        Ok(command)
     }
 
     /// Where what is on the volume of one of the claims lies, by its place among them.
@@ -65,6 +91,15 @@ impl Drop for Volumes<'_> {
         });
         if let Err(error) = deleted {
             eprintln!("volumes of {} are left: {error}", self.namespace);
+        }
+        for folder in &self.mounted {
+            // A pod may still have it, for a moment.
+            let unmounted = self
+                .where_volumes_are_mounted()
+                .and_then(|mut command| run(command.args(["umount", "--lazy"]).arg(folder)));
+            if let Err(error) = unmounted {
+                eprintln!("{} is left mounted: {error}", folder.display());
+            }
         }
     }
 }

@@ -344,6 +344,65 @@ fn with_delete_the_claims_go_with_the_pipeline() -> Result<()> {
     Ok(())
 }
 
+/// The disk of a pod is full long before its spool has what it may have.
+#[test]
+fn a_full_volume_refuses_what_it_cannot_hold_and_keeps_the_rest() -> Result<()> {
+    let (kit, kafka) = SpareKafka::turn()?;
+    let kafka = kafka.start(&kit)?;
+    let trial = Trial::empty(&kit, "full")?;
+    let mut volumes = Volumes::make(&trial, &CLAIMS[..1])?;
+    volumes.shrink(0, 4_000_000)?;
+    trial.apply(&trial.app(APP))?;
+    trial.apply(&trial.pipeline(&spooled(1, &kafka.spec())))?;
+    trial.ready()?;
+    let traffic = trial.traffic(APP)?;
+    let send = || traffic.send(1000, 50, 2, Duration::ZERO, Duration::from_secs(240));
+
+    kafka.kill()?;
+    spooling(&traffic)?;
+    let (mut sent, refused) = Acknowledged::meanwhile(send, || {
+        within(60, "the disk is full", || Ok(traffic.once()? == 503))?;
+        // Once it is, nothing changes until Kafka is back.
+        std::thread::sleep(Duration::from_secs(3));
+        let pods = trial.pods("ingest")?;
+        let metrics = trial.metrics(&pods[0])?;
+        let counted = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse::<f64>().ok())
+        };
+        assert_eq!(counted("penstock_panics_total"), Some(0.0));
+        let held = counted("penstock_ingest_spool_disk_bytes").unwrap_or_default();
+        assert!((1e6..4e6).contains(&held), "{held} bytes on a disk of 4 MB");
+        let refused = counted(r#"penstock_ingest_spooled_groups_total{outcome="refused"}"#);
+        kafka.start()?;
+        within(90, "the spool is drained", || {
+            let pods = trial.pods("ingest")?;
+            let metrics = trial.metrics(&pods[0])?;
+            Ok(metrics
+                .lines()
+                .any(|line| line == "penstock_ingest_spool_groups 0"))
+        })?;
+        Ok(refused)
+    })?;
+    println!(
+        "{} events acknowledged, {} attempts refused",
+        sent.ids.len(),
+        sent.failed
+    );
+    assert!(
+        refused >= Some(1.0) && sent.failed > 0,
+        "{refused:?} {}",
+        sent.failed
+    );
+    // A pod that takes nothing is not ready for long: then nobody is there to ask.
+    let expected = |error: &&String| error.starts_with("503 ") || error.contains("Connection refused");
+    let refusals = sent.errors.iter().filter(expected).count();
+    assert_eq!(refusals, sent.errors.len(), "{:?}", sent.errors);
+    assert!(trial.pods("ingest")?.iter().all(|pod| pod.restarts == 0));
+    sent.merge(traffic.send(200, 10, 1, Duration::ZERO, Duration::from_secs(60))?);
+    trial.settle(&sent, Duration::from_secs(90))
+}
+
 /// Only pods that store in ClickHouse get who to log in there as.
 #[test]
 fn events_are_stored_directly_while_kafka_is_away() -> Result<()> {
