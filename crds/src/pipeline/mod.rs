@@ -15,7 +15,7 @@ pub use access::{KafkaSasl, KafkaTls, RedisTls, SaslMechanism};
 pub use apps::{AppSelection, LabelExpression, LabelOperator, LabelSelector};
 pub use status::{EndpointStatus, IngestionPipelineStatus, ReplicaStatus};
 pub use stores::{DeadLetter, Kafka, RecordFormat, RecordKey, Redis};
-pub use tables::{ClickHouse, Counted, DeadLetterTable, Every, ExtraColumn, ExtraKind, Rollup};
+pub use tables::{ClickHouse, Compression, Counted, DeadLetterTable, Every, ExtraColumn, ExtraKind, Rollup};
 pub use workloads::{
     Batch, Consume, Durability, Endpoint, EndpointTls, GroupProtocol, Ingest, IngestLimits, KafkaOutage,
     Protocol, Requested, Resources, Scaling, ScalingMode, Spool, SpoolVolume,

@@ -90,6 +90,19 @@ pub struct ClickHouse {
     /// `TablesReady` says so, and events are stored all the same.
     #[serde(default)]
     pub dead_letter_table: DeadLetterTable,
+    /// How rows are compressed on their way to ClickHouse. `LZ4` is for a network that is narrow or costs money: it takes
+    /// more CPU of the consumers than it saves anywhere.
+    #[serde(default)]
+    pub compression: Compression,
+}
+
+/// How rows are compressed on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compression {
+    #[default]
+    None,
+    #[serde(rename = "LZ4")]
+    Lz4,
 }
 
 /// Whether dead letters are stored in a table, too.

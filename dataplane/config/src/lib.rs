@@ -23,9 +23,9 @@ pub mod validate;
 
 pub use apps::{AppEntry, AppsFile, KeyEntry, KeyScope, Quota};
 pub use roles::{
-    ClickHouseTarget, ClientTls, ConsumeBatch, ConsumeConfig, DrainConfig, Durability, GroupProtocol,
-    IngestConfig, IngestLimits, KafkaCluster, KafkaOutage, KafkaTarget, PipelineRef, Protocol, RecordFormat,
-    RecordKey, RedisTarget, Sasl, SaslMechanism, SpoolConfig, TlsFiles,
+    ClickHouseTarget, ClientTls, Compression, ConsumeBatch, ConsumeConfig, DrainConfig, Durability,
+    GroupProtocol, IngestConfig, IngestLimits, KafkaCluster, KafkaOutage, KafkaTarget, PipelineRef, Protocol,
+    RecordFormat, RecordKey, RedisTarget, Sasl, SaslMechanism, SpoolConfig, TlsFiles,
 };
 pub use units::{ByteSize, Duration};
 

@@ -165,6 +165,24 @@ pub struct ClickHouseTarget {
     /// How long one INSERT may take; must be below Kafka's `max.poll.interval.ms` (5 minutes).
     #[serde(default = "ClickHouseTarget::default_insert_timeout")]
     pub insert_timeout: Duration,
+    #[serde(default, skip_serializing_if = "Compression::is_none")]
+    pub compression: Compression,
+}
+
+/// How the bodies of INSERTs are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    #[default]
+    None,
+    /// ClickHouse's own blocks of LZ4.
+    #[serde(rename = "LZ4")]
+    Lz4,
+}
+
+impl Compression {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl ClickHouseTarget {
@@ -412,9 +430,6 @@ pub struct ConsumeConfig {
     pub group: String,
     #[serde(default)]
     pub group_protocol: GroupProtocol,
-    /// How long the topic keeps events, for who watches how far the consumer is behind; absent: it is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topic_retention: Option<Duration>,
     pub clickhouse: ClickHouseTarget,
     /// The table of the same database that dead letters are stored in; absent: they are in their topic alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -16,8 +16,8 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use penstock_dataplane_config::ClickHouseTarget;
 use penstock_dataplane_config::table::{inserted_columns, quote_identifier};
+use penstock_dataplane_config::{ClickHouseTarget, Compression};
 
 use super::failure::{Class, Failure};
 use super::native::Block;
@@ -132,7 +132,14 @@ impl ClickHouse {
             ("max_execution_time", &seconds),
         ];
         parameters.extend_from_slice(settings);
-        self.send(&parameters, rows, timeout).await.map(drop)
+        let body = match self.0.target.compression {
+            Compression::None => rows,
+            Compression::Lz4 => {
+                parameters.push(("decompress", "1"));
+                rows.compressed()
+            }
+        };
+        self.send(&parameters, body, timeout).await.map(drop)
     }
 
     /// Runs a SELECT and returns its answer.

@@ -21,6 +21,7 @@
 pub mod clickhouse;
 pub mod clock;
 mod column;
+mod compressed;
 pub mod dead_letters;
 mod driver;
 pub mod failure;
@@ -80,9 +81,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Runs the role until the shutdown is complete.
 pub async fn run(config: ConsumeConfig, process: Process) -> Result<(), RoleError> {
     let metrics = ConsumeMetrics::new(&process.metrics);
-    if let Some(retention) = config.topic_retention {
-        metrics.topic_retention.set(retention.get().as_secs_f64());
-    }
     let kafka = process.dependencies.add("kafka", Needed::ToStart);
     let table = process.dependencies.add("clickhouse", Needed::ToStart);
     let clickhouse = ClickHouse::new(&config.clickhouse)?;
@@ -195,6 +193,8 @@ impl Reading {
             max_age: config.batch.max_age.get(),
             session: Duration::from_millis(group::SESSION_MS),
             blind: BLIND,
+            // Once for what the network still holds of it, and once for the server, which is told when to end it.
+            under_way: self.clickhouse.longest_answer() * 2,
         };
         let jobs = Jobs {
             topic: config.kafka.topic.as_str().into(),

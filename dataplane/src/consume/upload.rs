@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::compressed::Compressed;
 use super::native::{Block, Piece};
 
 /// Whether the batch may still be sent.
@@ -67,6 +68,24 @@ impl Upload {
             left: length,
             length,
             allowed,
+        }
+    }
+
+    /// The same bytes compressed, which are held until they are sent.
+    pub(super) fn compressed(mut self) -> Self {
+        let mut compressed = Compressed::default();
+        while let Some(stretch) = self.next_stretch() {
+            compressed.push(stretch.chunk());
+        }
+        let blocks = compressed.finish();
+        let length = blocks.iter().map(Vec::len).sum::<usize>() as u64;
+        let pieces: Vec<Piece> = blocks.into_iter().map(Piece::Head).collect();
+        Self {
+            block: Arc::default(),
+            pieces: pieces.into_iter(),
+            left: length,
+            length,
+            allowed: self.allowed,
         }
     }
 
@@ -200,6 +219,17 @@ mod tests {
                 "one row"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn compressed_it_is_as_long_as_it_says_and_less() {
+        let plain = Upload::block(block(20_000, 100), Box::new(|| true));
+        let before = plain.length();
+        let upload = plain.compressed();
+        let length = upload.length();
+        assert!(length < before / 4, "{length} of {before}");
+        let body = upload.collect().await.unwrap().to_bytes();
+        assert_eq!(body.len() as u64, length);
     }
 
     #[tokio::test]

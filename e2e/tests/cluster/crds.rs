@@ -254,7 +254,7 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
             "batch": {"maxRows": 200_000, "maxBytes": "24MB", "maxAge": "1s"},
             "groupProtocol": "Classic"
         },
-        "clickhouse": {"deadLetterTable": "Managed"},
+        "clickhouse": {"deadLetterTable": "Managed", "compression": "None"},
         "redis": {"database": 0},
         "deletionPolicy": "Retain",
         "adoptionPolicy": "Fail"

@@ -55,17 +55,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         kind: Kind::Go { batch },
         ..replaced.sink.clone()
     };
+    let of_penstock = |kind| Sink {
+        kind,
+        ..penstock.sink.clone()
+    };
     let mut sinks = vec![
         (penstock.sink.clone(), &lines_topic),
+        (of_penstock(Kind::Compressed), &lines_topic),
         (replaced.sink.clone(), &events_topic),
         (go(100_000), &events_topic),
     ];
     if has_engine {
-        let engine = Sink {
-            kind: Kind::Engine,
-            ..penstock.sink.clone()
-        };
-        sinks.push((engine, &lines_topic));
+        sinks.push((of_penstock(Kind::Engine), &lines_topic));
     }
     eprintln!("== warming up");
     show(&catch_up(

@@ -19,6 +19,8 @@ use crate::topic::letters;
 pub enum Kind {
     /// Penstock's consumer as it ships.
     Penstock,
+    /// The same with `clickhouse.compression: LZ4`.
+    Compressed,
     /// The replaced platform's consumer, in batches of so many rows.
     Go { batch: usize },
     /// ClickHouse's Kafka engine and a materialized view, inside ClickHouse.
@@ -67,6 +69,7 @@ impl Sink {
     pub fn name(&self) -> String {
         match self.kind {
             Kind::Penstock => "Penstock consumer".into(),
+            Kind::Compressed => "Penstock consumer, rows sent as LZ4".into(),
             Kind::Go { batch } => format!("kafka-go + clickhouse-go, {batch} rows a batch"),
             Kind::Engine => "ClickHouse's Kafka engine".into(),
         }
@@ -79,7 +82,11 @@ impl Sink {
         command.env_clear();
         let group = table.database.as_str();
         match self.kind {
-            Kind::Penstock => {
+            Kind::Penstock | Kind::Compressed => {
+                let compression = match self.kind {
+                    Kind::Compressed => "LZ4",
+                    _ => "None",
+                };
                 let admin = free_address()?;
                 let secret = |name: &str, value: &str| {
                     let path = folder.path().join(name);
@@ -89,7 +96,8 @@ impl Sink {
                 let text = format!(
                     "version: 1\npipeline: {{namespace: bench, name: events}}\nadmin: {admin}\n\
                      kafka: {{bootstrap: '{bootstrap}', topic: {topic}, deadLetterTopic: {}}}\ngroup: {group}\n\
-                     clickhouse: {{url: '{}', database: {}, table: events, usernameFile: {}, passwordFile: {}}}\n",
+                     clickhouse: {{url: '{}', database: {}, table: events, usernameFile: {}, passwordFile: {}, \
+                     compression: {compression}}}\n",
                     letters(topic),
                     store.url,
                     table.database,

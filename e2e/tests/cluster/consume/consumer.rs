@@ -51,7 +51,8 @@ impl Consumer {
             "version: 1\npipeline: {{namespace: test, name: {topic}}}\nadmin: 127.0.0.1:{admin}\n\
              kafka: {{bootstrap: '{bootstrap}', topic: {topic}, deadLetterTopic: {letters}}}\n\
              group: penstock.test.{topic}\n\
-             clickhouse: {{url: '{url}', database: {database}, table: events, usernameFile: {username}, passwordFile: {password}, insertTimeout: 10s}}\n{settings}",
+             clickhouse:\n  url: '{url}'\n  database: {database}\n  table: events\n  usernameFile: {username}\n  \
+             passwordFile: {password}\n  insertTimeout: 10s\n{settings}",
             topic = pipeline.topic,
             bootstrap = pipeline.kit.kafka_bootstrap().expect("Kafka runs"),
             letters = pipeline.letters_topic(),

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What happens to connections from now on.
@@ -46,6 +46,8 @@ pub(crate) struct Proxy {
     mode: Arc<AtomicU8>,
     counter: Arc<AtomicU32>,
     pub(crate) lost: Arc<AtomicU32>,
+    /// Bytes of requests.
+    sent: Arc<AtomicU64>,
     address: SocketAddr,
 }
 
@@ -61,6 +63,7 @@ impl Proxy {
             mode: Arc::new(AtomicU8::new(Mode::Pass as u8)),
             counter: Arc::default(),
             lost: Arc::default(),
+            sent: Arc::default(),
             address: listener.local_addr().expect("its address"),
         };
         let serving = proxy.clone();
@@ -79,6 +82,11 @@ impl Proxy {
 
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
+    }
+
+    /// Bytes that were sent to ClickHouse.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     fn is(&self, mode: Mode) -> bool {
@@ -122,6 +130,7 @@ impl Proxy {
                 break;
             }
             asked.store(true, Ordering::SeqCst);
+            self.sent.fetch_add(count as u64, Ordering::SeqCst);
             let read = &buffer[..count];
             let line = read.split(|&byte| byte == b'\n').next().unwrap_or_default();
             let insert = line.starts_with(LINE) && line.windows(6).any(|word| word == b"INSERT");

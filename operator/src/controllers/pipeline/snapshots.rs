@@ -43,10 +43,15 @@ fn example<T: serde::de::DeserializeOwned>(file: &str) -> T {
 }
 
 fn quickstart(image: &str) -> Validated {
+    quickstart_with(image, |_| ())
+}
+
+fn quickstart_with(image: &str, change: impl FnOnce(&mut IngestionPipeline)) -> Validated {
     let mut app: App = example("quickstart/app.yaml");
     app.metadata.uid = Some("uid-of-shop".into());
     let mut pipeline: IngestionPipeline = example("quickstart/pipeline.yaml");
     pipeline.metadata.uid = Some("uid-of-events".into());
+    change(&mut pipeline);
     let digest = ApiKey::from_secret(b"psk_not-a-real-key").unwrap().digest();
     let secret = SecretVersion {
         name: "shop-default".into(),
@@ -303,6 +308,15 @@ fn pods_restart_only_for_what_they_read_at_start() {
         "another image"
     );
 
+    let longer = quickstart_with("penstock.local/penstock:1", |pipeline| {
+        pipeline.spec.kafka.retention = penstock_dataplane_config::Duration::from_secs(30 * 24 * 3600);
+    });
+    assert_eq!(
+        hash(&base),
+        hash(&build(&longer, &same)),
+        "a topic that keeps events longer"
+    );
+
     let mut another_app = one.clone();
     another_app.apps.file.apps.clear();
     let revised = build(&another_app, &same);
@@ -312,6 +326,16 @@ fn pods_restart_only_for_what_they_read_at_start() {
     let rotated = build(&one, &credentials("8", false));
     assert_eq!(hash(&base), hash(&rotated), "another password of ClickHouse");
     assert_ne!(base.revision, rotated.revision);
+
+    assert_eq!(hash(&base), hash(&build(&one.with_letters(true), &same)));
+    let without = build(&one.with_letters(false), &same);
+    assert_eq!(hash(&base).0, hash(&without).0);
+    assert_ne!(hash(&base).1, hash(&without).1, "no table for dead letters");
+    let told = yaml(&without.consume.config);
+    assert!(
+        yaml(&base.consume.config).contains("deadLetterTable") && !told.contains("deadLetterTable"),
+        "{told}"
+    );
 
     let mut limits = one;
     limits.ingest.config.limits.batch = 500;

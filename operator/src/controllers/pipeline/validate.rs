@@ -1,5 +1,7 @@
 //! From what was read to what can be built: one value that holds all that builders need, or why there is none.
 
+use std::borrow::Cow;
+
 use penstock_crds::pipeline::{self as crd, Protocol, Resources, SpoolVolume};
 use penstock_crds::{IngestionPipeline, Reason};
 use penstock_dataplane_config::validate::Validate;
@@ -53,6 +55,18 @@ pub(crate) struct Workload<C> {
     pub config: C,
 }
 
+impl Validated {
+    /// The same with consumers that write to no table of dead letters, unless they may.
+    pub(crate) fn with_letters(&self, allowed: bool) -> Cow<'_, Self> {
+        if allowed || self.consume.config.dead_letter_table.is_none() {
+            return Cow::Borrowed(self);
+        }
+        let mut without = self.clone();
+        without.consume.config.dead_letter_table = None;
+        Cow::Owned(without)
+    }
+}
+
 /// Validates.
 pub(crate) fn validate(
     pipeline: &IngestionPipeline,
@@ -93,6 +107,10 @@ pub(crate) fn validate(
         password_file: store.password_file,
         tls: store.tls,
         insert_timeout: Duration::from_secs(120),
+        compression: match spec.clickhouse.compression {
+            crd::Compression::None => config::Compression::None,
+            crd::Compression::Lz4 => config::Compression::Lz4,
+        },
     };
     let ingest = IngestConfig {
         version: CONFIG_VERSION,
@@ -143,7 +161,6 @@ pub(crate) fn validate(
         kafka,
         group: target.group.clone(),
         group_protocol: group_protocol(spec.consume.group_protocol),
-        topic_retention: Some(spec.kafka.retention),
         clickhouse,
         dead_letter_table: target.table.letter_table(),
         redis,

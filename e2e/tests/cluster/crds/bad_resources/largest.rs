@@ -93,7 +93,7 @@ pub(crate) fn largest() -> Vec<(&'static str, Value)> {
                     "url": "https://clickhouse:65535", "caSecret": secret, "secret": secret, "adminSecret": secret,
                     "database": "d".repeat(63), "table": "t".repeat(63),
                     "cluster": "c".repeat(63),
-                    "columns": columns, "rollups": rollups, "deadLetterTable": "None"
+                    "columns": columns, "rollups": rollups, "deadLetterTable": "None", "compression": "LZ4"
                 },
                 "redis": {"address": "redis:6379", "database": 1023, "tls": {"caSecret": secret}, "secret": secret},
                 "deletionPolicy": "Delete", "adoptionPolicy": "Adopt"
