@@ -223,6 +223,12 @@ impl Handler {
             refusal,
         } = accepted;
         let groups = &self.parts.groups;
+        if !lines.letters.is_empty() && !groups.take_letters() {
+            self.scratch.replace(lines);
+            app.quota.refund(charged, bytes);
+            app.metrics.not_stored.inc_by(events as u64);
+            return Err(Code::NotStored.into());
+        }
         let letters = (!lines.letters.is_empty())
             .then(|| groups.quarantine(&app.id.to_string(), &lines.letters, &mut permit));
         let settled = groups.append(&mut lines, events, permit);

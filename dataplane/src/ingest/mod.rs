@@ -70,7 +70,7 @@ use self::apps::Apps;
 use self::budget::{Budget, Watermark};
 use self::client::Proxies;
 use self::direct::Direct;
-use self::group::{Groups, Settings};
+use self::group::{Groups, Letters, Settings};
 use self::handler::Parts;
 use self::health::{Checker, Health};
 use self::kafka::Outcomes;
@@ -170,6 +170,8 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
     raise_open_files(places);
     let places = Arc::new(Semaphore::new(places));
 
+    let letters = usize::try_from(config.limits.memory.get() / 8).unwrap_or(usize::MAX);
+    let letters = Letters::new(letters.max(LEAST_FOR_LETTERS));
     let log = request_log::start()?;
     let mut shards = Vec::with_capacity(count);
     for (shard, outcomes) in outcomes.into_iter().enumerate() {
@@ -180,10 +182,7 @@ pub async fn run(config: IngestConfig, process: Process) -> Result<(), RoleError
             timeout: config.limits.kafka_timeout.get(),
             patience: config.limits.request_timeout.get() - config.limits.kafka_timeout.get(),
             time: time_of_groups(&config.limits),
-            letters: usize::try_from(config.limits.memory.get() / 8)
-                .unwrap_or(usize::MAX)
-                .max(LEAST_FOR_LETTERS)
-                / count,
+            letters: letters.clone(),
             boot,
             shard,
             single: config.single_records(),

@@ -329,6 +329,8 @@ fn a_request_that_is_refused_is_not_the_one_that_finds_the_table() {
     table.change(|held| held.refuse = true);
     assert_eq!(send(&ingest).1, 503, "given up, six seconds after it was tried");
     table.change(|held| held.refuse = false);
-    assert_eq!(ingest.write("/v1/events", "no JSON").status, 400);
+    for nothing in ["no JSON", r#"{"event_type":""}"#] {
+        assert_eq!(ingest.write("/v1/events", nothing).status, 400);
+    }
     assert_eq!(send(&ingest).1, 200);
 }

@@ -321,25 +321,43 @@ fn dead_letters_that_kafka_does_not_take_leave_events_their_room() {
 
 #[test]
 fn without_a_spool_more_dead_letters_than_that_are_refused_and_events_are_not() {
-    let ingest = Ingest::start_with(SMALL, &apps(""));
+    let patient = SMALL.replace(
+        "requestTimeout: 4s, kafkaTimeout: 1s",
+        "requestTimeout: 12s, kafkaTimeout: 9s",
+    );
+    let ingest = Ingest::start_with(&patient, &apps(""));
     ingest.kafka.partition_leader(LETTERS, 0, None).unwrap();
     let (batch, _) = many_letters();
     let client = *ingest;
+    let timed = || {
+        let began = Instant::now();
+        (client.write("/segment/v1/batch", &batch).status, began.elapsed())
+    };
     std::thread::scope(|scope| {
-        let timed = || {
-            let began = Instant::now();
-            (client.write("/segment/v1/batch", &batch).status, began.elapsed())
-        };
-        let requests = [(); 8].map(|()| scope.spawn(timed));
-        let answers = requests.map(|request| request.join().unwrap());
-        assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
-        // What Kafka was given is waited for.
-        let at_once = answers
-            .iter()
-            .filter(|(_, after)| *after < Duration::from_millis(700));
-        assert!((2..8).contains(&at_once.count()), "{answers:?}");
+        let requests = [1.0, 2.0, 3.0, 4.0].map(|number| {
+            let request = scope.spawn(timed);
+            // Letters take twice their bytes, and bodies more, as long as they are read.
+            let taken = number * 2.0 * batch.len() as f64;
+            ingest.wait_for("letters on their way", || {
+                let used = ingest.metric("penstock_ingest_memory_used_bytes");
+                (taken * 0.99..taken * 1.01).contains(&used)
+            });
+            request
+        });
+        let (status, after) = timed();
+        assert!(
+            status == 503 && after < Duration::from_secs(2),
+            "{status} after {after:?}"
+        );
+        assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+        for request in requests {
+            let (status, after) = request.join().unwrap();
+            assert!(
+                status == 503 && after > Duration::from_secs(2),
+                "{status} after {after:?}"
+            );
+        }
     });
-    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
     ingest.kafka.partition_leader(LETTERS, 0, Some(1)).unwrap();
     ingest.wait_for("letters to be taken", || {
         ingest.write("/segment/v1/batch", &batch).status == 200

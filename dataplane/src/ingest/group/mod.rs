@@ -34,6 +34,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
@@ -80,8 +81,6 @@ struct State {
     flights: AHashMap<usize, Flight>,
     /// Records of events that Kafka has not answered for.
     in_flight: usize,
-    /// What dead letters take that Kafka has not answered for, with [`LETTER`] for each.
-    letters_out: usize,
     /// The same by partition, where keys decide which one it is.
     lanes: Lanes,
     pace: Pace,
@@ -122,15 +121,34 @@ pub(crate) struct Settings {
     pub(crate) time: Duration,
     pub(crate) boot: Uuid,
     pub(crate) shard: usize,
-    /// What dead letters may take that Kafka has not answered for, before no more are given to it: their topic may stand
-    /// still while events do not, and they shall not use up the room of these.
-    pub(crate) letters: usize,
+    pub(crate) letters: Letters,
     /// The key of each event, where each is a record of its own.
     pub(crate) single: Option<RecordKey>,
     pub(crate) durability: Durability,
     pub(crate) outage: Outage,
     pub(crate) metrics: IngestMetrics,
     pub(crate) series: Arc<ProducerSeries>,
+}
+
+/// What dead letters take that Kafka has not answered for, of all shards, and what they may take before no more are given to
+/// it: their topic may stand still while events do not, and they shall not use up the room of these. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Letters {
+    out: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Letters {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            out: Arc::default(),
+            most,
+        }
+    }
+
+    fn are_full(&self) -> bool {
+        self.out.load(Relaxed) >= self.most
+    }
 }
 
 impl Groups {
@@ -184,7 +202,10 @@ impl Groups {
         let settled = state.gathering.append(lines, count, permit);
         let room = match self.are_put_aside() {
             true => {
-                if let Outage::Direct(direct) = &self.settings.outage {
+                // Where nothing of a request is left, nothing will show how the table is.
+                if let Outage::Direct(direct) = &self.settings.outage
+                    && count > 0
+                {
                     direct.comes();
                 }
                 state.groups_aside < self.settings.outage.room()
@@ -203,13 +224,24 @@ impl Groups {
         settled
     }
 
+    /// Whether dead letters have somewhere to go. Without it the whole request is refused: the events beside them would be
+    /// stored again each time that it comes.
+    pub(crate) fn take_letters(&self) -> bool {
+        match self.settings.outage {
+            Outage::Spool(_) => true,
+            Outage::Reject => !self.settings.letters.are_full(),
+            // There is no table for them here.
+            Outage::Direct(_) => self.health.is_open() && !self.settings.letters.are_full(),
+        }
+    }
+
     /// Produces dead letters, each a record of its own, which takes what it needs of `permit` with it.
     pub(crate) fn quarantine(&self, app: &str, letters: &[Letter], permit: &mut Permit) -> Settled {
         let outcome = Outcome::of(letters.len());
         let state = &mut *self.state.borrow_mut();
         let away = self.are_put_aside();
         // A request's letters go together, so that one with many is not refused for ever.
-        let full = state.letters_out >= self.settings.letters;
+        let full = self.settings.letters.are_full();
         for letter in letters {
             let number = state.next_number();
             let name = self.name(number);
@@ -247,7 +279,7 @@ impl Groups {
                     Ok(()) => {
                         flight.kafka = InKafka::Out;
                         flight.bytes = letter.bytes.len() + LETTER;
-                        state.letters_out += flight.bytes;
+                        self.settings.letters.out.fetch_add(flight.bytes, Relaxed);
                     }
                     Err(error) => tracing::warn!(%error, "a dead letter was not produced"),
                 }
@@ -340,9 +372,10 @@ impl Groups {
             let Some(flight) = state.flights.get_mut(&number) else {
                 continue;
             };
-            match flight.is_group {
-                true => state.in_flight -= 1,
-                false => state.letters_out -= flight.bytes,
+            if flight.is_group {
+                state.in_flight -= 1;
+            } else {
+                self.settings.letters.out.fetch_sub(flight.bytes, Relaxed);
             }
             if self.settings.single.is_some() && flight.is_group {
                 let partition = flight.place.partition;
