@@ -47,6 +47,13 @@ pub(crate) struct Health {
     oldest: Vec<AtomicU64>,
 }
 
+/// Where a key's records go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    pub(crate) partition: i32,
+    pub(crate) is_led: bool,
+}
+
 impl Health {
     pub(crate) fn new(shards: usize) -> Self {
         Self {
@@ -82,8 +89,17 @@ impl Health {
 
     /// The partition of a key; `None` while that cannot be written to.
     pub(crate) fn partition_of(&self, key: &str) -> Option<i32> {
+        let Home { partition, is_led } = self.home_of(key);
+        is_led.then_some(partition)
+    }
+
+    /// The partition of a key, which may have no leader.
+    pub(crate) fn home_of(&self, key: &str) -> Home {
         let partition = record::partition_of(key.as_bytes(), self.count.load(Relaxed));
-        self.partitions.load().contains(&partition).then_some(partition)
+        Home {
+            partition,
+            is_led: self.partitions.load().contains(&partition),
+        }
     }
 
     /// An offset that a record produced from now on cannot be before; -1 when nothing is known.

@@ -30,7 +30,7 @@ use super::segment::State;
 use super::store::{Id, Pending};
 use super::writer::Spool;
 use crate::forgotten::Forgotten;
-use crate::ingest::health::Health;
+use crate::ingest::health::{Health, Home};
 use crate::ingest::kafka::{Callbacks, Delivered, Outcomes, Producer, Trying, client_config};
 use crate::ingest::partition::Spread;
 use crate::ingest::statistics::ProducerSeries;
@@ -178,16 +178,22 @@ impl Pass {
                 self.left_out.clear();
             }
             if !self.drain.health.is_open() {
-                (cursor, self.again, self.backoff) = (None, None, BACKOFF);
+                cursor = None;
+                (self.again, self.backoff) = (None, BACKOFF);
+                (self.moved, self.reading) = (false, Duration::ZERO);
                 self.doubted.clear();
                 tokio::time::sleep(CLOSED).await;
                 continue;
             }
             // The more is stuck, the less is risked: some room is always left for other partitions.
             let bytes = WINDOW_BYTES.min(self.room() / 2);
-            let before = Instant::now();
-            let (window, last) = self.drain.spool.store().window(cursor, WINDOW, bytes);
-            self.reading += before.elapsed();
+            let (window, last) = {
+                let mut store = self.drain.spool.store();
+                let before = Instant::now();
+                let window = store.window(cursor, WINDOW, bytes);
+                self.reading += before.elapsed();
+                window
+            };
             if window.is_empty() {
                 if self.rest().await {
                     cursor = None;
@@ -219,7 +225,9 @@ impl Pass {
             self.again = None;
             return true;
         }
-        let until = self.again.unwrap_or_else(|| Instant::now() + IDLE);
+        // The gate is looked at meanwhile.
+        let idle = Instant::now() + IDLE;
+        let until = self.again.map_or(idle, |at| at.min(idle));
         tokio::select! {
             () = self.drain.spool.waiting() => {}
             () = self.outcomes.wake.notified() => {}
@@ -374,6 +382,9 @@ impl Pass {
                 );
             }
             if waiting == 0 || rest.is_zero() || self.drain.is_over() {
+                if waiting > 0 {
+                    self.stuck = self.number;
+                }
                 return Ok(hidden);
             }
             let _ = tokio::time::timeout(rest.min(IDLE), self.outcomes.wake.notified()).await;
@@ -434,22 +445,29 @@ impl Pass {
         let bytes = window.iter().map(|one| one.record.value.len()).sum();
         let free = self.free();
         let chosen = (!free.is_empty()).then(|| self.spread.choose(&free, bytes, Instant::now()));
-        let takes = |topic, partition| (!self.left_out.contains(&(topic, partition))).then_some(partition);
-        let placed = window.into_iter().filter_map(|one| {
-            let record = &one.record;
-            let partition = match (record.topic, &record.key) {
+        let mut placed = Vec::with_capacity(window.len());
+        for one in window {
+            let (topic, key) = (one.record.topic, &one.record.key);
+            let partition = match (topic, key) {
                 // Without a key there is no order to be kept.
                 (Topic::Events, None) => chosen,
                 (Topic::Events, Some(key)) => {
-                    let partition = health.partition_of(key)?;
-                    takes(Topic::Events, partition)
+                    let Home { partition, is_led } = health.home_of(key);
+                    if !is_led {
+                        self.left_out.insert((topic, partition));
+                    }
+                    Some(partition)
                 }
                 // The dead-letter topic always has this one, and most often no other.
-                (Topic::DeadLetters, _) => takes(Topic::DeadLetters, 0),
+                (Topic::DeadLetters, _) => Some(0),
             };
-            Some((one, partition?))
-        });
-        placed.collect()
+            let in_order = topic == Topic::DeadLetters || key.is_some();
+            let takes = |partition: &i32| !in_order || !self.left_out.contains(&(topic, *partition));
+            if let Some(partition) = partition.filter(takes) {
+                placed.push((one, partition));
+            }
+        }
+        placed
     }
 
     /// The partitions of the events that have a leader, and nothing on its way to them.

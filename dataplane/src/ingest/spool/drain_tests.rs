@@ -268,9 +268,12 @@ fn a_long_rest_holds_nothing_up() {
     // Rests of 2 and 4 s have begun.
     std::thread::sleep(Duration::from_secs(4));
     let before = Instant::now();
+    assert_eq!(draining.spool.metrics().drained.get(), 0);
     draining.keep(Topic::Events, None);
-    draining.wait_for(3);
-    draining.wait_for(2);
+    wait_until("the new one's way", || {
+        draining.spool.metrics().drained.get() == 1
+    });
+    assert_eq!(draining.spool.groups(), 2);
     assert!(
         before.elapsed() < Duration::from_secs(2),
         "{:?}",
