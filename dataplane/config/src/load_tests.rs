@@ -106,6 +106,7 @@ fn what_nobody_knows_is_refused_by_name() {
 fn inequalities_hold_before_a_port_is_bound() {
     for (extra, field) in [
         ("limits: {kafkaTimeout: 10s}\n", "limits.requestTimeout"),
+        ("limits: {kafkaTimeout: 9500ms}\n", "limits.requestTimeout"),
         ("limits: {event: 9MB}\n", "limits.event"),
         ("limits: {event: 200kB, body: 100kB}\n", "limits.body"),
         ("limits: {memory: 8MB}\n", "limits.memory"),

@@ -1,7 +1,7 @@
 //! The rules that a type cannot state: ranges, names, and timeouts as inequalities.
 //!
 //! ```text
-//! limits.requestTimeout > limits.kafkaTimeout        an answer is given after the outcome is known
+//! limits.requestTimeout >= limits.kafkaTimeout + 1s  an answer is given after the outcome is known, the spool's too
 //! limits.body >= limits.event                        a request can hold one event
 //! limits.memory >= 2 x limits.body                   the largest request can be read at all
 //! max.poll.interval (5 m) > clickhouse.insertTimeout a slow INSERT does not lose the partition
@@ -23,6 +23,8 @@ const LARGEST_EVENT: u64 = 600_000;
 /// Room for some segments that hold a few records each.
 const SMALLEST_SPOOL: u64 = 16_000_000;
 const LARGEST_SPOOL: u64 = 1_000_000_000_000;
+/// What a request's time leaves beside Kafka's, for what Kafka has not taken to be spooled.
+const TO_SPOOL: std::time::Duration = std::time::Duration::from_secs(1);
 /// Kafka's `max.poll.interval.ms`.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -223,9 +225,9 @@ impl Validate for IngestConfig {
             "must be at least 100ms",
         );
         rules.require(
-            limits.request_timeout > kafka_timeout,
+            limits.request_timeout.get() >= kafka_timeout.get() + TO_SPOOL,
             "limits.requestTimeout",
-            format!("must be above limits.kafkaTimeout ({kafka_timeout})"),
+            format!("must be above limits.kafkaTimeout ({kafka_timeout}) by at least 1s"),
         );
         rules.require(
             (1..=10_000).contains(&limits.batch),
