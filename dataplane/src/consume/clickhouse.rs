@@ -136,7 +136,10 @@ impl ClickHouse {
             Compression::None => rows,
             Compression::Lz4 => {
                 parameters.push(("decompress", "1"));
-                rows.compressed()
+                // A batch takes a while, in which others want to be sent.
+                tokio::task::spawn_blocking(|| rows.compressed())
+                    .await
+                    .map_err(|error| Failure::new(Class::Server, format!("compressing: {error}")))?
             }
         };
         self.send(&parameters, body, timeout).await.map(drop)
