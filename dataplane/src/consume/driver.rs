@@ -78,8 +78,9 @@ pub(super) struct Driver {
 /// How much of what a log keeps is not stored: at 1, what the log drops next is lost. The log says so and not the topic's
 /// settings: it may be bounded by bytes as well as by age, and both may change at any time.
 ///
-/// Of a log that has dropped nothing yet it is not known. Its length says nothing of how much it will keep, and a consumer
-/// that begins has all of it before it. So one that stores nothing from the topic's beginning on is seen by its age only.
+/// Of a log that has dropped nothing yet it is not known, which it may not have for longer than it keeps events: only whole
+/// segments go. Its length says nothing of how much it will keep, and a consumer that begins has all of it before it. Until
+/// then a consumer that is far behind is seen by its age only.
 fn unstored(low: i64, end: i64, lag: i64) -> f64 {
     if low <= 0 || end <= low {
         return 0.0;
