@@ -135,8 +135,8 @@ impl Letter {
         }
     }
 
-    /// Its detail then ends with how long it was.
-    fn is_cut(&self) -> bool {
+    /// Whether it has less than the whole: its detail then ends with how long that was.
+    pub fn is_cut(&self) -> bool {
         let Some((_, end)) = self.detail.rsplit_once(" (cut from ") else {
             return false;
         };

@@ -120,7 +120,7 @@ impl Gaps {
 #[derive(Debug, Default)]
 struct Dead {
     rows: HashSet<(i32, Row)>,
-    /// Records that one letter has the rest of: by partition and offset, the first row of it. Good lines are among it.
+    /// Records that one letter has the whole rest of: by partition and offset, the first row of it. Good lines are among it.
     rests: HashMap<(i32, i64), u32>,
 }
 
@@ -145,14 +145,12 @@ impl Dead {
         if !spans.any(|&(one, from, to)| one == partition && (from..to).contains(&offset)) {
             return;
         }
-        match letter.lines {
-            None => {
-                self.rows.insert((partition, (offset, row)));
-            }
-            Some(_) => {
-                let rest = self.rests.entry((partition, offset)).or_insert(row);
-                *rest = row.min(*rest);
-            }
+        // What was cut off is in no letter.
+        if letter.lines.is_some() && !letter.is_cut() {
+            let rest = self.rests.entry((partition, offset)).or_insert(row);
+            *rest = row.min(*rest);
+        } else {
+            self.rows.insert((partition, (offset, row)));
         }
     }
 
@@ -323,26 +321,27 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_record_is_dead_with_its_letter() {
-        let letter = |origin: &str, lines| Letter {
+        let letter = |origin: &str, lines, detail: &str| Letter {
             partition: 0,
             offset: 0,
             written_at: 0,
             reason: "Malformed".into(),
             step: "consume".into(),
-            detail: String::new(),
+            detail: detail.into(),
             app: None,
             origin: Some(origin.into()),
             lines,
             size: 0,
         };
         let mut dead = Dead::default();
-        for (origin, lines) in [
-            ("t/2/17/3", None),
-            ("t/2/17/1004", Some(500)),
-            ("t/2/99/0", Some(9)),
-            ("other/2/17/0", Some(9)),
+        for (origin, lines, detail) in [
+            ("t/2/17/3", None, "no"),
+            ("t/2/17/1004", Some(500), "no"),
+            ("t/2/99/0", Some(9), "no"),
+            ("other/2/17/0", Some(9), "no"),
+            ("t/2/19/1000", Some(500), "no (cut from 1200000 bytes)"),
         ] {
-            dead.add(&letter(origin, lines), "t", &[(2, 10, 20)]);
+            dead.add(&letter(origin, lines, detail), "t", &[(2, 10, 20)]);
         }
         for (offset, row, is) in [
             (17, 3, true),
@@ -351,6 +350,8 @@ mod tests {
             (17, 1004, true),
             (17, 1400, true),
             (18, 1400, false),
+            (19, 1000, true),
+            (19, 1001, false),
             (99, 0, false),
         ] {
             assert_eq!(dead.has(2, offset, row), is, "{offset}/{row}");

@@ -21,7 +21,8 @@ const REPLAY: &str = "penstock-replay";
 
 /// Whether a replay has left the pipeline paused.
 pub fn was_cut_short(stored: &Stored) -> bool {
-    stored.annotation(PAUSED_BY) == Some(REPLAY)
+    // Who has it go on by hand may have left the other annotation.
+    stored.annotation(penstock_crds::PAUSED) == Some("true") && stored.annotation(PAUSED_BY) == Some(REPLAY)
 }
 
 /// Sets partitions back to these offsets, and waits until all that the topic held has been passed again.

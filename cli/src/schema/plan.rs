@@ -51,8 +51,13 @@ pub fn text(plan: &Plan, pipeline: &str) -> String {
             }
         }
     }
-    if text.is_empty() {
-        text.push_str("Nothing to do: the tables are as asked.\n");
+    match (text.is_empty(), &plan.letters) {
+        (true, None) => text.push_str("Nothing to do: the tables are as asked.\n"),
+        (true, Some(_)) => text.push_str("Nothing to do: the other tables are as asked.\n"),
+        (false, _) => {}
+    }
+    if let Some(why) = &plan.letters {
+        let _ = writeln!(text, "\nDead letters have no table: {}", harmless(why));
     }
     text
 }
@@ -88,6 +93,7 @@ mod tests {
                 message: "differs".into(),
                 agreement: Some(agreement),
             }),
+            ..Plan::default()
         };
         assert_eq!(
             text(&plan, "events"),
@@ -101,10 +107,24 @@ mod tests {
                 message: "table g.events belongs to c/ads/events".into(),
                 agreement: None,
             }),
+            ..Plan::default()
         };
         assert_eq!(
             text(&plan, "events"),
             "The operator waits for a person: table g.events belongs to c/ads/events\n"
+        );
+        let plan = Plan {
+            letters: Some("table g.events_dead_letters exists".into()),
+            ..Plan::default()
+        };
+        assert_eq!(
+            text(&plan, "events"),
+            "Nothing to do: the other tables are as asked.\n\nDead letters have no table: table g.events_dead_letters exists\n"
+        );
+        let json = serde_json::to_value(&plan).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"steps": [], "letters": "table g.events_dead_letters exists"})
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::text::{Table, age_of, count, cut, harmless, size};
 pub async fn run(stored: &Stored, format: Format) -> Result<End> {
     let found = stored.inspect().await?;
     print(format, &found, |found| text(found, stored.name()))?;
-    Ok(match found.is_settled() {
+    Ok(match found.plan.is_empty() && found.mutations.is_empty() {
         true => End::Done,
         false => End::NotAsAsked,
     })
@@ -75,13 +75,17 @@ fn text(found: &Inspection, pipeline: &str) -> String {
         let _ = write!(text, "\n{rollups}");
     }
     if let Some(letters) = &found.dead_letters {
-        let state = if letters.there { "there" } else { "missing" };
+        let state = match (letters.there, letters.others) {
+            (true, _) => "there",
+            (_, true) => "not this pipeline's, and left alone",
+            (false, false) => "missing",
+        };
         let _ = writeln!(text, "\nDead letters: {}, {state}", letters.table);
     }
     if !found.mutations.is_empty() {
         let _ = write!(text, "\n{}", under_way(&found.mutations));
     }
-    if !found.plan.is_empty() {
+    if !found.plan.is_empty() || found.plan.letters.is_some() {
         let _ = writeln!(
             text,
             "\nNot as asked; `penstock schema plan {pipeline}` says more."

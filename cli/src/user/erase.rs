@@ -60,6 +60,9 @@ struct Outcome {
     user: String,
     dry_run: bool,
     tables: Vec<Erased>,
+    /// Called like a pipeline's table of dead letters, and not the pipeline's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_alone: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_done: Vec<NotDone>,
 }
@@ -106,6 +109,7 @@ pub async fn run(cluster: &Cluster, found: Found, arguments: &Erase) -> Result<E
         user: user.clone(),
         dry_run: arguments.dry_run,
         tables: Vec::new(),
+        left_alone: Vec::new(),
         not_done: Vec::new(),
     };
     for (place, before) in counts {
@@ -115,6 +119,7 @@ pub async fn run(cluster: &Cluster, found: Found, arguments: &Erase) -> Result<E
         };
         match deleted {
             Ok(deleted) => {
+                outcome.left_alone.extend(place.left_alone.clone());
                 let kafka = &place.stored.pipeline.spec.kafka;
                 for (rows, deleted) in place.tables.iter().zip(deleted) {
                     outcome.tables.push(Erased {
@@ -330,6 +335,12 @@ fn text(outcome: &Outcome) -> String {
         (false, true) => format!("{rows} rows of {user} deleted; none is left."),
         (false, false) => format!("{rows} rows of {user} deleted; none is left in these tables."),
     };
+    if !outcome.left_alone.is_empty() {
+        end.push_str(&format!(
+            " Not the pipelines', and left alone: {}.",
+            outcome.left_alone.join(", ")
+        ));
+    }
     if !outcome.not_done.is_empty() {
         let names: Vec<_> = outcome.not_done.iter().map(|one| one.pipeline.as_str()).collect();
         end.push_str(&format!(" Not done: {}.", names.join(", ")));
@@ -377,6 +388,7 @@ mod tests {
                 topic_keeps: "7d".into(),
                 dead_letters_keep: "30d".into(),
             }],
+            left_alone: Vec::new(),
             not_done: Vec::new(),
         };
         let head = "PIPELINE  TABLE     ROWS  TOPIC KEEPS  DEAD LETTERS KEEP\nevents    g.events  3     7d           30d\n\n";
@@ -402,5 +414,15 @@ mod tests {
             text(&outcome),
             format!("{head}3 rows of u·1 would be deleted. Not done: ads.\n")
         );
+        outcome.not_done.clear();
+        outcome.left_alone.push("g.events_dead_letters".into());
+        assert_eq!(
+            text(&outcome),
+            format!(
+                "{head}3 rows of u·1 would be deleted. Not the pipelines', and left alone: g.events_dead_letters.\n"
+            )
+        );
+        let json = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(json["leftAlone"], serde_json::json!(["g.events_dead_letters"]));
     }
 }

@@ -28,6 +28,11 @@ impl From<ProvisionError> for Ended {
 
 pub async fn run(places: Vec<Place>) -> Result<End> {
     let (mut lines, mut tables) = (0, 0);
+    for table in places.iter().filter_map(|place| place.left_alone.as_ref()) {
+        note(&format!(
+            "The table {table} is not the pipeline's, and was left alone."
+        ));
+    }
     for (place, rows) in places
         .iter()
         .flat_map(|place| place.tables.iter().map(move |rows| (place, rows)))

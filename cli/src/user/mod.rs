@@ -49,6 +49,8 @@ pub struct Place {
     pub stored: Stored,
     /// The event table, and the table of dead letters where there is one.
     pub tables: Vec<Rows>,
+    /// `database.table`: called like the pipeline's table of dead letters, and not the pipeline's.
+    pub left_alone: Option<String>,
     /// See [`penstock_provision::clickhouse::inspect::Inspection::mutations_sync`].
     pub sync: u8,
 }
@@ -171,15 +173,23 @@ impl Of {
             which: which(&self.user, app),
             order: "event_timestamp, event_id",
         };
-        // ClickHouse shows only what the user may read: "nothing is left" must not mean "nothing was seen".
+        let mut left_alone = None;
         if let Some(letters) = found.dead_letters.iter().find(|letters| !letters.there) {
-            return Err(failed(Failure::NotFound(format!(
-                "the table of dead letters {}.{} is not there yet, not this pipeline's, or not shown to this user of \
-                 ClickHouse, who needs the same rights on it as on {}",
-                stored.spec.database, letters.table, stored.spec.table
-            ))));
+            let said = format!("{}.{}", stored.spec.database, letters.table);
+            // ClickHouse shows only what the user may read: "nothing is left" must not mean "nothing was seen".
+            if !letters.others {
+                return Err(failed(unseen(&said, &stored.table())));
+            }
+            if writes_letters(cluster, &name).await.map_err(failed)? {
+                return Err(failed(Failure::Failed(format!(
+                    "the table {said} is not marked as this pipeline's, and consumers are told to write dead letters to it: \
+                     wait until the operator has seen that, or say clickhouse.deadLetterTable: None"
+                ))));
+            }
+            left_alone = Some(said);
         }
-        let letters = found.dead_letters.iter().map(|letters| Rows {
+        let letters = found.dead_letters.iter().filter(|letters| letters.there);
+        let letters = letters.map(|letters| Rows {
             table: letters.table.clone(),
             which: which_letters(&self.user, app),
             order: "failed_at, dlq_partition, dlq_offset",
@@ -187,8 +197,27 @@ impl Of {
         Ok(Some(Place {
             sync: found.mutations_sync(),
             tables: std::iter::once(events).chain(letters).collect(),
+            left_alone,
             stored,
         }))
+    }
+}
+
+/// That no table of dead letters is to be seen.
+fn unseen(letters: &str, events: &str) -> Failure {
+    Failure::NotFound(format!(
+        "the table of dead letters {letters} is not there yet, or not shown to this user of ClickHouse, who needs the same \
+         rights on it as on {events}; a pipeline that is to have none says clickhouse.deadLetterTable: None"
+    ))
+}
+
+/// Whether consumers are told to write to the table of dead letters, whatever its mark says.
+async fn writes_letters(cluster: &Cluster, pipeline: &str) -> Result<bool> {
+    match cluster.consumer(pipeline).await {
+        Ok(consumer) => Ok(consumer.dead_letter_table.is_some()),
+        // There are none yet.
+        Err(Failure::NotFound(_)) => Ok(false),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -203,7 +232,8 @@ fn which(user: &str, app: Option<&str>) -> String {
 }
 
 /// Of a dead letter there are the bytes alone, which need not be JSON: it is the user's when they name the user where an
-/// event or a line does. They may be the rest of a record, which has lines of several users.
+/// event or a line does. They may be the rest of a record, which has lines of several users and Apps: both are asked of the
+/// same line.
 fn which_letters(user: &str, app: Option<&str>) -> String {
     let number = serde_json::from_str::<serde_json::Number>(user).is_ok();
     let mut named = Vec::new();
@@ -227,8 +257,11 @@ fn which_letters(user: &str, app: Option<&str>) -> String {
             " AND (app_id = {app} OR simpleJSONExtractString(text, 'app_id') = {app})"
         ));
     }
-    // As a whole, too: what a client sent may have line breaks within an event.
-    format!("arrayExists(text -> {is_theirs}, arrayPushFront(splitByChar('\\n', value), value))")
+    // What a client sent may have line breaks within an event: it is JSON as a whole then, which several lines are not.
+    format!(
+        "arrayExists(text -> {is_theirs}, \
+         arrayPushFront(splitByChar('\\n', value), if(isValidJSON(value), value, '')))"
+    )
 }
 
 pub async fn run(place: &Where, command: &User) -> Result<End> {
@@ -256,8 +289,44 @@ mod tests {
                 && letters.contains(
                     r"], 'o\'neil\\') AND (app_id = 'a-b' OR simpleJSONExtractString(text, 'app_id') = 'a-b'), "
                 )
-                && letters.ends_with(r", arrayPushFront(splitByChar('\n', value), value))"),
+                && letters.ends_with(
+                    r", arrayPushFront(splitByChar('\n', value), if(isValidJSON(value), value, '')))"
+                ),
             "{letters}"
+        );
+    }
+
+    #[test]
+    fn user_and_app_of_a_letter_are_those_of_one_line() {
+        let letters = which_letters("u", Some("a"));
+        let (condition, lines) = letters
+            .strip_prefix("arrayExists(text -> ")
+            .and_then(|rest| rest.split_once(", arrayPushFront("))
+            .unwrap();
+        // Several lines together are no JSON: none of them is asked with another.
+        assert_eq!(condition.matches("value").count(), 0, "{letters}");
+        assert_eq!(
+            lines,
+            r"splitByChar('\n', value), if(isValidJSON(value), value, '')))"
+        );
+        for asked in [
+            "simpleJSONExtractString(text, 'user_id')",
+            "simpleJSONExtractString(text, 'app_id') = 'a'",
+        ] {
+            assert!(condition.contains(asked), "{letters}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_not_seen_is_not_nothing() {
+        let failure = unseen("g.events_dead_letters", "g.events");
+        assert_eq!(failure.code(), 3);
+        let said = failure.to_string();
+        assert!(
+            said.contains("g.events_dead_letters is not there yet")
+                && said.contains("as on g.events;")
+                && said.ends_with("clickhouse.deadLetterTable: None"),
+            "{said}"
         );
     }
 

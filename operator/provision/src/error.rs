@@ -113,6 +113,19 @@ impl ProvisionError {
         }
     }
 
+    /// Whether what is there must be left alone, rather than that something which was tried has failed.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::OwnedBy { .. }
+            | Self::Unmarked { .. }
+            | Self::NotSupported(_)
+            | Self::SchemaConflict(_)
+            | Self::DedupWindowTooSmall(_)
+            | Self::Sharded(_) => true,
+            Self::Unavailable { .. } | Self::NotYet(_) | Self::Rejected { .. } => false,
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Self::Unavailable { .. } | Self::NotYet(_) => Class::Transient,

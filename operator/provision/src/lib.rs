@@ -235,7 +235,8 @@ impl TableSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ensured {
     pub outcome: Outcome,
-    /// Why dead letters have no table, where one is asked for. It keeps nothing else: see [`TableSpec::without_letters`].
+    /// Why the table of dead letters is not as asked: it is refused, or making or changing it has failed. It keeps nothing
+    /// else: see [`TableSpec::without_letters`].
     pub letters: Option<ProvisionError>,
 }
 

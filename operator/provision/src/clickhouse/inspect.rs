@@ -85,6 +85,9 @@ pub struct LetterTableState {
     pub table: String,
     /// It is there, and the pipeline's.
     pub there: bool,
+    /// A table of that name is there, and is not the pipeline's: it is left alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub others: bool,
 }
 
 /// What the operator would do.
@@ -96,6 +99,12 @@ pub struct Plan {
     /// What keeps it from going on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Blocked>,
+    /// Why dead letters have no table, and what to do: it keeps nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub letters: Option<String>,
+    /// The last step is that of the table of dead letters, which nothing waits for.
+    #[serde(skip)]
+    pub ends_with_letters: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -109,9 +118,14 @@ pub struct Blocked {
 }
 
 impl Plan {
-    /// Whether the tables are as asked.
+    /// Whether the tables are as asked, or will stay as they are without keeping anything.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.blocked.is_none()
+    }
+
+    /// Whether nothing is left to be waited for.
+    pub fn is_settled(&self) -> bool {
+        self.steps.len() == usize::from(self.ends_with_letters) && self.blocked.is_none()
     }
 }
 
@@ -163,9 +177,10 @@ impl Inspection {
         }
     }
 
-    /// Whether all is as asked, and nothing is under way.
+    /// Whether nothing is left to be waited for, and nothing is under way. Dead letters may have no table yet: they are in
+    /// their topic.
     pub fn is_settled(&self) -> bool {
-        self.plan.is_empty() && self.mutations.is_empty()
+        self.plan.is_settled() && self.mutations.is_empty()
     }
 }
 
@@ -296,10 +311,13 @@ fn make_plan(
     match changes_beside(spec, beside, claim) {
         Ok(ChangesBeside { steps, letters }) => {
             plan.steps.extend(steps);
-            plan.blocked = letters.map(|why| Blocked {
-                message: spec.without_letters(&why),
-                agreement: None,
-            });
+            match letters {
+                Ok(step) => {
+                    plan.ends_with_letters = step.is_some();
+                    plan.steps.extend(step);
+                }
+                Err(why) => plan.letters = Some(spec.without_letters(&why)),
+            }
         }
         Err(error) => plan.blocked = Some(Blocked::by(&error)),
     }
@@ -385,4 +403,51 @@ pub async fn months(server: &Server, spec: &TableSpec) -> Result<Vec<u32>, Provi
         ))
         .await?;
     Ok(months.into_iter().map(|row| row.month).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_dataplane_config::Duration;
+
+    use super::super::plan::tests::made;
+    use super::*;
+
+    #[test]
+    fn a_table_of_dead_letters_is_never_waited_for() {
+        let spec = TableSpec {
+            dead_letters: Some(Duration::from_days(30)),
+            ..TableSpec::new("growth", "events", 3)
+        };
+        let claim = Claim::new(Owner::new("c", "growth", "events"), false);
+        let table = Table {
+            observed: made(),
+            comment: Mark::created_for(&claim.owner).comment(),
+        };
+        let plan = |beside: &[Beside]| make_plan(&spec, true, Some(&table), beside, &claim);
+        let ours = letters::made(&spec, &claim).unwrap();
+        let as_asked = plan(std::slice::from_ref(&ours));
+        assert_eq!(as_asked, Plan::default());
+
+        let missing = plan(&[]);
+        assert_eq!((missing.steps.len(), missing.is_empty()), (1, false));
+        assert!(missing.is_settled());
+
+        let others = Beside {
+            comment: "my own".into(),
+            ..ours
+        };
+        let refused = plan(&[others]);
+        assert!(refused.is_empty() && refused.is_settled(), "{refused:?}");
+        let said = refused.letters.unwrap();
+        assert!(
+            said.contains("deadLetterTable: None") && said.contains("RENAME TABLE"),
+            "{said}"
+        );
+
+        let waiting = Plan {
+            steps: missing.steps,
+            ..Plan::default()
+        };
+        assert!(!waiting.is_settled(), "of an event table");
+    }
 }

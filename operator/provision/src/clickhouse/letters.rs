@@ -24,10 +24,16 @@ pub(super) fn create_table(spec: &TableSpec, comment: &str) -> Option<String> {
 }
 
 impl TableSpec {
-    /// What there is to say where dead letters cannot have their table.
+    /// What there is to say where dead letters do not have their table as asked.
     pub fn without_letters(&self, why: &ProvisionError) -> String {
         let table = letter_table(&self.table);
         let name = self.quoted(&table);
+        if !why.is_refusal() {
+            return format!(
+                "the table of dead letters {name} is not as asked: {why}. Events are stored all the same, and dead letters are \
+                 kept in their topic. To have no such table, say clickhouse.deadLetterTable: None"
+            );
+        }
         format!(
             "{why}. Events are stored all the same, and dead letters are in their topic alone. To have no such table, say \
              clickhouse.deadLetterTable: None; to let a new one be made, move that one aside: RENAME TABLE {name} TO {}{}",
@@ -76,13 +82,15 @@ pub(crate) fn changes(
 /// The table of this pipeline's dead letters as it is; one that is asked for no longer, too.
 pub(super) fn state(spec: &TableSpec, beside: &[Beside], claim: &Claim) -> Option<LetterTableState> {
     let table = letter_table(&spec.table);
-    let there = beside.iter().find(|there| there.name == table);
-    let mark = there.and_then(|there| Mark::from_comment(&there.comment));
-    let there = match &mark {
-        Some(mark) => mark.owner == claim.owner,
-        None => there.is_some() && claim.adopt && spec.dead_letters.is_some(),
+    let found = beside.iter().find(|there| there.name == table);
+    let mark = found.and_then(|there| Mark::from_comment(&there.comment));
+    let there = match (found, &mark) {
+        (_, Some(mark)) => mark.owner == claim.owner,
+        (Some(found), None) => claim.adopt && spec.dead_letters.is_some() && fits(spec, found).is_ok(),
+        (None, None) => false,
     };
-    (there || spec.dead_letters.is_some()).then_some(LetterTableState { table, there })
+    let others = found.is_some() && !there;
+    (there || spec.dead_letters.is_some()).then_some(LetterTableState { table, there, others })
 }
 
 /// More columns than are asked for are none of our business.
@@ -142,7 +150,7 @@ pub(crate) fn made(spec: &TableSpec, claim: &Claim) -> Option<Beside> {
 mod tests {
     use penstock_dataplane_config::Duration;
 
-    use super::super::super::Owner;
+    use super::super::super::{Owner, Service};
     use super::*;
 
     fn spec(days: u64) -> TableSpec {
@@ -184,16 +192,35 @@ mod tests {
             "what is there stays"
         );
 
-        let there = |spec: &TableSpec, beside: &[Beside], claim: &Claim| {
-            state(spec, beside, claim).map(|state| state.there)
+        // Whether it is there and the pipeline's, and whether it is another's.
+        let is = |spec: &TableSpec, beside: &[Beside], claim: &Claim| {
+            state(spec, beside, claim).map(|state| (state.there, state.others))
+        };
+        let unmarked = Beside {
+            comment: "my own".into(),
+            ..made.clone()
+        };
+        let unfit = Beside {
+            columns: Vec::new(),
+            ..unmarked.clone()
         };
         let made = [made];
-        assert_eq!(there(&spec(30), &made, &claim(false)), Some(true));
-        assert_eq!(there(&none, &made, &claim(false)), Some(true), "it holds letters");
-        assert_eq!(there(&spec(30), &[], &claim(false)), Some(false));
-        assert_eq!(there(&none, &[], &claim(false)), None);
         let other = Claim::new(Owner::new("c", "growth", "other"), true);
-        assert_eq!(there(&none, &made, &other), None);
+        let (ours, others, missing) = (Some((true, false)), Some((false, true)), Some((false, false)));
+        assert_eq!(is(&spec(30), &made, &claim(false)), ours);
+        assert_eq!(is(&none, &made, &claim(false)), ours, "it holds letters");
+        assert_eq!(is(&spec(30), &[], &claim(false)), missing);
+        assert_eq!(is(&none, &[], &claim(false)), None);
+        assert_eq!(is(&spec(30), &made, &other), others);
+        assert_eq!(is(&none, &made, &other), None);
+        for (there, adopt, expected) in [
+            (&unmarked, true, ours),
+            (&unmarked, false, others),
+            (&unfit, true, others),
+        ] {
+            let there = std::slice::from_ref(there);
+            assert_eq!(is(&spec(30), there, &claim(adopt)), expected, "{there:?}");
+        }
     }
 
     #[test]
@@ -239,6 +266,18 @@ mod tests {
         ] {
             assert!(said.contains(word), "{said}");
         }
+        let failed = ProvisionError::Rejected {
+            service: Service::ClickHouse,
+            detail: "Not enough privileges".into(),
+        };
+        let said = spec(30).without_letters(&failed);
+        assert!(
+            said.contains(
+                "`events_dead_letters` is not as asked: ClickHouse refused: Not enough privileges. Events are"
+            ) && said.contains("deadLetterTable: None")
+                && !said.contains("RENAME"),
+            "{said}"
+        );
         let mut more = ours;
         more.columns.push(("note".into(), "String".into()));
         assert_eq!(changes(&spec(30), &[more], &claim(false)), Ok(None));

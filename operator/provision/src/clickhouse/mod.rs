@@ -297,9 +297,8 @@ fn create_event_table(spec: &TableSpec, comment: &str) -> String {
 
 async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Ensured, ProvisionError> {
     let outcome = ensure_events(server, spec, claim).await?;
-    let ChangesBeside { steps, letters } =
-        changes_beside(spec, &observe::beside(server, spec).await?, claim)?;
-    let changed = run(server, steps).await?;
+    let changes = changes_beside(spec, &observe::beside(server, spec).await?, claim)?;
+    let (changed, letters) = make_beside(server, changes).await?;
     let outcome = match outcome {
         Outcome::Unchanged if !changed.is_empty() => Outcome::Updated(changed),
         Outcome::Updated(before) => Outcome::Updated([before, changed].concat()),
@@ -311,9 +310,10 @@ async fn ensure(server: &Server, spec: &TableSpec, claim: &Claim) -> Result<Ensu
 /// What to do beside the event table.
 #[derive(Debug)]
 pub(super) struct ChangesBeside {
+    /// For rollups.
     pub(super) steps: Vec<Step>,
-    /// Why none of them makes the table of dead letters.
-    pub(super) letters: Option<ProvisionError>,
+    /// For the table of dead letters, or why there is none for it. It comes last, and keeps nothing else.
+    pub(super) letters: Result<Option<Step>, ProvisionError>,
 }
 
 /// What to do so that all that is asked for beside the event table is there.
@@ -322,15 +322,24 @@ pub(super) fn changes_beside(
     beside: &[Beside],
     claim: &Claim,
 ) -> Result<ChangesBeside, ProvisionError> {
-    let (step, letters) = match letters::changes(spec, beside, claim) {
-        Ok(step) => (step, None),
-        Err(refused) => (None, Some(refused)),
-    };
-    let rollups = rollup::changes(spec, beside, claim)?;
     Ok(ChangesBeside {
-        steps: step.into_iter().chain(rollups).collect(),
-        letters,
+        steps: rollup::changes(spec, beside, claim)?,
+        letters: letters::changes(spec, beside, claim),
     })
+}
+
+/// Takes them; what was done, and why the table of dead letters is not as asked.
+async fn make_beside(
+    server: &Server,
+    changes: ChangesBeside,
+) -> Result<(Vec<String>, Option<ProvisionError>), ProvisionError> {
+    let mut done = run(server, changes.steps).await?;
+    let letters = match changes.letters {
+        Ok(step) => run(server, step).await,
+        Err(refused) => Err(refused),
+    };
+    let failed = letters.map(|made| done.extend(made)).err();
+    Ok((done, failed))
 }
 
 /// The database and the event table.
@@ -384,7 +393,7 @@ pub(super) fn refused(spec: &TableSpec, refusal: Refusal) -> Result<Vec<Step>, P
 }
 
 /// Takes the steps; what was done.
-async fn run(server: &Server, steps: Vec<Step>) -> Result<Vec<String>, ProvisionError> {
+async fn run(server: &Server, steps: impl IntoIterator<Item = Step>) -> Result<Vec<String>, ProvisionError> {
     let mut done = Vec::new();
     for step in steps {
         server.execute(&step.statement).await?;
@@ -502,5 +511,73 @@ async fn drop_table(server: &Server, spec: &TableSpec, table: &str) -> Result<()
             server.within(STATEMENT, unguarded.execute()).await
         }
         other => other.map_err(|error| failure::of(&server.url, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_crds::Reason;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Refuses statements that speak of dead letters, and takes all others.
+    async fn refusing_letters(listener: TcpListener) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+            // Each statement here is one word, which the body ends with.
+            while !request.ends_with(b"LETTERS") && !request.ends_with(b"ROLLUP") {
+                match stream.read(&mut piece).await {
+                    Ok(read @ 1..) => request.extend_from_slice(&piece[..read]),
+                    _ => break,
+                }
+            }
+            let (status, body) = match request.ends_with(b"LETTERS") {
+                true => ("500 Refused", "Code: 497. DB::Exception: Not enough privileges."),
+                false => ("200 OK", ""),
+            };
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_of_dead_letters_that_cannot_be_made_keeps_no_rollup() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let served = tokio::spawn(refusing_letters(listener));
+        let server = Server::new(&url, &ClientTls::default(), None, None, ("test", "1")).unwrap();
+        let step = |statement: &str, does: &str| Step {
+            statement: statement.into(),
+            does: does.into(),
+        };
+        let changes = |letters| ChangesBeside {
+            steps: vec![step("ROLLUP", "rollup made")],
+            letters,
+        };
+        for (letters, reason) in [
+            (Ok(None), None),
+            (
+                Ok(Some(step("LETTERS", "letters made"))),
+                Some(Reason::ClickHouseRejected),
+            ),
+            (
+                Err(ProvisionError::SchemaConflict("no".into())),
+                Some(Reason::SchemaConflict),
+            ),
+        ] {
+            let (done, failed) = make_beside(&server, changes(letters)).await.unwrap();
+            assert_eq!(
+                (done, failed.map(|why| why.reason())),
+                (vec!["rollup made".into()], reason)
+            );
+        }
+        let both = changes(Ok(Some(step("ROLLUP", "letters made"))));
+        let (done, failed) = make_beside(&server, both).await.unwrap();
+        assert_eq!((done.len(), failed), (2, None));
+        served.abort();
     }
 }

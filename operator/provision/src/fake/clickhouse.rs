@@ -119,7 +119,8 @@ fn engine_full(window: u32) -> String {
 impl State {
     fn ensure(&mut self, spec: &TableSpec, claim: &Claim) -> Result<Ensured, ProvisionError> {
         let outcome = self.ensure_events(spec, claim)?;
-        let ChangesBeside { steps, letters } = changes_beside(spec, &self.beside(spec), claim)?;
+        let ChangesBeside { mut steps, letters } = changes_beside(spec, &self.beside(spec), claim)?;
+        let letters = letters.map(|step| steps.extend(step)).err();
         if steps.is_empty() {
             return Ok(Ensured { outcome, letters });
         }

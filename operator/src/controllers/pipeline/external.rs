@@ -41,7 +41,7 @@ impl<T: PartialEq> Known<T> {
 #[derive(Clone, Debug, Default)]
 struct Memory {
     topics: Option<(Known<Target>, TopicState)>,
-    /// With why dead letters have no table.
+    /// With why that of dead letters is not as asked.
     table: Option<(Known<Target>, Option<ProvisionError>)>,
     quotas: Option<Known<Vec<QuotaEntry>>>,
 }
@@ -70,7 +70,7 @@ impl Memories {
     /// Whether the table of dead letters was last found to be none that consumers may write to.
     pub(crate) fn letters_refused(&self, uid: &str, target: &Target) -> bool {
         let table = self.get(uid).table;
-        table.is_some_and(|(known, letters)| known.of == *target && letters.is_some())
+        table.is_some_and(|(known, letters)| known.of == *target && refused(letters.as_ref()))
     }
 
     pub(crate) fn forget(&self, uid: &str) {
@@ -94,12 +94,14 @@ pub(crate) struct External {
     pub tables: Statement,
     /// Events have their table; `tables` may speak of that of dead letters.
     pub has_table: bool,
+    /// Why the table of dead letters is not as asked, where events have theirs.
+    pub letters: Option<ProvisionError>,
     /// That of dead letters is none that consumers may write to.
     pub letters_refused: bool,
     pub quotas: Statement,
     pub durable: Statement,
     pub notes: Vec<Note>,
-    /// Failures of topics, table and quotas.
+    /// Failures of topics, table and quotas; that of dead letters is none of them.
     pub failures: Vec<ProvisionError>,
 }
 
@@ -113,6 +115,12 @@ impl External {
     /// Whether a failure is there to stay until someone changes something.
     pub(crate) fn permanent(&self) -> bool {
         self.failures.iter().any(|f| f.class() == Class::Permanent)
+    }
+
+    /// Whether something failed that is to be tried again soon. Dead letters are that only where it passes by itself: what
+    /// stays is looked at with all else.
+    pub(crate) fn passing(&self) -> bool {
+        !self.failures.is_empty() || self.letters.as_ref().is_some_and(passes)
     }
 }
 
@@ -167,12 +175,18 @@ pub(crate) async fn ensure(
         }
     };
     let has_table = table.is_ok();
+    let mut missing = None;
     let tables = match table {
         Ok((known, letters, done)) => {
             notes.extend(done);
             let statement = tables(&wanted.target.table, letters.as_ref());
-            failures.extend(letters.clone());
-            next.table = Some((known, letters));
+            // What passes is tried again at the next look, not when all is.
+            let known = match letters.as_ref().is_some_and(passes) {
+                true => stale(known),
+                false => known,
+            };
+            next.table = Some((known, letters.clone()));
+            missing = letters;
             statement
         }
         Err(error) => {
@@ -182,7 +196,10 @@ pub(crate) async fn ensure(
             failed(ConditionType::TablesReady, error, &mut failures)
         }
     };
-    let letters_refused = matches!(&next.table, Some((_, Some(_))));
+    let letters_refused = next
+        .table
+        .as_ref()
+        .is_some_and(|(_, letters)| refused(letters.as_ref()));
     let quotas = match quotas {
         Ok(None) => {
             let message = "no Redis is configured: every pod enforces its own share of the limits";
@@ -202,12 +219,23 @@ pub(crate) async fn ensure(
         topics,
         tables,
         has_table,
+        letters: missing,
         letters_refused,
         quotas,
         durable,
         notes,
         failures,
     }
+}
+
+/// Whether consumers may not write to the table of dead letters. One that could not be made or changed they try: to tell
+/// them otherwise, and then again, would roll them out twice.
+fn refused(letters: Option<&ProvisionError>) -> bool {
+    letters.is_some_and(ProvisionError::is_refusal)
+}
+
+fn passes(error: &ProvisionError) -> bool {
+    error.class() == Class::Transient
 }
 
 fn stale<T>(known: Known<T>) -> Known<T> {
@@ -486,13 +514,42 @@ mod tests {
             topics: yes(ConditionType::TopicsReady),
             tables: said,
             has_table: true,
-            letters_refused: true,
+            letters_refused: refused(Some(&why)),
+            letters: Some(why),
             quotas: yes(ConditionType::QuotasReady),
             durable: yes(ConditionType::Durable),
             notes: Vec::new(),
-            failures: vec![why],
+            failures: Vec::new(),
         };
-        assert!(external.provisioned() && external.permanent());
+        assert!(external.provisioned() && external.letters_refused);
+        assert!(
+            !external.permanent() && !external.passing(),
+            "looked at now and then"
+        );
+        let away = |service| ProvisionError::Unavailable {
+            service,
+            address: "a:1".into(),
+            detail: "no answer".into(),
+        };
+        let beside = External {
+            failures: vec![away(Service::Redis)],
+            ..external.clone()
+        };
+        assert!(
+            beside.passing() && !beside.permanent(),
+            "the other is tried again soon"
+        );
+        let unmade = External {
+            letters: Some(away(Service::ClickHouse)),
+            ..external.clone()
+        };
+        assert!(unmade.passing() && !unmade.permanent());
+        // Consumers are told to write to what could not be made yet.
+        let rejected = ProvisionError::Rejected {
+            service: Service::ClickHouse,
+            detail: "no".into(),
+        };
+        assert!(!refused(unmade.letters.as_ref()) && !refused(Some(&rejected)) && !refused(None));
         let without = External {
             has_table: false,
             ..external

@@ -435,7 +435,7 @@ async fn conclude(
         || found.incomplete.is_some()
         || found.external.as_ref().is_some_and(External::permanent)
         || failure.as_ref().is_some_and(|f| !f.passes());
-    let transient = failure.is_some() || found.external.as_ref().is_some_and(|e| !e.failures.is_empty());
+    let transient = failure.is_some() || found.external.as_ref().is_some_and(External::passing);
     if let Some(error) = &failure {
         tracing::warn!(pipeline = subject.path(), %error, "a pipeline could not be made so; trying again");
     }
@@ -477,6 +477,19 @@ async fn say(
         events
             .normal(pipeline, Reason::Available, "Reconcile", "the pipeline is ready")
             .await;
+    }
+    if let Some(why) = seen.external.and_then(|external| external.letters.as_ref()) {
+        // Ready does not tell of it.
+        metrics.failed(CONTROLLER, why.reason());
+        let tables = |status: &IngestionPipelineStatus| {
+            let condition = find(&status.conditions, ConditionType::TablesReady)?;
+            (condition.reason == why.reason().as_str()).then(|| condition.message.clone())
+        };
+        if let (None, Some(message)) = (pipeline.status.as_ref().and_then(tables), tables(&status)) {
+            events
+                .warning(pipeline, why.reason(), "ProvisionTable", message)
+                .await;
+        }
     }
     let degraded = |status: &IngestionPipelineStatus| {
         find(&status.conditions, ConditionType::DurabilityDegraded)

@@ -2,7 +2,8 @@
 //!
 //! Ready = the spec is valid, what it needs exists, its workloads are available. It stays true through a rolling update
 //! that keeps pods available; `Reconciling` tells the rest. Redis is not part of it: pods go on without. Nor is Kafka
-//! where pods keep events in a spool while it is away; `DurabilityDegraded` tells that they do.
+//! where pods keep events in a spool while it is away; `DurabilityDegraded` tells that they do. Nor is the table of dead
+//! letters, which are in their topic; `TablesReady` tells.
 
 use k8s_openapi::jiff::Timestamp;
 use penstock_crds::pipeline::{EndpointStatus, Protocol, ReplicaStatus};
@@ -60,8 +61,7 @@ fn conditions(pipeline: &IngestionPipeline) -> &[Condition] {
 
 /// Whether the workloads were available when last looked at.
 pub(crate) fn was_available(pipeline: &IngestionPipeline) -> bool {
-    find(conditions(pipeline), ConditionType::WorkloadsAvailable)
-        .is_some_and(|c| c.status == ConditionStatus::True)
+    find(conditions(pipeline), ConditionType::WorkloadsAvailable).is_some_and(holds)
 }
 
 /// The status to store.
@@ -80,7 +80,12 @@ pub(crate) fn status(
     let quotas = or_before(ConditionType::QuotasReady, seen.external.map(|e| &e.quotas));
     let durable = or_before(ConditionType::Durable, seen.external.map(|e| &e.durable));
     let workloads = or_before(ConditionType::WorkloadsAvailable, seen.workloads.as_ref());
-    let ready = ready(seen, [&topics, &tables, &workloads]);
+    // Nobody has looked: events of a pipeline that was ready have their table, whatever `TablesReady` says.
+    let was_ready = || find(conditions(pipeline), ConditionType::Ready).is_some_and(holds);
+    let has_table = seen
+        .external
+        .map_or_else(was_ready, |external| external.has_table);
+    let ready = ready(seen, [&topics, &tables, &workloads], has_table);
     let stalled = stalled(seen, &ready);
     let mut statements = vec![ready.clone(), topics, tables, quotas, workloads, durable];
     statements.extend(seen.degraded.clone());
@@ -128,7 +133,12 @@ pub(crate) fn status(
     }
 }
 
-fn ready(seen: &Observation<'_>, needed: [&Statement; 3]) -> Statement {
+fn holds(condition: &Condition) -> bool {
+    condition.status == ConditionStatus::True
+}
+
+/// `has_table`: events have theirs; then `TablesReady` speaks of that of dead letters, which nothing waits for.
+fn ready(seen: &Observation<'_>, needed: [&Statement; 3], has_table: bool) -> Statement {
     let no = |reason, message: String| Statement::new(ConditionType::Ready, false, reason, message);
     if let Some(what) = seen.deleting {
         return no(Reason::Deleting, what.to_owned());
@@ -145,7 +155,11 @@ fn ready(seen: &Observation<'_>, needed: [&Statement; 3]) -> Statement {
     }
     // An outage that the spools bridge takes nothing away from whoever sends.
     let bridged = |s: &Statement| seen.bridges_outages && s.reason == Reason::KafkaUnavailable;
-    let needed: Vec<&Statement> = needed.into_iter().filter(|s| !bridged(s)).collect();
+    let of_letters = |s: &Statement| has_table && s.about == ConditionType::TablesReady;
+    let needed: Vec<&Statement> = needed
+        .into_iter()
+        .filter(|s| !bridged(s) && !of_letters(s))
+        .collect();
     if let Some(statement) = needed
         .iter()
         .find(|s| s.about != ConditionType::WorkloadsAvailable && !s.holds())
@@ -198,7 +212,7 @@ fn endpoints(pipeline: &IngestionPipeline, subject: &Subject) -> Vec<EndpointSta
 /// Why the pipeline is not ready, if it is not.
 pub(crate) fn failing(status: &IngestionPipelineStatus) -> Option<(Reason, String)> {
     let ready = find(&status.conditions, ConditionType::Ready)?;
-    if ready.status == ConditionStatus::True {
+    if holds(ready) {
         return None;
     }
     let reason = reason(&ready.reason)?;
@@ -248,6 +262,7 @@ mod tests {
             topics,
             tables: yes(ConditionType::TablesReady),
             has_table: true,
+            letters: None,
             letters_refused: false,
             quotas: Statement::new(ConditionType::QuotasReady, false, Reason::RedisUnavailable, ""),
             durable: Statement::new(ConditionType::Durable, false, Reason::SingleReplica, ""),
@@ -398,6 +413,73 @@ mod tests {
         };
         let said = words(&status(&pipeline, &Subject::of(&pipeline), &without_pods));
         assert_eq!(said[0], "Ready=False/PodsUnavailable");
+    }
+
+    #[test]
+    fn dead_letters_without_their_table_leave_the_pipeline_ready() {
+        let mut pipeline = pipeline();
+        let why = ProvisionError::Unmarked {
+            thing: "table growth.events_dead_letters".into(),
+        };
+        let refused = |has_table| External {
+            tables: Statement::new(ConditionType::TablesReady, false, why.reason(), why.to_string()),
+            has_table,
+            letters: has_table.then(|| why.clone()),
+            letters_refused: has_table,
+            failures: if has_table { vec![] } else { vec![why.clone()] },
+            ..external(None)
+        };
+        let unavailable = || {
+            let about = ConditionType::WorkloadsAvailable;
+            Some(Statement::new(about, false, Reason::PodsUnavailable, "no pod"))
+        };
+        for (has_table, workloads, expected) in [
+            (true, available(), ["Ready=True/Available", ""]),
+            (
+                true,
+                unavailable(),
+                ["Ready=False/PodsUnavailable", "Reconciling=True/PodsUnavailable"],
+            ),
+            (
+                false,
+                available(),
+                ["Ready=False/AdoptionRefused", "Stalled=True/AdoptionRefused"],
+            ),
+        ] {
+            let external = refused(has_table);
+            let seen = Observation {
+                external: Some(&external),
+                workloads,
+                ..nothing()
+            };
+            let said = words(&status(&pipeline, &Subject::of(&pipeline), &seen));
+            let last = said.get(6).map_or("", String::as_str);
+            assert_eq!([said[0].as_str(), last], expected);
+            assert_eq!(said[2], "TablesReady=False/AdoptionRefused");
+        }
+
+        // While it is paused nobody looks, and it stays what it is.
+        for (has_table, ready) in [
+            (true, "Ready=True/Available"),
+            (false, "Ready=False/AdoptionRefused"),
+        ] {
+            let external = refused(has_table);
+            let seen = Observation {
+                external: Some(&external),
+                workloads: available(),
+                ..nothing()
+            };
+            pipeline.status = Some(status(&pipeline, &Subject::of(&pipeline), &seen));
+            let unseen = Observation {
+                workloads: available(),
+                ..nothing()
+            };
+            let said = words(&status(&pipeline, &Subject::of(&pipeline), &unseen));
+            assert_eq!(
+                [said[0].as_str(), said[2].as_str()],
+                [ready, "TablesReady=False/AdoptionRefused"]
+            );
+        }
     }
 
     #[test]
