@@ -79,7 +79,7 @@ pub const CODES: [(u8, &str); 8] = [
     (2, "it was called wrongly"),
     (
         3,
-        "what was named does not exist: the pipeline, its topic, the letter",
+        "what was named does not exist: a pipeline, its topic or table, an App, a column or rollup, a letter",
     ),
     (
         4,

@@ -78,7 +78,7 @@ words! {
         /// The topic and its dead-letter topic exist as the spec says.
         TopicsReady,
         /// The database and the table exist as the spec says, and what is beside it. Where only the table of dead letters does
-        /// not, events are stored and pods are rolled out all the same.
+        /// not, this is false, and `Ready` stays true: events are stored and pods are rolled out all the same.
         TablesReady,
         /// The limits of the bound Apps are in Redis, where the pods share their usage.
         QuotasReady,

@@ -17,15 +17,53 @@ pub fn page() -> String {
         "<!-- Generated from crds/src by `cargo run -p penstock-crds`. Change it there. -->\n\
          # Resources\n\n\
          Group `penstock.dev`, version `v1alpha1`. `kubectl explain app.spec` shows the same text. A default is in the\n\
-         schema, so `kubectl get -o yaml` shows what is in force. A rule is checked by the API server: what breaks it is\n\
-         refused with its sentence.\n",
+         schema, so `kubectl get -o yaml` shows what is in force. `required` in a group that may be left out: where the group\n\
+         is given. A rule is checked by the API server: what breaks it is refused with its sentence.\n",
     );
     for definition in generate::definitions() {
         kind(&mut page, &definition);
     }
+    page.push_str(OBJECTS);
+    page.push_str(ANNOTATIONS);
     words(&mut page);
     page
 }
+
+/// What the operator makes (`controllers/pipeline/build` of it), by name.
+const OBJECTS: &str = "
+## What is made of a pipeline
+
+Of a pipeline NAME, in its namespace, each object with the label `penstock.dev/pipeline: NAME`. One of such a name that somebody
+else has made is left alone, and `Ready` says so.
+
+| name | kind | |
+|---|---|---|
+| `NAME-ingest` | Deployment; with `ingest.spool` StatefulSet | the pods that take events |
+| | Service | where they are sent, port 8080 |
+| | PodDisruptionBudget, ServiceAccount | one pod at a time may be evicted; the account has no rights |
+| | ConfigMap; with `ingest.spool` its name is `NAME-ingest-spool` | what the pods read when they start |
+| | Secret, where they need one | their users, passwords and certificates for Kafka, Redis and ClickHouse |
+| `NAME-consume` | Deployment, PodDisruptionBudget, ServiceAccount, ConfigMap, Secret | the same of the pods that store events |
+| `NAME-apps` | ConfigMap | the Apps: their limits, and digests of their keys. Running pods read it again |
+| `spool-NAME-ingest-N` | PersistentVolumeClaim | with `ingest.spool`: of the pod N. It stays when the pipeline is deleted, but for `deletionPolicy: Delete` |
+| `NAME-drain-N` | Job, configured by the ConfigMap `NAME-drain` | brings to Kafka what is on a claim that no pod has any more |
+
+Outside: the topics and tables that the status names, and the consumer groups `penstock.NAMESPACE.NAME` and, for the table of dead
+letters, `penstock.NAMESPACE.NAME.dead-letters`. Of an App NAME the Secret `NAME-KEY` is made for each key without a `secretRef`.
+";
+
+/// What a person, or the command line, tells the operator beside the spec.
+const ANNOTATIONS: &str = "
+## Annotations
+
+| annotation | of | what it does |
+|---|---|---|
+| `penstock.dev/paused: \"true\"` | App, IngestionPipeline | As long as the annotation is there, nothing is written for the object, in Kubernetes or outside. Pods run on, those of a paused pipeline with the Apps that they know; the status is kept up; a deletion goes on. |
+| `penstock.dev/paused-by: penstock-replay` | IngestionPipeline | Set together with `paused` by `penstock replay`, so that it goes on with what it has paused itself, and not with what a person has. Who removes one removes both. |
+| `penstock.dev/force-delete: \"true\"` | IngestionPipeline | With `deletionPolicy: Delete`: what of topics, groups and tables cannot be deleted stays, and the pipeline goes. |
+| `penstock.dev/apply-schema: FINGERPRINT` | IngestionPipeline | Agrees to the statements that the message of `TablesReady` shows with this fingerprint. |
+| `penstock.dev/grow-partitions: NUMBER` | IngestionPipeline | With `recordFormat: Single`: agrees that the topic grows to this number of partitions, which `kafka.partitions` has to say, too. |
+";
 
 fn kind(page: &mut String, definition: &CustomResourceDefinition) {
     let names = &definition.spec.names;
@@ -75,7 +113,7 @@ fn fields(page: &mut String, said: &mut String, path: &str, schema: &JSONSchemaP
             format!("{path}.{name}")
         };
         let default = match &property.default {
-            // The defaults of its members say the same, each in its own row.
+            // The defaults of its members say the same, each in its own row; where they do not, its description does.
             Some(_) if property.properties.is_some() => String::new(),
             Some(value) => format!(
                 "`{}`",

@@ -14,8 +14,8 @@ pub struct IngestionPipelineStatus {
     /// The generation that this status is about; -1 before the first look.
     #[serde(default = "crate::generate::never_observed")]
     pub observed_generation: i64,
-    /// Ready, TopicsReady, TablesReady, QuotasReady, WorkloadsAvailable, Durable; Paused, Reconciling and Stalled
-    /// while true.
+    /// Ready, TopicsReady, TablesReady, QuotasReady, WorkloadsAvailable, Durable; DurabilityDegraded, Paused, Reconciling
+    /// and Stalled while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -71,7 +71,8 @@ pub struct Kafka {
     /// What is the key of a record that is one event. An event without it has no key. Default: `UserId`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<RecordKey>,
-    /// Further settings of the topic, for example `segment.bytes`. What a field of its own says cannot be said here.
+    /// Further settings of the topic, for example `segment.bytes`. What a field of its own says cannot be said here. They are
+    /// not those of the dead-letter topic.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::topic_config")]
     #[x_kube(
@@ -82,7 +83,8 @@ pub struct Kafka {
         validation = Rule::new("!('min.insync.replicas' in self)").message("config: min.insync.replicas follows from replication")
     )]
     pub config: BTreeMap<String, String>,
-    /// The topic for what could not be stored.
+    /// The topic for what could not be stored. It has one partition, as many copies as `replication` says, and nothing of
+    /// `config`.
     #[serde(default)]
     pub dead_letter: DeadLetter,
 }

@@ -86,12 +86,12 @@ pub struct ClickHouse {
     pub rollups: Vec<Rollup>,
     /// The table `<table>_dead_letters`, for asking in SQL what could not be stored: `Managed`, it is made and filled from
     /// the dead-letter topic, and its rows go when `kafka.deadLetter.retention` says; `None`, dead letters are in their
-    /// topic alone, and a table that is there stays as it is. A table of that name that is not the pipeline's is left alone;
-    /// `TablesReady` says so, and events are stored all the same.
+    /// topic alone, and a table that is there stays as it is. A table of that name that is not the pipeline's is left alone:
+    /// `TablesReady` says so and is false, as is `Ready`, and events are stored all the same.
     #[serde(default)]
     pub dead_letter_table: DeadLetterTable,
     /// How rows are compressed on their way to ClickHouse. `LZ4` is for a network that is narrow or costs money: it takes
-    /// more CPU of the consumers than it saves anywhere.
+    /// more CPU of the consumers than it saves anywhere, and a compressed copy of what is on its way.
     #[serde(default)]
     pub compression: Compression,
 }

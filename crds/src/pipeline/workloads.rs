@@ -13,7 +13,8 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// The HTTP contracts that are spoken: `Native` (`/v1/events`, `/v1/events/batch`, `/api/attribution/*`), `Segment`
-    /// (`/segment/v1/*`, `/v1/batch`), `Envelope` (`/api/v1/events`).
+    /// (`/segment/v1/*`, and the same calls below `/v1/`: `/v1/batch`, `/v1/track` and so on), `Envelope`
+    /// (`/api/v1/events`).
     #[serde(default = "Endpoint::default_protocols")]
     #[schemars(length(min = 1, max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -83,10 +84,11 @@ pub enum Protocol {
         .field_path(".spool")
 )]
 pub struct Ingest {
-    /// How many pods.
+    /// How many pods. Default: 2.
     #[serde(default = "Ingest::default_scaling")]
     pub scaling: Scaling,
-    /// What each pod may use.
+    /// What each pod may use. Default: `100m` and `64Mi` are reserved, and `256Mi` of memory are the most. Where it is given,
+    /// what it leaves out is not set.
     #[serde(default = "Ingest::default_resources")]
     pub resources: Resources,
     /// Networks of proxies in front of the pods, as CIDRs: what they say in X-Forwarded-For counts as the address
@@ -258,10 +260,11 @@ impl SpoolVolume {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Consume {
-    /// How many pods; at most as many as the topic has partitions.
+    /// How many pods; at most as many as the topic has partitions. Default: 1.
     #[serde(default = "Consume::default_scaling")]
     pub scaling: Scaling,
-    /// What each pod may use.
+    /// What each pod may use. Default: `100m` and `128Mi` are reserved, and `1Gi` of memory is the most. Where it is given,
+    /// what it leaves out is not set.
     #[serde(default = "Consume::default_resources")]
     pub resources: Resources,
     /// When a batch is full.
@@ -414,7 +417,8 @@ pub struct IngestLimits {
     #[serde(default = "IngestLimits::default_batch")]
     #[schemars(range(min = 1, max = 10_000))]
     pub batch: i32,
-    /// All bodies and groups of a pod in flight together; over it requests wait up to 1 s, then get 503.
+    /// All bodies and groups of a pod in flight together, a request with three times its bytes and 1 kB; over it requests
+    /// wait up to 1 s, then get 503.
     #[serde(default = "IngestLimits::default_memory")]
     #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
     pub memory: ByteSize,
@@ -422,7 +426,7 @@ pub struct IngestLimits {
     #[serde(default = "IngestLimits::default_connections")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: i32,
-    /// From the first byte of a request to its answer.
+    /// From a request's head to its answer.
     #[serde(default = "IngestLimits::default_request_timeout")]
     #[schemars(with = "String", length(max = 8), regex(pattern = schema::SHORT_DURATION))]
     pub request_timeout: Duration,

@@ -196,7 +196,7 @@ impl ClickHouseTarget {
 pub enum Protocol {
     /// `/v1/events`, `/v1/events/batch`, and the same two under `/api/attribution`.
     Native,
-    /// `/segment/v1/*` and `/v1/batch`.
+    /// `/segment/v1/*`, and the same calls below `/v1/`.
     Segment,
     /// `/api/v1/events`: the replaced platform's envelope, with its answers and codes.
     Envelope,
@@ -221,11 +221,12 @@ pub struct IngestLimits {
     pub event: ByteSize,
     /// Events in one request.
     pub batch: u32,
-    /// All bodies and groups in flight together; over it requests wait up to 1 s, then get 503.
+    /// All bodies and groups in flight together, a request with three times its bytes and 1 kB; over it requests wait up to
+    /// 1 s, then get 503.
     pub memory: ByteSize,
     /// Connections of the process; one more gets 503 and is closed.
     pub connections: u32,
-    /// From the first byte of a request to its answer; must exceed `kafka_timeout`.
+    /// From a request's head to its answer; must exceed `kafka_timeout` by at least 1 s.
     pub request_timeout: Duration,
     /// How long a produced group may wait for its acknowledgement before the answer is 503.
     pub kafka_timeout: Duration,
