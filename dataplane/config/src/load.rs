@@ -6,7 +6,7 @@
 //!
 //! A variable `PENSTOCK_KAFKA__DEAD_LETTER_TOPIC` sets `kafka.deadLetterTopic`: `__` descends, `_` joins words. Its
 //! value takes the type of the field it lands on. Unknown fields refuse, in the file as in the environment; only a
-//! variable whose first word names no field at all is passed over with a warning, because other programs of
+//! variable without `__` that names no field at all is passed over with a warning, because other programs of
 //! Penstock have variables of their own.
 
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ pub fn load<C: Config>(yaml: &str, environment: &Environment) -> Result<Loaded<C
     // Inside a cluster the kubelet's service variables share the old names (a Service called `redis` makes
     // REDIS_PORT), so there the old names mean nothing.
     if !environment.contains_key("KUBERNETES_SERVICE_HOST") {
-        replaced::fill(&mut tree, environment, &mut warnings);
+        replaced::fill(&mut tree, C::SERVES, environment, &mut warnings);
     }
     let mut overrides = overrides(environment)?;
     let config: C = loop {

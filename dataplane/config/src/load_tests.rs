@@ -213,6 +213,44 @@ fn replaced_variables_fill_gaps_outside_a_cluster_only() {
 }
 
 #[test]
+fn a_port_for_clients_is_nothing_to_a_role_without_any() {
+    for variable in ["PORT", "SERVICE_PORT"] {
+        let loaded = load::<ConsumeConfig>(CONSUME, &environment(&[(variable, "8081")])).unwrap();
+        let said = format!("{variable} is ignored");
+        assert!(loaded.warnings[0].contains(&said), "{:?}", loaded.warnings);
+    }
+}
+
+/// What docs/by-hand.md shows is taken, and says of the defaults what they are.
+#[test]
+fn the_files_of_the_guide_are_taken() {
+    let guide = include_str!("../../../docs/by-hand.md");
+    let files: Vec<&str> = guide
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    let [shown, apps, consume] = files[..] else {
+        panic!("{} files of YAML", files.len());
+    };
+    let nothing = Environment::new();
+    let mut shown = load::<IngestConfig>(shown, &nothing).unwrap().config;
+    assert!(shown.redis.take().is_some());
+    shown.apps_file = "/etc/penstock/apps/apps.yaml".into();
+    assert_eq!(shown, ingest("", &[]).unwrap().config, "the defaults");
+    let apps = load::<crate::AppsFile>(apps, &nothing).unwrap().config;
+    assert_eq!(apps.apps[0].keys[0].name, "web");
+    let shown = load::<ConsumeConfig>(consume, &nothing).unwrap().config;
+    let defaults = load::<ConsumeConfig>(CONSUME, &nothing).unwrap().config;
+    assert_eq!(shown.batch, defaults.batch);
+    assert_eq!(shown.group_protocol, defaults.group_protocol);
+    assert_eq!(
+        shown.clickhouse.insert_timeout,
+        defaults.clickhouse.insert_timeout
+    );
+}
+
+#[test]
 fn the_effective_configuration_reads_back_as_itself() {
     let extra =
         "redis: {address: 'redis:6379'}\ntls: {certFile: a, keyFile: b}\ntrustedProxies: [10.0.0.0/8]\n";

@@ -65,8 +65,19 @@ enum Reading {
 }
 
 /// Fills `tree` from the old names in `environment`.
-pub(crate) fn fill(tree: &mut Map<String, Value>, environment: &Environment, warnings: &mut Vec<String>) {
+pub(crate) fn fill(
+    tree: &mut Map<String, Value>,
+    serves: bool,
+    environment: &Environment,
+    warnings: &mut Vec<String>,
+) {
     for (variable, path, reading) in SETTINGS {
+        if matches!(reading, Reading::Port) && !serves {
+            if environment.contains_key(*variable) {
+                warnings.push(format!("{variable} is ignored: only ingest serves clients"));
+            }
+            continue;
+        }
         if let Some(text) = environment.get(*variable)
             && let Some(value) = read(*reading, text)
         {

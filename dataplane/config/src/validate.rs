@@ -43,6 +43,9 @@ impl fmt::Display for Violation {
 
 /// A configuration that can judge itself.
 pub trait Validate {
+    /// Whether its role has a port for clients, `listen`.
+    const SERVES: bool = false;
+
     /// Every broken rule; empty when the configuration may be used.
     fn violations(&self) -> Vec<Violation>;
 }
@@ -187,6 +190,8 @@ impl Rules {
 }
 
 impl Validate for IngestConfig {
+    const SERVES: bool = true;
+
     fn violations(&self) -> Vec<Violation> {
         let mut rules = Rules::default();
         rules.version(self.version);
