@@ -23,7 +23,7 @@ use crate::exit::{End, Result};
 use crate::place::{Given, Place};
 
 /// Why letters are dead, as `docs/record.md` says.
-pub const REASONS: [&str; 5] = ["TooOld", "Malformed", "TooLarge", "Refused", "UnknownApp"];
+pub const REASONS: [&str; 4] = ["TooOld", "Malformed", "TooLarge", "Refused"];
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Dlq {

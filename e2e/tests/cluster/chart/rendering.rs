@@ -125,13 +125,27 @@ fn alerts_and_dashboards_ask_for_metrics_that_there_are() -> Result<()> {
     let maps = of_kind(&objects, "ConfigMap");
     let dashboards = maps[0]["data"].as_object().expect("dashboards");
     assert_eq!(maps[0]["metadata"]["labels"]["grafana_dashboard"], "1");
-    let mut expressions: Vec<String> = of_kind(&objects, "PrometheusRule")[0]["spec"]["groups"]
+    let rules: Vec<&Value> = of_kind(&objects, "PrometheusRule")[0]["spec"]["groups"]
         .as_array()
         .expect("groups")
         .iter()
         .flat_map(|group| group["rules"].as_array().expect("rules"))
-        .map(|rule| rule["expr"].as_str().expect("an expression").to_owned())
         .collect();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    // Who is woken up by one finds it in the guide, and none there that is no more.
+    let guide = include_str!("../../../../docs/alerts.md");
+    let told = guide.lines().filter_map(|line| line.strip_prefix("| `Penstock"));
+    let told: Vec<String> = told
+        .filter_map(|line| {
+            Some(format!(
+                "Penstock{}",
+                line.split_once(',')?.0.replace("` | ", " ")
+            ))
+        })
+        .collect();
+    let named = |rule: &&Value| format!("{} {}", text(&rule["alert"]), text(&rule["labels"]["severity"]));
+    assert_eq!(told, rules.iter().map(named).collect::<Vec<_>>());
+    let mut expressions: Vec<String> = rules.iter().map(|rule| text(&rule["expr"])).collect();
     for (name, json) in dashboards {
         let board: Value = serde_json::from_str(json.as_str().expect("text"))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
