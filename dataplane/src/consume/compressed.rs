@@ -18,7 +18,7 @@ const BLOCK: usize = 1 << 20;
 /// What was given, in blocks.
 #[derive(Debug, Default)]
 pub(super) struct Compressed {
-    pub(super) blocks: Vec<Vec<u8>>,
+    blocks: Vec<Vec<u8>>,
     gathered: Vec<u8>,
     room: Vec<u8>,
 }

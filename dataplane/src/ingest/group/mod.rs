@@ -27,6 +27,7 @@
 mod gathering;
 mod lanes;
 mod leave;
+mod letters;
 mod pace;
 mod single;
 
@@ -34,7 +35,6 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
@@ -44,6 +44,7 @@ use uuid::Uuid;
 
 use self::gathering::Gathering;
 use self::lanes::Lanes;
+pub(crate) use self::letters::Letters;
 use self::pace::{Alarm, Pace};
 use crate::forgotten::Forgotten;
 use crate::ingest::budget::{Permit, share_of};
@@ -69,8 +70,6 @@ const REBUILD_EVERY: Duration = Duration::from_secs(1);
 /// So many records are looked at whenever something happens, more of them only so often.
 const FEW: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What a letter takes beside its bytes: its headers, and librdkafka's notes about it.
-const LETTER: usize = 1024;
 /// How long a stopping shard waits for its last acknowledgements.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 const FLUSH_STEP: Duration = Duration::from_millis(20);
@@ -128,27 +127,6 @@ pub(crate) struct Settings {
     pub(crate) outage: Outage,
     pub(crate) metrics: IngestMetrics,
     pub(crate) series: Arc<ProducerSeries>,
-}
-
-/// What dead letters take that Kafka has not answered for, of all shards, and what they may take before no more are given to
-/// it: their topic may stand still while events do not, and they shall not use up the room of these. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Letters {
-    out: Arc<AtomicUsize>,
-    most: usize,
-}
-
-impl Letters {
-    pub(crate) fn new(most: usize) -> Self {
-        Self {
-            out: Arc::default(),
-            most,
-        }
-    }
-
-    fn are_full(&self) -> bool {
-        self.out.load(Relaxed) >= self.most
-    }
 }
 
 impl Groups {
@@ -278,8 +256,8 @@ impl Groups {
                 match produced {
                     Ok(()) => {
                         flight.kafka = InKafka::Out;
-                        flight.bytes = letter.bytes.len() + LETTER;
-                        self.settings.letters.out.fetch_add(flight.bytes, Relaxed);
+                        flight.bytes = letter.bytes.len();
+                        self.settings.letters.depart(flight.bytes);
                     }
                     Err(error) => tracing::warn!(%error, "a dead letter was not produced"),
                 }
@@ -375,7 +353,7 @@ impl Groups {
             if flight.is_group {
                 state.in_flight -= 1;
             } else {
-                self.settings.letters.out.fetch_sub(flight.bytes, Relaxed);
+                self.settings.letters.arrive(flight.bytes);
             }
             if self.settings.single.is_some() && flight.is_group {
                 let partition = flight.place.partition;
