@@ -43,6 +43,8 @@ struct ByPartition {
 }
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+/// 0 to 1.
+type Ratio = Seconds;
 
 /// All metrics of the role. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ pub(super) struct ConsumeMetrics {
     pub(super) letter_table_failures: Counter,
     lag: Family<ByPartition, Gauge>,
     lag_age: Family<ByPartition, Seconds>,
-    unstored: Family<ByPartition, Seconds>,
+    unstored: Family<ByPartition, Ratio>,
     pub(super) open_intents: Gauge,
     pub(super) assigned: Gauge,
     pub(super) blocked: Gauge,

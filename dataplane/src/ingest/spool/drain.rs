@@ -175,12 +175,13 @@ impl Pass {
                 self.replace_if_dead();
             }
             if cursor.is_none() {
+                // A pass begins.
                 self.left_out.clear();
+                (self.moved, self.reading) = (false, Duration::ZERO);
             }
             if !self.drain.health.is_open() {
                 cursor = None;
                 (self.again, self.backoff) = (None, BACKOFF);
-                (self.moved, self.reading) = (false, Duration::ZERO);
                 self.doubted.clear();
                 tokio::time::sleep(CLOSED).await;
                 continue;
@@ -197,7 +198,6 @@ impl Pass {
             if window.is_empty() {
                 if self.rest().await {
                     cursor = None;
-                    (self.moved, self.reading) = (false, Duration::ZERO);
                 }
                 continue;
             }
@@ -214,7 +214,7 @@ impl Pass {
     /// came since.
     async fn rest(&mut self) -> bool {
         if self.again.is_none() && std::mem::take(&mut self.failed) {
-            self.backoff = next_backoff(self.backoff, std::mem::take(&mut self.moved));
+            self.backoff = next_backoff(self.backoff, self.moved);
             let rest = (self.reading * REST).min(LONGEST_REST).max(self.backoff);
             self.again = Some(Instant::now() + rest);
             tokio::time::sleep(BACKOFF).await;
