@@ -214,12 +214,14 @@ fn malformed_records_are_dead_letters_and_their_neighbours_are_stored() {
 #[test]
 fn records_of_others_are_dead_letters_within_the_memory_of_batches() {
     let pipeline = Pipeline::new("others", 3);
-    let records = 150_usize;
+    let records = 400_usize;
+    let mut produced = 0;
     for record in 0..records {
         // Lines that hardly shrink: what librdkafka unpacks at once is bounded by what it fetches at once.
         let numbers = (0..50_000_u64).map(|line| (line + record as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let dead: String = numbers.map(|number| format!("{number:016x}\n")).collect();
         pipeline.produce(record as i32 % 3, dead.as_bytes());
+        produced += dead.len() as u64;
     }
     pipeline.produce_events(0, 3000, 100);
     pipeline.flush();
@@ -232,9 +234,10 @@ fn records_of_others_are_dead_letters_within_the_memory_of_batches() {
     });
     assert_eq!(pipeline.letter_count(), letters as i64);
     let (_, peak) = consumer.usage();
-    println!("{} MB at most", peak / 1_000_000);
-    // The batches that ClickHouse is sent, and those of letters; 146 to 151 MB here.
-    assert!(peak < 165_000_000);
+    println!("{} MB at most, of {}", peak / 1_000_000, produced / 1_000_000);
+    // 75 MB of batches, some 20 read ahead, 30 of letters being written and 30 of those being read, and 25 without any:
+    // 150 to 196 MB, however much is sent.
+    assert!(produced > 300_000_000 && peak < 250_000_000);
 }
 
 #[test]
