@@ -279,10 +279,11 @@ fn detail(view: &PipelineView) -> String {
         let _ = writeln!(text, "{name:14}{}", harmless(what));
     };
     say("Pipeline", &format!("{}/{}", view.namespace, view.name));
-    say(
-        "Ready",
-        &format!("{}, {}: {}", word(view.ready), view.reason, view.message),
-    );
+    let mut ready = format!("{}, {}", word(view.ready), view.reason);
+    if !view.message.is_empty() {
+        let _ = write!(ready, ": {}", view.message);
+    }
+    say("Ready", &ready);
     say("Topic", &view.topic.clone().unwrap_or_else(absent));
     say(
         "Dead letters",
@@ -406,6 +407,16 @@ mod tests {
             )
         );
         assert_eq!(end(both.iter().map(|view| view.ready)), End::NotReady);
+        let ready = |view: &PipelineView| detail(view).lines().nth(1).map(str::to_owned).unwrap();
+        let without = PipelineView {
+            message: String::new(),
+            ..good[0].clone()
+        };
+        assert_eq!(ready(&without), "Ready         True, PodsUnavailable");
+        assert_eq!(
+            ready(&both[1]),
+            "Ready         False, PodsUnavailable: 1 of 2 pods"
+        );
     }
 
     #[test]
