@@ -1,12 +1,14 @@
 //! The chart: what it refuses, what it renders, what a real API server says of that, and what outlives an uninstall.
 //!
 //! ```text
+//! alerts      what alerts and dashboards ask for, and when an alert fires
 //! values      what is refused, and what the README says of the rest
 //! rendering   what comes out of a matrix of values
 //! release     install, upgrade, uninstall
 //! secrets     an operator that has all it knows from Secrets, and what changes in them
 //! ```
 
+mod alerts;
 mod release;
 mod rendering;
 mod secrets;

@@ -1,12 +1,10 @@
 //! What the chart renders, over a matrix of values.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use clap::CommandFactory;
-use penstock_crds::conditions::Reason;
 use penstock_e2e::Result;
-use penstock_e2e::trial::{APP, Trial, Turn, Volumes};
+use penstock_e2e::trial::Turn;
 use penstock_operator::settings::Args;
 use serde_json::Value;
 
@@ -107,102 +105,6 @@ fn monitoring_objects_appear_only_where_their_api_is() -> Result<()> {
     let (_, two) = chart.objects(&values, &["--api-versions", "monitoring.coreos.com/v1"]);
     let these = &of_kind(&two, "PodMonitor")[0]["spec"]["namespaceSelector"];
     assert_eq!(*these, serde_json::json!({"matchNames": ["a", "b"]}));
-    Ok(())
-}
-
-/// What alerts and dashboards ask for is what the operator and the pods of a pipeline say.
-#[test]
-fn alerts_and_dashboards_ask_for_metrics_that_there_are() -> Result<()> {
-    let kit = Turn::beside_others()?;
-    let chart = Chart {
-        kit: &kit,
-        namespace: "shop".into(),
-    };
-    let (_, objects) = chart.objects(
-        "prometheusRule: {enabled: true}\ndashboards: {enabled: true, annotations: {grafana_folder: Penstock}}\n",
-        &["--api-versions", "monitoring.coreos.com/v1"],
-    );
-    let maps = of_kind(&objects, "ConfigMap");
-    let dashboards = maps[0]["data"].as_object().expect("dashboards");
-    assert_eq!(maps[0]["metadata"]["labels"]["grafana_dashboard"], "1");
-    let rules: Vec<&Value> = of_kind(&objects, "PrometheusRule")[0]["spec"]["groups"]
-        .as_array()
-        .expect("groups")
-        .iter()
-        .flat_map(|group| group["rules"].as_array().expect("rules"))
-        .collect();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    // Who is woken up by one finds it in the guide, and none there that is no more.
-    let guide = include_str!("../../../../docs/alerts.md");
-    let told = guide.lines().filter_map(|line| line.strip_prefix("| `Penstock"));
-    let told: Vec<String> = told
-        .filter_map(|line| {
-            Some(format!(
-                "Penstock{}",
-                line.split_once(',')?.0.replace("` | ", " ")
-            ))
-        })
-        .collect();
-    let named = |rule: &&Value| format!("{} {}", text(&rule["alert"]), text(&rule["labels"]["severity"]));
-    assert_eq!(told, rules.iter().map(named).collect::<Vec<_>>());
-    let mut expressions: Vec<String> = rules.iter().map(|rule| text(&rule["expr"])).collect();
-    for (name, json) in dashboards {
-        let board: Value = serde_json::from_str(json.as_str().expect("text"))
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let panels = board["panels"].as_array().expect("panels");
-        let targets = panels
-            .iter()
-            .filter_map(|panel| panel["targets"].as_array())
-            .flatten();
-        expressions.extend(targets.map(|target| target["expr"].as_str().expect("an expression").to_owned()));
-    }
-    assert!(dashboards.len() == 2 && expressions.len() > 50);
-
-    let trial = Trial::empty(&kit, "metrics")?;
-    let _volumes = Volumes::make(&trial, &["spool-events-ingest-0"])?;
-    trial.apply(&trial.app(APP))?;
-    trial.apply(&trial.pipeline(
-        "  ingest: {scaling: {replicas: 1}, spool: {volume: {size: 1Gi}}}\n  consume: {scaling: {replicas: 1}}\n",
-    ))?;
-    trial.ready()?;
-    let sent = trial
-        .traffic(APP)?
-        .send(10, 10, 1, Duration::ZERO, Duration::from_secs(30))?;
-    trial.settle(&sent, Duration::from_secs(60))?;
-    let operator = penstock_operator::metrics::Metrics::default();
-    operator.count("App", "a/b".into(), Some("failing"));
-    operator.unreachable("kafka", 1);
-    operator.reconciled("App", Duration::ZERO);
-    operator.failed("App", Reason::SecretNotFound);
-    operator.called("kafka", "topic", None, Duration::ZERO);
-    operator.wrote("App");
-    operator.watch_failed("App");
-    let mut exposed = operator.expose().expect("text");
-    for component in ["ingest", "consume"] {
-        exposed.push_str(&trial.metrics(&trial.pods(component)?[0])?);
-    }
-    let types: BTreeMap<&str, &str> = exposed
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .collect();
-    for expression in &expressions {
-        let names: Vec<&str> = expression
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .filter(|word| word.starts_with("penstock_"))
-            .collect();
-        assert!(!names.is_empty(), "{expression}");
-        for name in names {
-            let known = match name.strip_suffix("_bucket") {
-                Some(histogram) => types.get(histogram) == Some(&"histogram"),
-                None => {
-                    // The operator's counters are named without it in OpenMetrics.
-                    let counter = name.strip_suffix("_total").unwrap_or(name);
-                    types.contains_key(name) || types.get(counter) == Some(&"counter")
-                }
-            };
-            assert!(known, "{name} of {expression}");
-        }
-    }
     Ok(())
 }
 
