@@ -22,7 +22,8 @@ use super::position::Position;
 
 /// Letters that are written at once, so that a batch of nothing else does not fill the producer's queue.
 pub const AT_ONCE: usize = 256;
-/// The longest value; a line that is longer is cut, because the broker would refuse it for ever.
+/// The longest value; a line that is longer is cut, because the broker would refuse it for ever. Half of it is sent where
+/// the broker refuses that.
 const LONGEST: usize = 900_000;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the record that a refused row came from is waited for.
@@ -116,10 +117,9 @@ impl DeadLetters {
     }
 
     async fn write_one(&self, producer: &FutureProducer, letter: &DeadLetter<'_>) -> Result<(), KafkaError> {
-        let whole = letter.value.len() <= LONGEST;
-        match self.produce(producer, letter, whole).await {
-            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) if whole => {
-                self.produce(producer, letter, false).await
+        match self.produce(producer, letter, LONGEST).await {
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => {
+                self.produce(producer, letter, LONGEST / 2).await
             }
             outcome => outcome,
         }
@@ -129,15 +129,11 @@ impl DeadLetters {
         &self,
         producer: &FutureProducer,
         letter: &DeadLetter<'_>,
-        whole: bool,
+        most: usize,
     ) -> Result<(), KafkaError> {
         let Position { offset, row } = letter.position;
         let origin = format!("{}/{}/{offset}/{row}", self.config.kafka.topic, letter.partition);
-        let kept = if whole {
-            letter.value.len()
-        } else {
-            letter.value.len().min(LONGEST / 2)
-        };
+        let kept = letter.value.len().min(most);
         let detail = match kept < letter.value.len() {
             true => format!("{} (cut from {} bytes)", letter.detail, letter.value.len()),
             false => letter.detail.to_owned(),
@@ -225,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_says_how_many_lines_it_has_where_it_has_more_than_one() {
+    fn a_letter_says_how_many_lines_it_has_and_what_was_cut() {
         let kafka: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
         kafka.create_topic("t.dlq", 1, 1).unwrap();
         let config: ConsumeConfig = serde_json::from_value(serde_json::json!({
@@ -275,5 +271,16 @@ mod tests {
             (rest["penstock-origin"].as_str(), rest["penstock-lines"].as_str()),
             ("t/0/17/1000", "3")
         );
+
+        let long = vec![b'x'; 1_200_000];
+        runtime.block_on(letters.write(&[letter(0, 1, &long)])).unwrap();
+        let cut = reader.poll(Duration::from_secs(60)).unwrap().unwrap().detach();
+        assert_eq!(cut.payload().map(<[u8]>::len), Some(LONGEST));
+        let headers = cut.headers().unwrap().iter();
+        let detail = headers
+            .filter(|header| header.key == record::DETAIL)
+            .next()
+            .unwrap();
+        assert_eq!(detail.value, Some(&b"no (cut from 1200000 bytes)"[..]));
     }
 }

@@ -160,6 +160,14 @@ mod tests {
                 Some(60),
             ),
             (500, None, &b"Code: 243."[..], Class::DiskFull, Some(243)),
+            // Of a replicated table without its Keeper.
+            (
+                500,
+                None,
+                &b"Code: 242. DB::Exception: Table is in readonly mode"[..],
+                Class::ReadOnly,
+                Some(242),
+            ),
             (403, None, &b"no"[..], Class::Denied, None),
             (503, None, &b""[..], Class::Overloaded, None),
             (500, None, &b"?"[..], Class::Server, None),

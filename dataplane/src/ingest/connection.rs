@@ -53,10 +53,10 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 const READ_AT_ONCE: usize = 64 * 1024;
 
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
-content-length: 82\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\"}";
+content-length: 97\r\n\r\n{\"status\":\"error\",\"code\":\"timeout\",\"error\":\"request timeout\",\"message\":\"too slow\",\"details\":null}";
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
-content-type: application/json\r\ncontent-length: 92\r\n\r\n\
-{\"status\":\"error\",\"code\":\"overloaded\",\"error\":\"overloaded\",\"message\":\"too many connections\"}";
+content-type: application/json\r\ncontent-length: 107\r\n\r\n\
+{\"status\":\"error\",\"code\":\"overloaded\",\"error\":\"overloaded\",\"message\":\"too many connections\",\"details\":null}";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {

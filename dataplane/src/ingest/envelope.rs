@@ -20,6 +20,8 @@ use super::native::{Owner, Refused, each_event, owned, push_with_context};
 use super::time;
 
 const USER_ID_LIMIT: usize = 255;
+/// Its clients count on it, so a larger limit of the pipeline's is for the other routes.
+const MOST_EVENTS: usize = 1000;
 
 /// Reads requests of the envelope protocol.
 pub(crate) struct Envelope<'r, O, R> {
@@ -93,7 +95,7 @@ impl<O: Owner, R: FnMut() -> Uuid> Envelope<'_, O, R> {
         each_event(
             scanner,
             &PROTOCOL,
-            self.stamp.batch_limit,
+            self.stamp.batch_limit.min(MOST_EVENTS),
             lines,
             |scanner, members, lines| self.event(scanner, members, lines),
         )

@@ -19,6 +19,10 @@ impl Owner for Shop {
 }
 
 fn read(body: &str) -> (Result<(), Refused>, Lines) {
+    read_with(body, |_| ())
+}
+
+fn read_with(body: &str, change: impl FnOnce(&mut Stamp<'_>)) -> (Result<(), Refused>, Lines) {
     let head = head_of(&Uuid::from_u128(7));
     let shared = Shared::new(
         &Sender {
@@ -28,7 +32,7 @@ fn read(body: &str) -> (Result<(), Refused>, Lines) {
         "envelope",
         Retention::default(),
     );
-    let stamp = Stamp {
+    let mut stamp = Stamp {
         app: Uuid::from_u128(7),
         head: &head,
         received_at: NOW,
@@ -40,6 +44,7 @@ fn read(body: &str) -> (Result<(), Refused>, Lines) {
         event_limit: 2000,
         batch_limit: 5,
     };
+    change(&mut stamp);
     let mut lines = Lines::default();
     let mut envelope = Envelope {
         stamp: &stamp,
@@ -67,6 +72,46 @@ fn event(changes: Value) -> Value {
 
 fn envelope(events: &[Value]) -> String {
     json!({"app_id": "shop", "events": events}).to_string()
+}
+
+#[test]
+fn a_thousand_events_are_the_most_whatever_other_routes_take() {
+    let large = |stamp: &mut Stamp<'_>| stamp.batch_limit = 5000;
+    let events = vec![event(json!({})); 1001];
+    let (result, lines) = read_with(&envelope(&events[..1000]), large);
+    assert_eq!((result, lines.seen), (Ok(()), 1000));
+    let (result, _) = read_with(&envelope(&events), large);
+    assert_eq!(result, Err(Refused::TooManyEvents(1000)));
+}
+
+#[test]
+fn a_backend_says_whose_events_they_are() {
+    let body = envelope(&[
+        event(json!({"ip": "203.0.113.9", "user_agent": "Mozilla/5"})),
+        event(json!({})),
+    ]);
+    let sender = Sender {
+        ip: "203.0.113.7",
+        user_agent: "",
+    };
+    let (result, lines) = read_with(&body, |stamp| stamp.on_behalf = Some(sender));
+    assert_eq!(result, Ok(()));
+    let text = str::from_utf8(&lines.bytes).unwrap();
+    let said: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let said: Vec<_> = said
+        .iter()
+        .map(|line| (&line["ip"], &line["user_agent"]))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (&json!("203.0.113.9"), &json!("Mozilla/5")),
+            (&json!("203.0.113.7"), &json!(""))
+        ]
+    );
 }
 
 #[test]

@@ -18,7 +18,6 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use penstock_dataplane_config::{IngestLimits, Protocol};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::histogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use tokio::sync::Semaphore;
@@ -35,6 +34,7 @@ use super::envelope::Envelope;
 use super::fate::Fate;
 use super::flaw::{Flaw, Found};
 use super::group::Groups;
+use super::histogram::Histogram;
 use super::json::Fault;
 use super::line::{Lines, Stamp};
 use super::metrics::{HttpLabels, IngestMetrics};
@@ -57,7 +57,7 @@ pub(crate) struct Handler {
 }
 
 /// What a shard serves requests with. Nothing in it is shared with another shard but counters, the budget, and the
-/// Apps in force.
+/// Apps in force with their quotas.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) apps: Arc<ArcSwap<Apps>>,
@@ -253,7 +253,7 @@ impl Handler {
                 .await
                 .unwrap_or(Fate::Failed)
         };
-        self.parts.metrics.seconds.observe(began.elapsed().as_secs_f64());
+        self.parts.metrics.seconds.observe(began.elapsed());
         rejected.iter().for_each(|one| {
             app.metrics.rejected(one.found.flaw).inc();
         });
@@ -458,7 +458,7 @@ impl Handler {
                 self.parts.metrics.http(&labels)
             });
             counter.inc();
-            histogram.observe(duration.as_secs_f64());
+            histogram.observe(duration);
         }
         if self.parts.log.wants(status, duration) {
             self.parts.log.write(Entry {

@@ -7,13 +7,13 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 
 use super::flaw::Flaw;
+use super::histogram::Histogram;
 use crate::process::Metrics;
 
 /// Seconds: from a loopback round trip to the request's deadline.
-const BUCKETS: [f64; 14] = [
+const BUCKETS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 1.0, 4.0, 10.0,
 ];
 

@@ -29,6 +29,7 @@ mod group;
 mod handler;
 mod head;
 mod health;
+mod histogram;
 mod identity;
 mod json;
 mod kafka;

@@ -296,6 +296,39 @@ fn the_good_events_of_a_batch_are_stored_and_the_bad_ones_listed() {
     assert_eq!(stored.len(), 8);
 }
 
+/// Only an envelope is refused for it.
+#[test]
+fn a_clock_that_is_far_ahead_is_put_right() {
+    let ingest = Ingest::start();
+    let ahead = "2100-01-01T00:00:00Z";
+    let native = json!({"event_type": "a", "timestamp": ahead}).to_string();
+    for (path, body) in [
+        ("/v1/events", native.clone()),
+        ("/api/attribution/track", native),
+        (
+            "/v1/batch",
+            json!({"batch": [{"type": "track", "event": "a", "userId": "u", "timestamp": ahead}]})
+                .to_string(),
+        ),
+    ] {
+        let reply = ingest.write(path, &body);
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+    }
+    for event in ingest.stored(3) {
+        assert_eq!(event["timestamp"], event["received_at"], "{event}");
+        assert_eq!(event["client_timestamp"], json!(4_102_444_800_000_i64), "{event}");
+    }
+    let envelope = json!({"app_id": SHOP, "events": [{
+        "event_id": "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f", "event_name": "a", "user_id": "u", "timestamp": ahead
+    }]});
+    let reply = ingest.write("/api/v1/events", envelope.to_string());
+    assert_eq!(
+        (reply.status, reply.body["code"].as_str()),
+        (400, Some("VALIDATION_ERROR"))
+    );
+    assert_eq!(ingest.metric("penstock_ingest_events_ahead_total"), 3.0);
+}
+
 #[test]
 fn what_is_too_old_is_kept_beside() {
     let ingest = Ingest::start();
@@ -431,6 +464,8 @@ fn over_the_quota_a_batch_is_admitted_in_part_and_then_not_at_all() {
         ),
         ("3", "0")
     );
+    let reset: u64 = reply.headers["ratelimit-reset"].parse().expect("seconds");
+    assert!((1..=86_400).contains(&reset), "the day ends in {reset} s");
     let reply = ingest.write("/v1/batch", r#"{"batch":[{"type":"track","event":"x"}]}"#);
     assert_eq!((reply.status, reply.body["code"].as_str()), (429, Some("quota")));
     assert!(reply.headers.contains_key("retry-after") && reply.body["message"].is_string());

@@ -1,4 +1,5 @@
-//! Self-clocked group commit: how the events of many requests become few records, without a timer.
+//! Self-clocked group commit: how the events of many requests become few records. Only a small group that is not alone
+//! waits for a timer ([`pace`]).
 //!
 //! A shard has at most [`IN_FLIGHT`] records on their way to Kafka. What arrives meanwhile gathers in one group,
 //! which leaves when an acknowledgement comes back or the group is full; so a lone event leaves at once, and groups

@@ -4,12 +4,12 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 
+use super::super::histogram::Histogram;
 use crate::process::Metrics;
 
 /// Seconds: from a disk with a cache of its own to one that stalls.
-const SYNC_BUCKETS: [f64; 10] = [
+const SYNC_BUCKETS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.03, 0.125, 0.5, 2.0,
 ];
 

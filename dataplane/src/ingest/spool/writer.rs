@@ -278,7 +278,7 @@ impl Spool {
         match store.append(records) {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
-                self.0.metrics.sync.observe(store.last_sync.as_secs_f64());
+                self.0.metrics.sync.observe(store.last_sync);
                 self.well();
                 kept.extend(ids.into_iter().map(Some));
             }

@@ -335,3 +335,35 @@ fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
     assert_eq!(send(&last, 1000), 0);
     Ok(())
 }
+
+#[test]
+fn pods_share_the_bytes_of_a_day() -> Result<()> {
+    const LIMIT: u64 = 100_000;
+    let kit = Turn::in_quiet()?;
+    let redis = Redis::start();
+    let setup = Setup::new(&kit)?.with_redis(redis.address());
+    setup.create_topics(1);
+    setup.write_apps(&format!("bytesPerDay: {LIMIT}"));
+    let pods = [setup.start(), setup.start()];
+    pods.iter().for_each(Ingest::wait_ready);
+    assert_eq!(send(&pods[0], 100), 100);
+    wait_for("the usage in Redis", || setup.usage() == 100);
+    // All events are equally long.
+    let each = setup.usage_of("bytes") / 100;
+    assert!(each > 0 && each * 100 < LIMIT / 2, "{each}");
+    pods.iter().for_each(Ingest::wait_exchanged);
+    let fit = LIMIT / each;
+    assert_eq!(send(&pods[1], fit), fit - 100);
+    wait_for("the usage in Redis", || setup.usage_of("bytes") == fit * each);
+    pods.iter().for_each(Ingest::wait_exchanged);
+    assert_eq!(send(&pods[0], 1) + send(&pods[1], 1), 0);
+
+    setup.write_limits(&[("bytes_per_day", &(LIMIT + 2 * each).to_string())]);
+    wait_for("the operator's limit to be in force", || send(&pods[0], 1) == 1);
+    wait_for("the usage in Redis", || {
+        setup.usage_of("bytes") == (fit + 1) * each
+    });
+    pods.iter().for_each(Ingest::wait_exchanged);
+    assert_eq!(send(&pods[1], 2), 1);
+    Ok(())
+}

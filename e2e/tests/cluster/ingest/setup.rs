@@ -215,11 +215,16 @@ impl<'a> Setup<'a> {
 
     /// Events that all processes together have reported for today.
     pub(crate) fn usage(&self) -> u64 {
+        self.usage_of("events")
+    }
+
+    /// Of `events` or `bytes`.
+    pub(crate) fn usage_of(&self, what: &str) -> u64 {
         let Some(key) = self.usage_key() else { return 0 };
         let fields: Vec<(String, u64)> = self.redis().hgetall(key).unwrap();
         fields
             .iter()
-            .filter(|(name, _)| name.ends_with(":events"))
+            .filter(|(name, _)| name.rsplit(':').next() == Some(what))
             .map(|(_, count)| count)
             .sum()
     }

@@ -41,7 +41,6 @@ fn lacking(engine: &str) -> ObservedTable {
         engine_full: format!(
             "{engine}('/a/{{uuid}}/{{shard}}', '{{replica}}', received_at) SETTINGS index_granularity = 8192"
         ),
-        default_window: 100,
         default_window_seconds: 3600,
         columns,
         ..super::plan::tests::made()

@@ -125,8 +125,10 @@ pub(super) async fn table(server: &Server, spec: &TableSpec) -> Result<Option<Ta
         .bind(&spec.database)
         .bind(&spec.table);
     let columns = server.within(ANSWER, question.fetch_all::<ColumnRow>()).await?;
-    let replicated = is_replicated(&row.engine);
-    let (default_window, default_window_seconds) = defaults(server, replicated).await?;
+    let default_window_seconds = match is_replicated(&row.engine) {
+        true => default_window_seconds(server).await?,
+        false => 0,
+    };
     Ok(Some(Table {
         comment: row.comment,
         observed: ObservedTable {
@@ -143,7 +145,6 @@ pub(super) async fn table(server: &Server, spec: &TableSpec) -> Result<Option<Ta
                     default_expression: column.default_expression,
                 })
                 .collect(),
-            default_window,
             default_window_seconds,
         },
     }))
@@ -207,36 +208,14 @@ pub(super) async fn beside(server: &Server, spec: &TableSpec) -> Result<Vec<Besi
         .collect())
 }
 
-/// What the server remembers where a table says nothing: blocks and seconds.
-async fn defaults(server: &Server, replicated: bool) -> Result<(u64, u64), ProvisionError> {
-    let (settings, blocks) = if replicated {
-        (
-            "system.replicated_merge_tree_settings",
-            "replicated_deduplication_window",
-        )
-    } else {
-        (
-            "system.merge_tree_settings",
-            "non_replicated_deduplication_window",
-        )
-    };
-    let question = server
-        .client
-        .query(&format!(
-            "SELECT name, value FROM {settings} WHERE name IN (?, ?)"
-        ))
-        .bind(blocks)
-        .bind("replicated_deduplication_window_seconds");
-    let rows = server
-        .within(ANSWER, question.fetch_all::<(String, String)>())
-        .await?;
-    let value = |name: &str| {
-        rows.iter()
-            .find(|(key, _)| key == name)
-            .and_then(|(_, value)| value.parse().ok())
-            .unwrap_or(0)
-    };
-    Ok((value(blocks), value("replicated_deduplication_window_seconds")))
+/// How long the server's replicated tables remember that say nothing about it.
+async fn default_window_seconds(server: &Server) -> Result<u64, ProvisionError> {
+    let question = server.client.query(
+        "SELECT toUInt64(value) FROM system.replicated_merge_tree_settings \
+         WHERE name = 'replicated_deduplication_window_seconds'",
+    );
+    let found = server.within(ANSWER, question.fetch_optional::<u64>()).await?;
+    Ok(found.unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -49,8 +49,7 @@ pub(crate) struct ObservedTable {
     pub partition_key: String,
     pub sorting_key: String,
     pub columns: Vec<ObservedColumn>,
-    /// What the server remembers where the table does not say.
-    pub default_window: u64,
+    /// How long a replicated table remembers where it does not say.
     pub default_window_seconds: u64,
 }
 
@@ -309,7 +308,8 @@ fn window(spec: &TableSpec, name: &str, table: &ObservedTable, ours: bool) -> Re
     } else {
         "non_replicated_deduplication_window"
     };
-    let remembered = setting_in(&table.engine_full, setting).unwrap_or(table.default_window);
+    // Consumers go by what the table says, too: what nobody wrote down may change with the server.
+    let remembered = setting_in(&table.engine_full, setting).unwrap_or(0);
     let mut wanted = Vec::new();
     let mut short = Vec::new();
     if remembered < needed {

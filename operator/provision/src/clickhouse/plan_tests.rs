@@ -33,7 +33,6 @@ pub(crate) fn made() -> ObservedTable {
                 default_expression: column.materialized.or(column.default).unwrap_or("").into(),
             })
             .collect(),
-        default_window: 0,
         default_window_seconds: 3600,
     }
 }
@@ -239,6 +238,18 @@ fn a_replicated_table_must_remember_for_a_day() {
     assert!(text.contains("remembers 3600 s and 86400 s are needed"), "{text}");
     table.default_window_seconds = 604_800;
     assert_eq!(changes(&spec(), &table, false), Ok(vec![]));
+    // Consumers go by what it says.
+    table.engine_full = table
+        .engine_full
+        .replace(" SETTINGS replicated_deduplication_window = 20000", "");
+    let Err(Refusal::Window(text)) = changes(&spec(), &table, false) else {
+        panic!()
+    };
+    assert!(
+        text.contains("remembers 0 blocks and 10000 are needed")
+            && text.ends_with("MODIFY SETTING replicated_deduplication_window = 10000"),
+        "{text}"
+    );
 }
 
 #[test]

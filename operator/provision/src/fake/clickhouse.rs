@@ -104,7 +104,6 @@ fn event_table(spec: &TableSpec) -> ObservedTable {
         partition_key: EventTable::PARTITION_BY.into(),
         sorting_key: EventTable::ORDER_BY.into(),
         columns: EVENT_COLUMNS.iter().map(described).chain(own).collect(),
-        default_window: 0,
         default_window_seconds: 3600,
     }
 }
