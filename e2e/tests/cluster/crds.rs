@@ -83,7 +83,7 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
             "apiVersion: penstock.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: fixed, namespace: {namespace}, annotations: {{penstock.dev/paused: 'true'}}}}\nspec: {spec}\n"
         )
     };
-    let pipeline = "{apps: {selector: {}}, ingest: {spool: {volume: {size: 1Gi, storageClassName: a}}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t, cluster: c}}";
+    let pipeline = "{apps: {selector: {}}, ingest: {spool: {volume: {size: 1Gi, storageClassName: a}}}, kafka: {topic: a, partitions: 6, replication: 1, deadLetter: {topic: b}}, clickhouse: {database: d, table: t, cluster: c, rollups: [{name: active, count: Users, every: Day, retention: 9d}]}}";
     let app = "{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11}";
     for (kind, spec) in [("IngestionPipeline", pipeline), ("App", app)] {
         let (accepted, said) = kubectl(&kit, &["create", "-f", "-"], &stored(kind, spec));
@@ -143,6 +143,16 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
         ),
         (
             "ingestionpipeline",
+            r#"{"clickhouse":{"rollups":[{"name":"active","count":"Events","every":"Day"}]}}"#,
+            "a rollup cannot change",
+        ),
+        (
+            "ingestionpipeline",
+            r#"{"clickhouse":{"rollups":[{"name":"active","count":"Users","every":"Day","by":["platform"]}]}}"#,
+            "a rollup cannot change",
+        ),
+        (
+            "ingestionpipeline",
             r#"{"ingest":{"spool":{"volume":{"size":"2Gi"}}}}"#,
             "spec.ingest.spool.volume.size",
         ),
@@ -184,6 +194,11 @@ fn changes_that_would_lose_something_are_refused() -> Result<()> {
         ("ingestionpipeline", r#"{"spec":{"kafka":{"partitions":12}}}"#),
         ("ingestionpipeline", r#"{"spec":{"kafka":{"retention":"1d"}}}"#),
         ("ingestionpipeline", r#"{"spec":{"ingest":{"spool":null}}}"#),
+        (
+            "ingestionpipeline",
+            r#"{"spec":{"clickhouse":{"rollups":[{"name":"active","count":"Users","every":"Day","retention":"30d"}]}}}"#,
+        ),
+        ("ingestionpipeline", r#"{"spec":{"clickhouse":{"rollups":[]}}}"#),
         (
             "ingestionpipeline",
             r#"{"spec":{"ingest":{"spool":{"maxBytes":"100MB"}}}}"#,

@@ -99,8 +99,16 @@ fn monitoring_objects_appear_only_where_their_api_is() -> Result<()> {
         assert!(of_kind(&without, kind).is_empty(), "{kind}");
         assert_eq!(of_kind(&with, kind)[0]["metadata"]["labels"]["a"], "b", "{kind}");
     }
-    let everywhere = &of_kind(&with, "PodMonitor")[0]["spec"]["namespaceSelector"];
-    assert_eq!(everywhere["any"], true);
+    let pods = &of_kind(&with, "PodMonitor")[0]["spec"];
+    assert_eq!(pods["namespaceSelector"]["any"], true);
+    // What alerts and dashboards tell pipelines apart by.
+    assert_eq!(
+        pods["podMetricsEndpoints"][0]["relabelings"],
+        serde_json::json!([
+            {"sourceLabels": ["__meta_kubernetes_pod_label_penstock_dev_pipeline"], "targetLabel": "pipeline"},
+            {"sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"], "targetLabel": "component"},
+        ])
+    );
     let values = format!("watchNamespaces: [a, b]\n{values}");
     let (_, two) = chart.objects(&values, &["--api-versions", "monitoring.coreos.com/v1"]);
     let these = &of_kind(&two, "PodMonitor")[0]["spec"]["namespaceSelector"];

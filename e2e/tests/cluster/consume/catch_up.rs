@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::consumer::Consumer;
+use super::events;
 use super::pipeline::Pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -83,6 +84,12 @@ fn a_quiet_pipeline_makes_few_inserts() {
     assert!(each_second <= 2.2, "{each_second} INSERTs a second");
     pipeline.flush();
     pipeline.expect_rows(seconds * 1000, PATIENCE);
+    let newest = consumer.metric("penstock_consume_newest_received_timestamp_seconds", "");
+    let age = events::now_ms() as f64 / 1000.0 - newest;
+    assert!(
+        (0.0..10.0).contains(&age),
+        "the newest stored event is {age} s old"
+    );
     let late = consumer.metric("penstock_consume_freshness_seconds_count", "")
         - consumer.metric("penstock_consume_freshness_seconds_bucket", "le=\"3.0\"");
     assert_eq!(

@@ -79,6 +79,9 @@ fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
     consumer.wait_for("what waits to grow old", PATIENCE, |c| {
         c.metric("penstock_consume_lag_seconds", "") > 3.0 * 10.0
     });
+    consumer.wait_for("all of them to be waiting", PATIENCE, |c| {
+        c.metric("penstock_consume_waiting_partitions", "") == 3.0
+    });
     assert_eq!(consumer.metric("penstock_consume_assigned_partitions", ""), 3.0);
     assert_eq!(
         consumer.metric("penstock_consume_rebalanced_partitions_total", "revoked"),
@@ -88,6 +91,7 @@ fn while_clickhouse_is_away_the_group_is_kept_and_memory_bounded() {
     pipeline.expect_rows(400_000, PATIENCE);
     consumer.wait_for("no lag", PATIENCE, |c| {
         c.metric("penstock_consume_lag_records", "") == 0.0
+            && c.metric("penstock_consume_waiting_partitions", "") == 0.0
             && c.metric("penstock_consume_lag_seconds", "") == 0.0
     });
     let (_, peak) = consumer.usage();

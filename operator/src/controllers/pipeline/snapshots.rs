@@ -387,6 +387,32 @@ fn the_edge_of_a_pipeline_reaches_its_pods() {
 }
 
 #[test]
+fn how_events_are_kept_and_stored_reaches_the_pods() {
+    let made = quickstart_with("penstock.local/penstock:1", |pipeline| {
+        pipeline.spec.kafka = serde_yaml::from_str("{recordFormat: Single, key: DeviceId}").unwrap();
+        pipeline.spec.clickhouse.compression = penstock_crds::pipeline::Compression::Lz4;
+        pipeline.spec.consume = serde_yaml::from_str(
+            "{groupProtocol: Consumer, batch: {maxRows: 1234, maxBytes: 5MB, maxAge: 700ms}}",
+        )
+        .unwrap();
+    });
+    let objects = build(&made, &Credentials::default());
+    let ingest = &objects.ingest.config.data.unwrap()["config.yaml"];
+    let consume = &objects.consume.config.data.unwrap()["config.yaml"];
+    for (config, line) in [
+        (ingest, "recordFormat: Single"),
+        (ingest, "recordKey: DeviceId"),
+        (consume, "groupProtocol: Consumer"),
+        (consume, "compression: LZ4"),
+        (consume, "maxRows: 1234"),
+        (consume, "maxBytes: 5MB"),
+        (consume, "maxAge: 700ms"),
+    ] {
+        assert!(config.contains(line), "{line} is not in\n{config}");
+    }
+}
+
+#[test]
 fn no_key_and_no_password_leaves_its_secret() {
     let pipeline = quickstart("penstock.local/penstock:1");
     let objects = build(&pipeline, &credentials("p4ss", true));
