@@ -276,11 +276,8 @@ mod tests {
         runtime.block_on(letters.write(&[letter(0, 1, &long)])).unwrap();
         let cut = reader.poll(Duration::from_secs(60)).unwrap().unwrap().detach();
         assert_eq!(cut.payload().map(<[u8]>::len), Some(LONGEST));
-        let headers = cut.headers().unwrap().iter();
-        let detail = headers
-            .filter(|header| header.key == record::DETAIL)
-            .next()
-            .unwrap();
+        let mut headers = cut.headers().unwrap().iter();
+        let detail = headers.find(|header| header.key == record::DETAIL).unwrap();
         assert_eq!(detail.value, Some(&b"no (cut from 1200000 bytes)"[..]));
     }
 }
