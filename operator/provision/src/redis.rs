@@ -1,12 +1,13 @@
-//! [`QuotaStore`] on Redis: the limits of each App as a hash, for people and tools that look at usage.
+//! [`QuotaStore`] on Redis: the limits of each App as a hash.
 //!
 //! ```text
 //! <prefix>:quota:<app uuid>          {events_per_second, burst, events_per_day, bytes_per_day}   lives for a TTL
 //! <prefix>:usage:<app uuid>:<day>    {<pod>:events, <pod>:bytes}                   written by ingest, only read here
 //! ```
 //!
-//! Limits reach the pods by their configuration, not from here. An entry that nobody refreshes goes by itself, so an
-//! App that is deleted while Redis is away leaves nothing behind.
+//! Pods have the limits in their configuration, too, which kubelet brings to each in its own time. As long as they hear of
+//! Redis they go by what is here, so that a change holds for all of them at once: pods with different limits would share one
+//! bucket. An entry that nobody refreshes goes by itself, so an App that is deleted while Redis is away leaves nothing behind.
 
 use std::collections::HashMap;
 use std::fmt;
