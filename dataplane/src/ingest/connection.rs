@@ -6,7 +6,8 @@
 //! A client may keep a quiet connection for [`IDLE`], but a handshake or the head of an HTTP/1.1 request that has begun
 //! must be complete within [`HEAD`]; who is slower gets 408 and is cut. A head of HTTP/2 comes in frames of many
 //! streams, so there only the quiet connection is watched: one without a request in hand is asked to end after [`IDLE`],
-//! and cut when it does not. The watch costs no timer per request: the shard looks at all connections once a second.
+//! and cut when it does not. The watch costs no timer per request: the shard looks at all connections once a second. Many
+//! that are due at once, as slow clients that came together are, go by the few, so that requests of others get a turn.
 //!
 //! Bounded for each connection: its heads, its streams, and the bytes that streams may send before anybody reads
 //! them, which no budget counts.
@@ -45,6 +46,10 @@ const STREAMS: u32 = 128;
 /// Bytes that one stream, and one connection, of HTTP/2 may send ahead of who reads them.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How many connections are told to end at once, and how long until the next are: to cut a thousand takes a tenth of a
+/// second, and nobody else is served meanwhile.
+const TOLD_AT_ONCE: usize = 32;
+const BREATH: Duration = Duration::from_millis(5);
 /// How long a client that was too slow may take to be told so.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -81,7 +86,8 @@ struct Watch {
     called: Notify,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// It only ever gets worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Go,
     /// End after the request in hand.
@@ -107,10 +113,24 @@ impl Watch {
         self.since.set(self.clock.get());
     }
 
-    fn tell(&self, verdict: Verdict) {
-        if self.verdict.get() != Verdict::Cut {
+    /// Whether it had not been told yet.
+    fn tell(&self, verdict: Verdict) -> bool {
+        let is_news = verdict > self.verdict.get();
+        if is_news {
             self.verdict.set(verdict);
             self.called.notify_one();
+        }
+        is_news
+    }
+
+    /// What is to become of it, by how long it has been what it is.
+    fn due(&self, now: Instant) -> Verdict {
+        let age = now.saturating_duration_since(self.since.get());
+        match self.phase.get() {
+            Phase::Head if age > HEAD + LOOK => Verdict::Cut,
+            Phase::Idle if age > IDLE + HEAD => Verdict::Cut,
+            Phase::Idle if age > IDLE => Verdict::Finish,
+            _ => Verdict::Go,
         }
     }
 }
@@ -135,26 +155,30 @@ impl Connections {
         self.open.borrow().len()
     }
 
-    /// Cuts who is too slow, ends who is idle for too long. Called once a second, with the time.
-    pub(crate) fn look(&self, now: Instant) {
-        for watch in self.open.borrow().iter() {
-            let age = now.saturating_duration_since(watch.since.get());
-            match watch.phase.get() {
-                Phase::Head if age > HEAD + LOOK => watch.tell(Verdict::Cut),
-                Phase::Idle if age > IDLE + HEAD => watch.tell(Verdict::Cut),
-                Phase::Idle if age > IDLE => watch.tell(Verdict::Finish),
-                _ => {}
+    /// Cuts who is too slow, ends who is idle for too long, for as long as it is polled.
+    pub(crate) async fn watch(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = Instant::now();
+            while self.look(now) {
+                tokio::time::sleep(BREATH).await;
             }
         }
+    }
+
+    /// Tells the first of those who are due; whether there may be more.
+    fn look(&self, now: Instant) -> bool {
         self.clock.set(now);
+        let open = self.open.borrow();
+        let told = open.iter().filter(|watch| watch.tell(watch.due(now)));
+        told.take(TOLD_AT_ONCE).count() == TOLD_AT_ONCE
     }
 
     /// Has every connection end after the request in hand.
     pub(crate) fn finish(&self) {
-        self.open
-            .borrow()
-            .iter()
-            .for_each(|watch| watch.tell(Verdict::Finish));
+        for watch in self.open.borrow().iter() {
+            watch.tell(Verdict::Finish);
+        }
     }
 
     /// Serves one connection to its end.
@@ -310,7 +334,7 @@ where
             _ = connection.as_mut() => return,
             () = watch.called.notified() => {}
             // There is no `Connection: close` in HTTP/2: who is connected is told at once to go elsewhere.
-            () = shutdown.begun(), if watch.verdict.get() == Verdict::Go => watch.tell(Verdict::Finish),
+            () = shutdown.begun(), if watch.verdict.get() == Verdict::Go => { watch.tell(Verdict::Finish); }
         }
         if watch.verdict.get() == Verdict::Cut {
             // It was asked to finish, and does not even answer that.
@@ -481,6 +505,32 @@ mod tests {
             watch.enter(phase);
             connections.look(watch.since.get() + Duration::from_secs(seconds));
             assert_eq!(watch.verdict.get(), verdict, "{phase:?} for {seconds} s");
+        }
+    }
+
+    #[test]
+    fn many_who_are_due_at_once_are_told_by_the_few() {
+        const MANY: usize = 2 * TOLD_AT_ONCE + 1;
+        let connections = Connections::new();
+        let watches: Vec<Rc<Watch>> = (0..MANY)
+            .map(|_| Rc::new(Watch::new(&connections.clock)))
+            .collect();
+        connections.open.borrow_mut().extend(watches.iter().cloned());
+        let told = || {
+            watches
+                .iter()
+                .filter(|watch| watch.verdict.get() == Verdict::Finish)
+                .count()
+        };
+        let now = Instant::now() + IDLE + LOOK;
+        for (more, expected) in [
+            (true, TOLD_AT_ONCE),
+            (true, 2 * TOLD_AT_ONCE),
+            (false, MANY),
+            // They have not gone yet, and are not told again.
+            (false, MANY),
+        ] {
+            assert_eq!((connections.look(now), told()), (more, expected));
         }
     }
 

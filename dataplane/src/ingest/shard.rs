@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
@@ -21,9 +21,8 @@ use crate::process::{RoleError, Shutdown};
 const STILL_ACCEPTING: Duration = Duration::from_secs(5);
 /// Since the shutdown began; what is not answered by then is cut.
 const REQUESTS_FINISHED: Duration = Duration::from_secs(20);
-/// How often groups are looked at, whose time runs out in between, and after how many of these looks connections are.
+/// How often groups are looked at, whose time runs out in between.
 pub(crate) const LOOK_AT_GROUPS: Duration = Duration::from_millis(250);
-const LOOK_AT_CONNECTIONS: u32 = 4;
 const BACKLOG: i32 = 4096;
 /// When a silent peer is asked whether it is still there, how often, and how many times in vain.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
@@ -69,17 +68,18 @@ pub(crate) fn run(
             let (groups, bell) = (Rc::clone(&groups), groups.bell()?);
             tokio::task::spawn_local(async move { groups.run(bell).await })
         };
-        let watcher = {
-            let (connections, groups) = (Rc::clone(&connections), Rc::clone(&groups));
+        let looker = {
+            let groups = Rc::clone(&groups);
             tokio::task::spawn_local(async move {
                 loop {
-                    for _ in 0..LOOK_AT_CONNECTIONS {
-                        tokio::time::sleep(LOOK_AT_GROUPS).await;
-                        groups.look();
-                    }
-                    connections.look(Instant::now());
+                    tokio::time::sleep(LOOK_AT_GROUPS).await;
+                    groups.look();
                 }
             })
+        };
+        let watcher = {
+            let connections = Rc::clone(&connections);
+            tokio::task::spawn_local(async move { connections.watch().await })
         };
         accept(&listener, &connections, &handler, &shutdown).await;
         drop(listener);
@@ -93,6 +93,7 @@ pub(crate) fn run(
                 "cut at the end of the shutdown"
             );
         }
+        looker.abort();
         watcher.abort();
         flusher.abort();
         groups.finish();

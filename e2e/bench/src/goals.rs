@@ -131,26 +131,32 @@ impl Measured<'_> {
             5.0,
             "ms",
         ));
-        let SlowClients {
-            cpu_alone,
-            cpu_beside,
-            p99_alone,
-            p99_beside,
-            adds_up,
-            ..
-        } = self.slow;
-        for (of, figure, most, unit) in [
-            (SLOW_CPU, (cpu_beside / cpu_alone - 1.0) * 100.0, 20.0, "%"),
-            (SLOW_P99, p99_beside / p99_alone, 2.0, "times"),
-        ] {
-            let goal = at_most(of, figure, most, unit);
-            goals.push(Goal {
-                reached: goal.reached && adds_up,
-                ..goal
-            });
-        }
+        goals.extend(slow_clients(&self.slow));
         goals
     }
+}
+
+/// What slow clients may cost others.
+pub fn slow_clients(measured: &SlowClients) -> [Goal; 2] {
+    let &SlowClients {
+        cpu_alone,
+        cpu_beside,
+        p99_alone,
+        p99_beside,
+        adds_up,
+        ..
+    } = measured;
+    [
+        (SLOW_CPU, (cpu_beside / cpu_alone - 1.0) * 100.0, 20.0, "%"),
+        (SLOW_P99, p99_beside / p99_alone, 2.0, "times"),
+    ]
+    .map(|(of, figure, most, unit)| {
+        let goal = at_most(of, figure, most, unit);
+        Goal {
+            reached: goal.reached && adds_up,
+            ..goal
+        }
+    })
 }
 
 /// A bound from above.
