@@ -151,3 +151,33 @@ fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
     );
     Ok(())
 }
+
+/// KIP-848: Kafka lists no members of such a group, and lets nobody else set it back while it has some.
+#[test]
+fn a_group_of_the_newer_protocol_is_set_back_too() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let spec = "  ingest: {scaling: {replicas: 1}}\n  consume: {groupProtocol: Consumer}\n";
+    let trial = Trial::start(&kit, "replaynew", spec)?;
+    let (traffic, table) = (trial.traffic(APP)?, trial.table());
+    let mut sent = traffic.send(3000, 100, 2, Duration::ZERO, Duration::from_secs(60))?;
+    within(90, "all is stored", || Ok(trial.rows()?.0 == 3000))?;
+    let dry = ["replay", PIPELINE, "--from", "1h", "--dry-run"];
+    within(30, "consumers have committed it", || {
+        Ok(json(&kit, &trial, &dry)?["events"] == 3000)
+    })?;
+    kit.clickhouse(&format!(
+        "ALTER TABLE {table} DELETE WHERE cityHash64(event_id) % 3 = 0 SETTINGS mutations_sync = 1"
+    ))?;
+    let send = || traffic.send(400, 20, 2, Duration::from_millis(50), Duration::from_secs(60));
+    let (meanwhile, done) = Acknowledged::meanwhile(send, || {
+        printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])
+    })?;
+    assert!(
+        done.contains("were missing in") && done.contains("are there now"),
+        "{done}"
+    );
+    assert_eq!((meanwhile.failed, &meanwhile.errors), (0, &Vec::new()));
+    sent.merge(meanwhile);
+    trial.settle(&sent, Duration::from_secs(90))?;
+    trial.ready()
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_e2e::Result;
-use penstock_e2e::trial::{APP, PIPELINE, Trial, Turn, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, within};
 
 use super::{ended, json, over_tls, printed};
 
@@ -232,6 +232,134 @@ fn a_person_sees_what_differs_agrees_and_has_old_rows_rewritten() -> Result<()> 
     assert!(
         code == Some(4) && said.contains("UnknownIssuer"),
         "{code:?} {said}"
+    );
+    Ok(())
+}
+
+/// A change of stored rows is held up, so that it is under way for as long as this looks at it, and let go while events
+/// arrive.
+#[test]
+fn stored_rows_are_rewritten_while_events_arrive() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let trial = Trial::start(&kit, "rewrite", PLAIN)?;
+    let (traffic, table) = (trial.traffic(APP)?, trial.table());
+    let ask = |question: &str| Ok::<_, penstock_e2e::Error>(kit.clickhouse(question)?.trim().to_owned());
+    let pods = || {
+        let all = [trial.pods("ingest")?, trial.pods("consume")?].concat();
+        let mut all: Vec<_> = all.into_iter().map(|pod| (pod.name, pod.restarts)).collect();
+        all.sort();
+        Ok::<_, penstock_e2e::Error>(all)
+    };
+    let mut sent = traffic.send(40_000, 500, 4, Duration::ZERO, Duration::from_secs(60))?;
+    within(60, "what was before", || Ok(trial.rows()?.0 >= 40_000))?;
+    let before = pods()?;
+
+    let arrive = |what: &str| {
+        let stored = trial.rows()?.0;
+        within(30, what, || Ok(trial.rows()?.0 > stored))
+    };
+    let changes = |verb: &str| kit.clickhouse(&format!("SYSTEM {verb} MERGES {table}"));
+    // What every row has, whenever it was stored.
+    let shape = |kind: &str| -> Result<()> {
+        let wrong =
+            format!("SELECT toTypeName(any(amount)), countIf(toString(amount) != '12.5') FROM {table}");
+        assert_eq!(ask(&wrong)?, format!("{kind}\t0"));
+        Ok(())
+    };
+    let written = |kind: &str| {
+        let parts = format!(
+            "SELECT uniqExact(name) - uniqExactIf(name, column = 'amount' AND type = '{kind}') \
+             FROM system.parts_columns WHERE active AND concat(database, '.', table) = '{table}'"
+        );
+        Ok::<_, penstock_e2e::Error>(ask(&parts)? == "0")
+    };
+    // It is not called done while it is held up, and rows arrive all the same.
+    let under_way = |apply: &[&str], kind: &str| -> Result<()> {
+        let (code, said) = ended(&kit, &trial, &[apply, &["--timeout", "2s"]].concat())?;
+        assert!(
+            code == Some(1) && said.contains("parts are to be rewritten; it goes on"),
+            "{code:?} {said}"
+        );
+        arrive("rows arrive during a change")?;
+        shape(kind)?;
+        assert!(!written(kind)?, "it was held up");
+        let (code, status) = ended(&kit, &trial, &["schema", "status", PIPELINE, "-o", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)
+            .map_err(|error| penstock_e2e::Error::new(format!("{error}: {status}")))?;
+        assert_eq!(code, Some(7), "{status}");
+        assert!(status["mutations"][0]["partsToDo"].as_u64() > Some(0), "{status}");
+        Ok(())
+    };
+    let finished = |apply: &[&str], kind: &str| -> Result<String> {
+        changes("START")?;
+        let said = printed(&kit, &trial, apply)?;
+        assert!(written(kind)?, "not every row has it, and it was called done");
+        let (code, status) = ended(&kit, &trial, &["schema", "status", PIPELINE])?;
+        assert_eq!(code, Some(0), "{status}");
+        arrive("rows arrive after a change")?;
+        shape(kind)?;
+        Ok(said)
+    };
+
+    let send = || traffic.send(1000, 25, 2, Duration::from_millis(50), Duration::from_secs(60));
+    let (more, ()) = Acknowledged::meanwhile(send, || {
+        // A new column, written into old rows on request; and a rollup, counted for the past beside what it counts now. A merge
+        // would write it, too.
+        changes("STOP")?;
+        trial.apply(&trial.pipeline(&spec("Float64")))?;
+        trial.ready()?;
+        within(60, "column and rollup are there", || {
+            Ok(ended(&kit, &trial, &["schema", "status", PIPELINE])?.0 == Some(0))
+        })?;
+        arrive("rows arrive before the change")?;
+        shape("Float64")?;
+        let backfill = ["schema", "apply", PIPELINE, "--backfill", "amount"];
+        under_way(&backfill, "Float64")?;
+        let both = [&backfill[..], &["--backfill", "per_day"]].concat();
+        let done = finished(&both, "Float64")?;
+        assert_eq!(done, format!("Done: {table} is as asked.\n"));
+
+        // A change of its type waits for a person, behind one that is under way; until then all goes on as it was.
+        changes("STOP")?;
+        let (code, said) = ended(&kit, &trial, &[&backfill[..], &["--timeout", "1s"]].concat())?;
+        assert_eq!(code, Some(1), "{said}");
+        // What else is asked for waits with it, and comes with it.
+        let more = spec("String").replace(
+            "columns: [",
+            "columns: [{name: city, type: String, from: properties.city}, ",
+        );
+        trial.apply(&trial.pipeline(&more))?;
+        let (reason, _) = trial.condition("TablesReady", "False", Duration::from_secs(90))?;
+        assert_eq!(reason, "SchemaConflict");
+        arrive("rows arrive while a person is waited for")?;
+        shape("Float64")?;
+        let (code, plan) = ended(&kit, &trial, &["schema", "plan", PIPELINE])?;
+        assert!(
+            code == Some(7) && plan.contains("MODIFY COLUMN `amount` String"),
+            "{code:?} {plan}"
+        );
+        let fingerprint = plan.trim().rsplit(' ').next().unwrap_or_default();
+        let agreed = format!("penstock.dev/apply-schema={fingerprint}");
+        trial.kubectl(&["annotate", "ingestionpipelines", PIPELINE, &agreed])?;
+        trial.condition("TablesReady", "True", Duration::from_secs(90))?;
+        assert_eq!(ask(&format!("SELECT countIf(city != '') FROM {table}"))?, "0");
+        let agree = ["schema", "apply", PIPELINE, "--agree", fingerprint];
+        under_way(&agree, "String")?;
+        finished(&agree, "String").map(drop)
+    })?;
+    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
+    sent.merge(more);
+    trial.settle(&sent, Duration::from_secs(60))?;
+    shape("String")?;
+    assert_eq!(pods()?, before, "pods were restarted");
+    let counted = ask(&format!(
+        "SELECT uniqCombined64Merge(counted) / {} FROM {table}_per_day",
+        sent.ids.len()
+    ))?;
+    let counted: f64 = counted.parse().unwrap_or_default();
+    assert!(
+        (counted - 1.0).abs() < 0.03,
+        "{counted} of all events are counted"
     );
     Ok(())
 }

@@ -145,6 +145,48 @@ fn a_group_changes_its_protocol_while_events_flow() {
     assert_eq!(pipeline.counts(), (events, events));
 }
 
+/// Kafka lets a topic grow under its consumers, and tells none of them.
+#[test]
+fn partitions_that_are_added_are_read_from_their_beginning() {
+    grow("grow", "");
+}
+
+#[test]
+fn partitions_that_are_added_are_given_away_by_the_brokers() {
+    grow("growbrokers", BROKERS_DECIDE);
+}
+
+fn grow(name: &str, settings: &str) {
+    let mut pipeline = Pipeline::new(name, 1);
+    let url = pipeline.kit.clickhouse_url();
+    let mut consumer = Consumer::start_at(&pipeline, &url, settings);
+    consumer.wait_for("assignment", PATIENCE, |c| {
+        c.metric("penstock_consume_assigned_partitions", "") == 1.0
+    });
+    let (events, before) = (30_000, 10_000);
+    pipeline.produce_events(events, before, 100);
+    pipeline.grow(3);
+    let grown = Instant::now();
+    std::thread::scope(|scope| {
+        let producing = scope.spawn(|| flow(&pipeline, events, Duration::from_secs(12)));
+        consumer.wait_for("its new partitions", Duration::from_secs(60), |c| {
+            c.metric("penstock_consume_assigned_partitions", "") == 3.0
+        });
+        println!("it has the new partitions after {:.1?}", grown.elapsed());
+        producing.join().expect("produced");
+    });
+    pipeline.expect_rows(events + before, PATIENCE);
+    let each = format!(
+        "SELECT count(), min(src_offset) FROM {} GROUP BY src_partition ORDER BY src_partition FORMAT TSV",
+        pipeline.table()
+    );
+    assert_eq!(pipeline.sql(&each), "20000\t0\n10000\t0\n10000\t0\n");
+    consumer.wait_for("no lag", PATIENCE, |c| {
+        c.metric("penstock_consume_lag_records", "") == 0.0
+    });
+    assert_eq!(pipeline.letter_count(), 0);
+}
+
 /// A process that sleeps through its session: the group gives its partitions away, and when it wakes up in the
 /// middle of whatever it was doing, it must store nothing of it.
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_dataplane_config::table::{EventTable, dedup_window};
 use penstock_e2e::trial::Turn;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -51,6 +51,16 @@ impl ProducerContext for Deliveries {
     }
 }
 
+fn producer(kit: &Turn) -> ThreadedProducer<Deliveries> {
+    ClientConfig::new()
+        .set("bootstrap.servers", kit.kafka_bootstrap().expect("Kafka runs"))
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "5")
+        .create_with_context(Deliveries::default())
+        .expect("a producer")
+}
+
 /// A dead letter: its headers and its value.
 #[derive(Debug)]
 pub(crate) struct Letter {
@@ -80,22 +90,15 @@ impl Pipeline {
     fn on(kit: Turn, name: &str, partitions: i32) -> Self {
         let run = u64::from_be_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("8 bytes"));
         let database = format!("consume_{name}_{:08x}", run as u32);
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", kit.kafka_bootstrap().expect("Kafka runs"))
-            .set("enable.idempotence", "true")
-            .set("compression.type", "lz4")
-            .set("linger.ms", "5")
-            .create_with_context(Deliveries::default())
-            .expect("a producer");
         let pipeline = Self {
             topic: database.clone(),
             folder: tempfile::tempdir().expect("a folder"),
             runtime: tokio::runtime::Runtime::new().expect("a runtime"),
             database,
+            producer: producer(&kit),
             kit,
             run,
             partitions,
-            producer,
             admins: Mutex::default(),
         };
         pipeline.create_topics();
@@ -151,6 +154,20 @@ impl Pipeline {
                 Err(error) => panic!("cannot make the topic anew: {error:?}"),
             }
         }
+    }
+
+    /// Gives the topic more partitions, and has events go to them, too.
+    pub(crate) fn grow(&mut self, partitions: i32) {
+        self.flush();
+        let grown = NewPartitions::new(&self.topic, partitions as usize);
+        let grown = self
+            .runtime
+            .block_on(self.admin().create_partitions([&grown], &AdminOptions::new()))
+            .expect("Kafka answers");
+        grown.into_iter().for_each(|topic| drop(topic.expect("grown")));
+        // One that knows the topic hears of it in five minutes.
+        self.producer = producer(&self.kit);
+        self.partitions = partitions;
     }
 
     /// As retention does.

@@ -69,6 +69,8 @@ pub(crate) struct Rewrite {
     name: String,
     /// What is wrong, each with the statement that mends it.
     wrong: Vec<(String, String)>,
+    /// What rewrites nothing, and is done with it.
+    online: Vec<Step>,
 }
 
 impl Rewrite {
@@ -91,13 +93,15 @@ impl Rewrite {
             .collect()
     }
 
+    /// Those, and whatever else makes the table as asked: who has agreed waits for no other look.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let step = |(is, statement): &(String, String)| Step {
             // The server goes on with it by itself; it is not waited for.
             statement: format!("{statement} SETTINGS alter_sync = 0"),
             does: format!("{is}: changed, as the annotation said"),
         };
-        self.wrong.iter().map(step).collect()
+        let rewrites = self.wrong.iter().map(step);
+        rewrites.chain(self.online.iter().cloned()).collect()
     }
 }
 
@@ -130,10 +134,13 @@ pub struct Step {
 pub(crate) fn changes(spec: &TableSpec, table: &ObservedTable, ours: bool) -> Result<Vec<Step>, Refusal> {
     let name = spec.quoted(&spec.table);
     layout_fits(spec, &name, table)?;
-    let mut steps = columns(spec, &name, table)?;
-    steps.extend(window(spec, &name, table, ours)?);
-    steps.extend(ttl(spec, table, ours));
-    Ok(steps)
+    let (mut online, wrong) = columns(spec, table);
+    online.extend(window(spec, &name, table, ours)?);
+    online.extend(ttl(spec, table, ours));
+    if wrong.is_empty() {
+        return Ok(online);
+    }
+    Err(Refusal::Rewrite(Rewrite { name, wrong, online }))
 }
 
 /// Engine, partitions and sort key: what no statement changes.
@@ -275,7 +282,8 @@ pub(crate) fn fits(spec: &TableSpec, there: &[ObservedColumn]) -> Vec<ColumnStat
     states.chain(extra).collect()
 }
 
-fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<Step>, Refusal> {
+/// What adds those that are missing; and those that differ, each with the statement that mends it.
+fn columns(spec: &TableSpec, table: &ObservedTable) -> (Vec<Step>, Vec<(String, String)>) {
     let alter = spec.alter();
     let mut steps = Vec::new();
     let mut wrong = Vec::new();
@@ -290,13 +298,7 @@ fn columns(spec: &TableSpec, name: &str, table: &ObservedTable) -> Result<Vec<St
             _ => {}
         }
     }
-    if wrong.is_empty() {
-        return Ok(steps);
-    }
-    Err(Refusal::Rewrite(Rewrite {
-        name: name.to_owned(),
-        wrong,
-    }))
+    (steps, wrong)
 }
 
 /// Without remembered blocks a repeated INSERT is stored twice.

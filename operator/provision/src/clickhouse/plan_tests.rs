@@ -197,6 +197,34 @@ fn a_column_of_the_team_is_added_and_its_change_is_named() {
 }
 
 #[test]
+fn what_rewrites_nothing_is_done_with_what_was_agreed_to() {
+    let mut table = made();
+    table.columns.retain(|column| column.name != "library");
+    column(&mut table, "user_id").kind = "UInt64".into();
+    let more = TableSpec {
+        partitions: 100,
+        ..spec()
+    };
+    let Err(Refusal::Rewrite(rewrite)) = changes(&more, &table, true) else {
+        panic!()
+    };
+    let does: Vec<String> = rewrite.steps().into_iter().map(|step| step.does).collect();
+    assert_eq!(
+        does,
+        [
+            "column user_id is UInt64: changed, as the annotation said",
+            "column library added",
+            "non_replicated_deduplication_window = 60000",
+        ]
+    );
+    assert_eq!(rewrite.statements().len(), 1, "only that is agreed to");
+    assert!(
+        matches!(changes(&more, &table, false), Err(Refusal::Window(_))),
+        "what nobody can agree to comes first"
+    );
+}
+
+#[test]
 fn a_small_window_is_raised_on_our_table_and_refused_on_an_adopted_one() {
     let more = TableSpec {
         partitions: 100,

@@ -181,6 +181,16 @@ impl Suite<'_> {
     async fn a_rewrite_is_done_once_a_person_agrees(&self) {
         let spec = self.spec("agreed");
         self.side.create_table(&spec, Change::ColumnType).await;
+        // A column that is new waits with it, and comes with it.
+        let spec = TableSpec {
+            columns: vec![ExtraColumn {
+                name: "amount".into(),
+                kind: ExtraKind::Float64,
+                from: "properties.amount".into(),
+                nullable: false,
+            }],
+            ..spec
+        };
         let claim = self.adopting("agreed");
         let refused = self
             .ensure(&spec, &claim)
@@ -201,6 +211,7 @@ impl Suite<'_> {
             ..spec
         };
         assert_eq!(self.ensure(&agreed, &claim).await, Ok(Outcome::Adopted));
+        assert!(self.side.has_column(&agreed, "amount").await);
         assert_eq!(self.ensure(&agreed, &claim).await, Ok(Outcome::Unchanged));
     }
 
