@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use penstock_crds::{ConditionType, IngestionPipeline, Reason};
-use penstock_dataplane_config::AppsFile;
+use penstock_dataplane_config::{AppsFile, RedisTarget};
 use uuid::Uuid;
 
 use super::target::Target;
@@ -43,7 +43,14 @@ struct Memory {
     topics: Option<(Known<Target>, TopicState)>,
     /// With why that of dead letters is not as asked.
     table: Option<(Known<Target>, Option<ProvisionError>)>,
-    quotas: Option<Known<Vec<QuotaEntry>>>,
+    quotas: Option<Known<Quotas>>,
+}
+
+/// The limits of Apps, and where they are.
+#[derive(Clone, Debug, PartialEq)]
+struct Quotas {
+    redis: RedisTarget,
+    entries: Vec<QuotaEntry>,
 }
 
 /// What is known, by the pipeline's uid.
@@ -441,21 +448,20 @@ async fn ensure_quotas(
     wanted: &Wanted<'_>,
     memory: &Memory,
     shared: &Shared,
-) -> Result<Option<Known<Vec<QuotaEntry>>>, ProvisionError> {
+) -> Result<Option<Known<Quotas>>, ProvisionError> {
     let Some(redis) = &wanted.target.redis else {
         return Ok(None);
     };
     reachable(&Backend::Redis(redis.clone()), shared)?;
-    let entries: Vec<QuotaEntry> = wanted
-        .apps
-        .apps
-        .iter()
-        .map(|app| QuotaEntry {
-            app: app.id,
-            quota: app.quota.clone(),
-        })
-        .collect();
-    if let Some(known) = memory.quotas.as_ref().filter(|known| known.fresh(&entries)) {
+    let entries = wanted.apps.apps.iter().map(|app| QuotaEntry {
+        app: app.id,
+        quota: app.quota.clone(),
+    });
+    let asked = Quotas {
+        redis: redis.clone(),
+        entries: entries.collect(),
+    };
+    if let Some(known) = memory.quotas.as_ref().filter(|known| known.fresh(&asked)) {
         return Ok(Some(known.clone()));
     }
     let quotas = &shared.services.quotas;
@@ -463,14 +469,16 @@ async fn ensure_quotas(
         Service::Redis,
         "put_quotas",
         shared,
-        quotas.put(redis, &entries, QUOTA_TTL),
+        quotas.put(redis, &asked.entries, QUOTA_TTL),
     )
     .await?;
-    let now: BTreeSet<Uuid> = entries.iter().map(|entry| entry.app).collect();
+    let now: BTreeSet<Uuid> = asked.entries.iter().map(|entry| entry.app).collect();
+    // Those in a Redis that is no longer this pipeline's expire.
     let before = memory
         .quotas
         .iter()
-        .flat_map(|known| &known.of)
+        .filter(|known| known.of.redis == *redis)
+        .flat_map(|known| &known.of.entries)
         .map(|entry| entry.app);
     let gone: Vec<Uuid> = before.filter(|app| !now.contains(app)).collect();
     if !gone.is_empty() {
@@ -483,7 +491,7 @@ async fn ensure_quotas(
         .await?;
     }
     Ok(Some(Known {
-        of: entries,
+        of: asked,
         at: Instant::now(),
     }))
 }
