@@ -277,6 +277,16 @@ fn a_body_that_nobody_wants_is_read_for_a_moment() {
         .unwrap();
     answered(&mut idle);
 
+    // Of a large one no more is taken than what sockets hold.
+    let mut large = ingest.connect();
+    large.write_all(refused("", 1_000_000_000).as_bytes()).unwrap();
+    answered(&mut large);
+    let mut taken = 0;
+    while let Ok(written) = large.write(&[b' '; 64 * 1024]) {
+        taken += written;
+        assert!(taken < 20_000_000, "{taken} bytes");
+    }
+
     let mut silent = ingest.connect();
     silent.write_all(refused("", 50_000).as_bytes()).unwrap();
     answered(&mut silent);

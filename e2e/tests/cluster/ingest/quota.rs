@@ -337,6 +337,44 @@ fn pods_share_the_limit_per_day_whatever_becomes_of_redis() -> Result<()> {
 }
 
 #[test]
+fn no_request_waits_for_a_redis_that_hangs() -> Result<()> {
+    let kit = Turn::in_quiet()?;
+    let redis = Redis::start();
+    let setup = Setup::new(&kit)?.with_redis(redis.address());
+    setup.create_topics(1);
+    setup.write_apps("eventsPerDay: 1000000");
+    let pod = setup.start();
+    pod.wait_ready();
+    let mut admitted = send(&pod, 100);
+    wait_for("the usage in Redis", || setup.usage() == admitted);
+
+    redis.freeze();
+    let (frozen, mut slowest) = (Instant::now(), Duration::ZERO);
+    while frozen.elapsed() < Duration::from_secs(5) {
+        let began = Instant::now();
+        admitted += send(&pod, 10);
+        slowest = slowest.max(began.elapsed());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("the slowest answer took {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    wait_alone(&pod);
+    assert_eq!(pod.metric("penstock_dependency_up{name=\"redis\"}"), 0.0);
+    assert_eq!(pod.readyz().0, 200);
+    // One that starts meanwhile does not wait for it either.
+    let fresh = setup.start();
+    fresh.wait_ready();
+    admitted += send(&fresh, 100);
+
+    redis.thaw();
+    for pod in [&pod, &fresh] {
+        wait_leased(pod);
+    }
+    wait_for("what was admitted meanwhile", || setup.usage() == admitted);
+    Ok(())
+}
+
+#[test]
 fn pods_share_the_bytes_of_a_day() -> Result<()> {
     const LIMIT: u64 = 100_000;
     let kit = Turn::in_quiet()?;

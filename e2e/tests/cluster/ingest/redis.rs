@@ -1,7 +1,9 @@
-//! A Redis of a test's own, to be wiped, killed and brought back while other tests use the instance's.
+//! A Redis of a test's own, to be wiped, frozen, killed and brought back while other tests use the instance's.
 
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use penstock_e2e::trial::port;
 
 use super::setup::wait_for;
@@ -29,6 +31,19 @@ impl Redis {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// It answers nothing more, and ends no connection.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
     /// Another process in the place of the one that was killed, with nothing in it.

@@ -1,13 +1,18 @@
-//! Encrypted connections to services that ask who is there: the data plane by itself, with what it says when it is not let
-//! in, and a pipeline with services of its own, whose passwords are changed while events arrive. (`certificates` changes what
-//! is shown instead, `chart::secrets` what an installation is given.)
+//! Encrypted connections to services that ask who is there: here the data plane by itself, with what it says when it is not
+//! let in; in `pipeline` a pipeline with services of its own, whose passwords are changed while events arrive; in `rotation`
+//! the same with users' names and the services' authority. (`certificates` changes what Kafka is shown instead,
+//! `chart::secrets` what an installation is given.)
+
+mod front;
+mod pipeline;
+mod rotation;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use penstock_e2e::secured::{Issued, USER};
-use penstock_e2e::trial::{APP, Acknowledged, Trial, Turn, within};
+use penstock_e2e::trial::{Trial, Turn, within};
 use penstock_e2e::{Error, Instance, Result};
 use uuid::Uuid;
 
@@ -319,12 +324,14 @@ pub(crate) fn both(trial: &Trial<'_>) -> Result<(Started, Started)> {
     Ok((started(trial, "ingest")?, started(trial, "consume")?))
 }
 
+/// Whether these are as many, and none of them is one of those.
+fn renewed(now: &Started, before: &Started) -> bool {
+    let known = |name: &String| before.iter().any(|(other, _)| other == name);
+    now.len() == before.len() && !now.iter().any(|(name, _)| known(name))
+}
+
 /// Waits until as many others are there instead of those from before, none of which had to be started twice.
 pub(crate) fn replaced(trial: &Trial<'_>, before: &(Started, Started)) -> Result<()> {
-    let renewed = |now: &Started, before: &Started| {
-        let known = |name: &String| before.iter().any(|(other, _)| other == name);
-        now.len() == before.len() && !now.iter().any(|(name, _)| known(name))
-    };
     within(240, "pods in place of all", || {
         let now = both(trial)?;
         Ok(renewed(&now.0, &before.0) && renewed(&now.1, &before.1))
@@ -333,6 +340,18 @@ pub(crate) fn replaced(trial: &Trial<'_>, before: &(Started, Started)) -> Result
     let now = both(trial)?;
     let again = |pods: &Started| pods.iter().any(|(_, restarts)| *restarts > 0);
     assert!(!again(&now.0) && !again(&now.1), "{now:?}");
+    Ok(())
+}
+
+/// The same where those of ingest are to stay.
+fn consumers_replaced(trial: &Trial<'_>, before: &(Started, Started)) -> Result<()> {
+    within(240, "consumers in place of all", || {
+        Ok(renewed(&started(trial, "consume")?, &before.1))
+    })?;
+    trial.ready()?;
+    let now = both(trial)?;
+    assert_eq!(now.0, before.0, "ingest has nothing to restart for");
+    assert!(now.1.iter().all(|(_, restarts)| *restarts == 0), "{now:?}");
     Ok(())
 }
 
@@ -413,136 +432,23 @@ impl Own<'_> {
 
     /// Why the pipeline is not ready.
     pub(crate) fn says(&self) -> Result<String> {
-        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}";
+        self.field("Ready", "message")
+    }
+
+    /// Of a condition of the pipeline.
+    fn field(&self, condition: &str, field: &str) -> Result<String> {
+        let path = format!("jsonpath={{.status.conditions[?(@.type==\"{condition}\")].{field}}}");
         self.trial
-            .kubectl(&["get", "ingestionpipeline", "events", "-o", path])
+            .kubectl(&["get", "ingestionpipeline", "events", "-o", &path])
     }
-}
 
-#[test]
-fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
-    let kit = Turn::beside_others()?;
-    let name = format!("own-{}", &Uuid::new_v4().simple().to_string()[..8]);
-    kit.set_kafka_password(&name, "the first")?;
-    kit.set_clickhouse_password(&name, "the first", true)?;
-    let mut administer = redis_administration(&kit)?;
-    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
-    let trial = Trial::empty(&kit, "own")?;
-    let own = Own {
-        trial: &trial,
-        name: &name,
-    };
-    trial.apply(&trial.app(APP))?;
-    let spec = format!(
-        "  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
-         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
-         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
-         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
-        kit.secured_kafka()?,
-        kit.secured_clickhouse(),
-        kit.secured_redis()
-    );
-    trial.apply(&trial.pipeline(&spec))?;
-
-    // One after the other is asked for by its field.
-    let asked = |field: &str, why: &str| {
-        within(30, &format!("{field} is asked for"), || {
-            let said = own.says()?;
-            Ok(said.contains(field) && said.contains(why))
+    /// Waits until a condition is not met, and says why.
+    fn complains(&self, condition: &str, why: &str) -> Result<Duration> {
+        within(60, &format!("{condition} is not met: {why}"), || {
+            Ok(
+                self.field(condition, "status")? == "False"
+                    && self.field(condition, "message")?.contains(why),
+            )
         })
-    };
-    asked("kafka.tls.caSecret", "there is no Secret authority")?;
-    // What concerns Apps does not wait for that.
-    within(30, "the list of Apps", || {
-        Ok(trial
-            .kubectl(&["get", "configmap", "-o", "name"])?
-            .contains("events-apps"))
-    })?;
-    let authority = std::fs::read_to_string(&kit.client_certificate().ca)
-        .map_err(|error| Error::new(error.to_string()))?;
-    own.secret("authority", &[("ca.crt", &authority)])?;
-    asked("clickhouse.secret", "there is no Secret clickhouse")?;
-    own.user("clickhouse", "the first")?;
-    own.secret("kafka", &[("username", &name)])?;
-    asked("kafka.sasl.secret", "has no member password")?;
-    own.user("kafka", "not the first")?;
-    own.user("redis", "the first")?;
-    // A wrong password is said as what it is, and mended by the Secret alone.
-    within(60, "Kafka lets nobody in", || {
-        Ok(own.says()?.contains("uthentication failed"))
-    })?;
-    // Also when it has been known for a while.
-    std::thread::sleep(Duration::from_secs(15));
-    assert!(own.says()?.contains("uthentication failed"), "{}", own.says()?);
-    own.user("kafka", "the first")?;
-    trial.ready()?;
-
-    let traffic = trial.traffic(APP)?;
-    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
-    let before = both(&trial)?;
-    let_in(&trial, 60)?;
-    // Both of them: what is refused at first is tried again until the new password has come.
-    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
-        kit.set_clickhouse_password(&name, "the second", true)?;
-        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
-        administer(&["CLIENT", "KILL", "USER", &name])?;
-        locked_out(&trial)?;
-        own.user("clickhouse", "the second")?;
-        own.user("redis", "the second")?;
-        let_in(&trial, 120)
-    })?;
-    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
-    trial.settle(&sent, PATIENCE)?;
-    assert_eq!(
-        both(&trial)?,
-        before,
-        "no pod restarts for a password of ClickHouse or Redis"
-    );
-
-    let (more, ()) = Acknowledged::meanwhile(send, || {
-        kit.set_kafka_password(&name, "the second")?;
-        own.user("kafka", "the second")?;
-        replaced(&trial, &before)
-    })?;
-    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
-    sent.merge(more);
-
-    // A Secret that goes is missed, and stops nothing.
-    trial.kubectl(&["delete", "secret", "clickhouse"])?;
-    asked("clickhouse.secret", "there is no Secret clickhouse")?;
-    let few = traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(30))?;
-    sent.merge(few);
-    trial.settle(&sent, PATIENCE)?;
-    own.user("clickhouse", "the second")?;
-    trial.ready()?;
-    let logs = trial.kubectl(&["logs", "-l", "app.kubernetes.io/name=penstock", "--tail=-1"])?;
-    let operator = kit.kubectl_output(&[
-        "-n",
-        "penstock-system",
-        "logs",
-        "deployment/penstock",
-        "--tail=-1",
-    ])?;
-    for said in [logs, operator] {
-        assert!(
-            !said.contains("the second") && !said.contains("the first"),
-            "a password is in a log"
-        );
     }
-    // Deleting what it made takes the same users.
-    trial.kubectl(&[
-        "patch",
-        "ingestionpipeline",
-        "events",
-        "--type=merge",
-        "-p",
-        "{\"spec\":{\"deletionPolicy\":\"Delete\"}}",
-    ])?;
-    trial.kubectl(&["delete", "ingestionpipeline", "events", "--timeout=60s"])?;
-    let tables = format!(
-        "SELECT count() FROM system.tables WHERE database = '{}'",
-        trial.namespace().replace('-', "_")
-    );
-    assert_eq!(kit.clickhouse(&tables)?.trim(), "0");
-    administer(&["ACL", "DELUSER", &name])
 }

@@ -1,0 +1,225 @@
+//! A pipeline with services of its own, which ask who is there: what it says while it is not let in, and how it goes on when
+//! that is mended, or changed, in a Secret.
+
+use std::time::Duration;
+
+use penstock_e2e::secured::Authority;
+use penstock_e2e::trial::{APP, Acknowledged, Trial, Turn, within};
+use penstock_e2e::{Error, Instance, Result};
+use redis::Commands as _;
+use uuid::Uuid;
+
+use super::{Own, PATIENCE, both, let_in, locked_out, redis_administration, replaced};
+
+#[test]
+fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let name = format!("own-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    kit.set_kafka_password(&name, "the first")?;
+    kit.set_clickhouse_password(&name, "the first", true)?;
+    let mut administer = redis_administration(&kit)?;
+    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let trial = Trial::empty(&kit, "own")?;
+    let own = Own {
+        trial: &trial,
+        name: &name,
+    };
+    trial.apply(&trial.app(APP))?;
+    let spec = format!(
+        "  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
+         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
+         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
+         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
+        kit.secured_kafka()?,
+        kit.secured_clickhouse(),
+        kit.secured_redis()
+    );
+    trial.apply(&trial.pipeline(&spec))?;
+
+    // One after the other is asked for by its field.
+    let asked = |field: &str, why: &str| {
+        within(30, &format!("{field} is asked for"), || {
+            let said = own.says()?;
+            Ok(said.contains(field) && said.contains(why))
+        })
+    };
+    asked("kafka.tls.caSecret", "there is no Secret authority")?;
+    // What concerns Apps does not wait for that.
+    within(30, "the list of Apps", || {
+        Ok(trial
+            .kubectl(&["get", "configmap", "-o", "name"])?
+            .contains("events-apps"))
+    })?;
+    let authority = std::fs::read_to_string(&kit.client_certificate().ca)
+        .map_err(|error| Error::new(error.to_string()))?;
+    own.secret("authority", &[("ca.crt", &authority)])?;
+    asked("clickhouse.secret", "there is no Secret clickhouse")?;
+    own.user("clickhouse", "the first")?;
+    own.secret("kafka", &[("username", &name)])?;
+    asked("kafka.sasl.secret", "has no member password")?;
+    own.user("kafka", "not the first")?;
+    own.user("redis", "the first")?;
+    // A wrong password is said as what it is, and mended by the Secret alone.
+    within(60, "Kafka lets nobody in", || {
+        Ok(own.says()?.contains("uthentication failed"))
+    })?;
+    // Also when it has been known for a while.
+    std::thread::sleep(Duration::from_secs(15));
+    assert!(own.says()?.contains("uthentication failed"), "{}", own.says()?);
+    own.user("kafka", "the first")?;
+    trial.ready()?;
+
+    let traffic = trial.traffic(APP)?;
+    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
+    let before = both(&trial)?;
+    let_in(&trial, 60)?;
+    // Both of them: what is refused at first is tried again until the new password has come.
+    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
+        kit.set_clickhouse_password(&name, "the second", true)?;
+        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+        administer(&["CLIENT", "KILL", "USER", &name])?;
+        locked_out(&trial)?;
+        own.user("clickhouse", "the second")?;
+        own.user("redis", "the second")?;
+        let_in(&trial, 120)
+    })?;
+    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
+    trial.settle(&sent, PATIENCE)?;
+    assert_eq!(
+        both(&trial)?,
+        before,
+        "no pod restarts for a password of ClickHouse or Redis"
+    );
+
+    let (more, ()) = Acknowledged::meanwhile(send, || {
+        kit.set_kafka_password(&name, "the second")?;
+        own.user("kafka", "the second")?;
+        replaced(&trial, &before)
+    })?;
+    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
+    sent.merge(more);
+
+    // A Secret that goes is missed, and stops nothing.
+    trial.kubectl(&["delete", "secret", "clickhouse"])?;
+    asked("clickhouse.secret", "there is no Secret clickhouse")?;
+    let few = traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(30))?;
+    sent.merge(few);
+    trial.settle(&sent, PATIENCE)?;
+    own.user("clickhouse", "the second")?;
+    trial.ready()?;
+    let logs = trial.kubectl(&["logs", "-l", "app.kubernetes.io/name=penstock", "--tail=-1"])?;
+    let operator = kit.kubectl_output(&[
+        "-n",
+        "penstock-system",
+        "logs",
+        "deployment/penstock",
+        "--tail=-1",
+    ])?;
+    for said in [logs, operator] {
+        assert!(
+            !said.contains("the second") && !said.contains("the first"),
+            "a password is in a log"
+        );
+    }
+    // Deleting what it made takes the same users.
+    trial.kubectl(&[
+        "patch",
+        "ingestionpipeline",
+        "events",
+        "--type=merge",
+        "-p",
+        "{\"spec\":{\"deletionPolicy\":\"Delete\"}}",
+    ])?;
+    trial.kubectl(&["delete", "ingestionpipeline", "events", "--timeout=60s"])?;
+    let tables = format!(
+        "SELECT count() FROM system.tables WHERE database = '{}'",
+        trial.namespace().replace('-', "_")
+    );
+    assert_eq!(kit.clickhouse(&tables)?.trim(), "0");
+    administer(&["ACL", "DELUSER", &name])
+}
+
+/// Pods do without Redis, and so does `Ready`: that the operator is not let in there shows in a condition of its own.
+#[test]
+fn limits_are_kept_in_a_redis_that_asks_who_is_there() -> Result<()> {
+    let kit = Turn::beside_others()?;
+    let name = format!("limits-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    let mut administer = redis_administration(&kit)?;
+    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let trial = Trial::empty(&kit, "limits")?;
+    let own = Own {
+        trial: &trial,
+        name: &name,
+    };
+    let (authority, stranger) = (kit.authority()?, Authority::new("a stranger")?);
+    own.secret("authority", &[("ca.crt", &stranger.certificate)])?;
+    own.user("redis", "not the first")?;
+    trial.apply(&trial.app(APP))?;
+    trial.apply(&trial.pipeline(&format!(
+        "  ingest: {{scaling: {{replicas: 1}}}}\n  \
+         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
+        kit.secured_redis()
+    )))?;
+    own.complains("QuotasReady", "UnknownIssuer")?;
+    own.secret("authority", &[("ca.crt", &authority.certificate)])?;
+    own.complains("QuotasReady", "AuthenticationFailed")?;
+    trial.ready()?;
+
+    let kept = || trial.condition("QuotasReady", "True", Duration::from_secs(60));
+    let limited = |events: u64| {
+        let limit = format!("{{\"spec\":{{\"quota\":{{\"eventsPerDay\":{events}}}}}}}");
+        trial.kubectl(&["patch", "app", APP, "--type=merge", "-p", &limit])?;
+        let app = trial.app_id(APP)?;
+        within(60, "the limit in Redis", || {
+            Ok(limit_of(&kit, &app)? == Some(events))
+        })
+    };
+    own.user("redis", "the first")?;
+    assert_eq!(kept()?.0, "Available");
+    limited(1_000_000)?;
+
+    administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+    administer(&["CLIENT", "KILL", "USER", &name])?;
+    own.complains("QuotasReady", "AuthenticationFailed")?;
+    own.user("redis", "the second")?;
+    assert_eq!(kept()?.0, "Available");
+    limited(2_000_000)?;
+
+    // A Redis that the pipeline has not named before has no limits, be they fresh in the other.
+    let app = trial.app_id(APP)?;
+    forget_limit(&kit, &app)?;
+    let plain = format!(
+        "{{\"spec\":{{\"redis\":{{\"address\":\"{}\",\"tls\":null,\"secret\":null}}}}}}",
+        kit.redis_address()
+    );
+    trial.kubectl(&["patch", "ipl", "events", "--type=merge", "-p", &plain])?;
+    within(30, "the limit in the next Redis", || {
+        Ok(limit_of(&kit, &app)? == Some(2_000_000))
+    })?;
+    administer(&["ACL", "DELUSER", &name])
+}
+
+/// What the operator has put into Redis.
+fn limit_of(kit: &Instance, app: &str) -> Result<Option<u64>> {
+    of_limit(kit, app, |redis, key| redis.hget(key, "events_per_day")).map(Option::flatten)
+}
+
+fn forget_limit(kit: &Instance, app: &str) -> Result<()> {
+    let forgotten: Option<u64> = of_limit(kit, app, |redis, key| redis.del(key))?;
+    assert_eq!(forgotten, Some(1));
+    Ok(())
+}
+
+/// Asks Redis about the limits of an App, if it has any.
+fn of_limit<T>(
+    kit: &Instance,
+    app: &str,
+    ask: impl FnOnce(&mut redis::Connection, &str) -> redis::RedisResult<T>,
+) -> Result<Option<T>> {
+    let asked = || {
+        let mut redis = redis::Client::open(format!("redis://{}", kit.redis_address()))?.get_connection()?;
+        let keys: Vec<String> = redis.keys(format!("*:quota:{app}"))?;
+        keys.first().map(|key| ask(&mut redis, key)).transpose()
+    };
+    asked().map_err(|error: redis::RedisError| Error::new(error.to_string()))
+}
