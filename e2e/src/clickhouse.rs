@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::daemon::{ConfigFile, Daemon};
@@ -117,6 +118,9 @@ impl Instance {
     /// Makes a user of ClickHouse beside the instance's own, one that inserts or one that may do all, or changes a password.
     /// The next `up` forgets it.
     pub fn set_clickhouse_password(&self, user: &str, password: &str, may_all: bool) -> Result<()> {
+        // Tests do this side by side.
+        static FILE: Mutex<()> = Mutex::new(());
+        let _alone = FILE.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.data_dir("clickhouse").join("users");
         let before = fs::read_to_string(&path).doing(format_args!("reading {}", path.display()))?;
         let others = before

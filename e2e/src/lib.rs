@@ -58,3 +58,4 @@ pub mod versions;
 pub use component::{Component, Group};
 pub use error::{Error, Result};
 pub use instance::Instance;
+pub use secret::short_id;

@@ -33,7 +33,7 @@ pub(crate) fn kafka_uuid() -> Result<String> {
 }
 
 /// Eight hex digits: an id that is unlikely to come twice, and fits every name.
-pub(crate) fn short_id() -> Result<String> {
+pub fn short_id() -> Result<String> {
     Ok(format!("{:08x}", u32::from_be_bytes(random()?)))
 }
 

@@ -1,7 +1,8 @@
 //! `penstock schema apply`: what a person decides about stored rows, done and waited for.
 //!
 //! ```text
-//! --agree        an annotation of the pipeline: the operator runs the statements that it names, and no others
+//! --agree        an annotation of the pipeline: of what rewrites rows, the operator runs the statements that it names, and
+//!                no others
 //! --backfill     a column written into old rows, or a rollup counted for the past
 //! --retention    the end of old rows by what their Apps say now
 //! ```

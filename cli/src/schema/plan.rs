@@ -43,6 +43,14 @@ pub fn text(plan: &Plan, pipeline: &str) -> String {
                 for one in &agreement.statements {
                     let _ = writeln!(text, "{};", statement(one));
                 }
+                for step in &agreement.steps {
+                    let _ = writeln!(
+                        text,
+                        "\n-- with it: {}\n{};",
+                        harmless(&step.does),
+                        statement(&step.statement)
+                    );
+                }
                 let _ = writeln!(
                     text,
                     "\nTo agree: penstock schema apply {pipeline} --agree {}",
@@ -86,6 +94,10 @@ mod tests {
         let agreement = Agreement {
             fingerprint: "3f9a".into(),
             statements: vec!["ALTER TABLE `g`.`events` MODIFY COLUMN `ip` String".into()],
+            steps: vec![Step {
+                statement: "ALTER TABLE `g`.`events` ADD COLUMN `city` String".into(),
+                does: "column city added".into(),
+            }],
         };
         let plan = Plan {
             steps,
@@ -99,6 +111,7 @@ mod tests {
             text(&plan, "events"),
             "-- by itself: column amount added\nALTER TABLE `g`.`events` ADD COLUMN `amount` Float64;\n\n\
              -- not before you agree, for it rewrites what is stored:\nALTER TABLE `g`.`events` MODIFY COLUMN `ip` String;\n\n\
+             -- with it: column city added\nALTER TABLE `g`.`events` ADD COLUMN `city` String;\n\n\
              To agree: penstock schema apply events --agree 3f9a\n"
         );
         let plan = Plan {

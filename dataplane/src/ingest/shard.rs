@@ -68,7 +68,7 @@ pub(crate) fn run(
             let (groups, bell) = (Rc::clone(&groups), groups.bell()?);
             tokio::task::spawn_local(async move { groups.run(bell).await })
         };
-        let looker = {
+        let group_timer = {
             let groups = Rc::clone(&groups);
             tokio::task::spawn_local(async move {
                 loop {
@@ -77,12 +77,14 @@ pub(crate) fn run(
                 }
             })
         };
-        let watcher = {
+        let connection_watch = {
             let connections = Rc::clone(&connections);
-            tokio::task::spawn_local(async move { connections.watch().await })
+            tokio::task::spawn_local(async move { connections.watch_all().await })
         };
         accept(&listener, &connections, &handler, &shutdown).await;
         drop(listener);
+        // Those that were accepted last are counted by their own tasks.
+        tokio::task::yield_now().await;
         connections.finish();
         while connections.count() > 0 && !shutdown.remaining(REQUESTS_FINISHED).is_zero() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -93,8 +95,8 @@ pub(crate) fn run(
                 "cut at the end of the shutdown"
             );
         }
-        looker.abort();
-        watcher.abort();
+        group_timer.abort();
+        connection_watch.abort();
         flusher.abort();
         groups.finish();
         Ok(())

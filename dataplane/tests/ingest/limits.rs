@@ -1,6 +1,6 @@
 //! Clients that are too large, too slow, or too many.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -281,11 +281,19 @@ fn a_body_that_nobody_wants_is_read_for_a_moment() {
     let mut large = ingest.connect();
     large.write_all(refused("", 1_000_000_000).as_bytes()).unwrap();
     answered(&mut large);
+    large.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut taken = 0;
-    while let Ok(written) = large.write(&[b' '; 64 * 1024]) {
-        taken += written;
+    let ended = loop {
+        match large.write(&[b' '; 64 * 1024]) {
+            Ok(written) => taken += written,
+            Err(error) => break error.kind(),
+        }
         assert!(taken < 20_000_000, "{taken} bytes");
-    }
+    };
+    assert!(
+        [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&ended),
+        "{ended:?}"
+    );
 
     let mut silent = ingest.connect();
     silent.write_all(refused("", 50_000).as_bytes()).unwrap();

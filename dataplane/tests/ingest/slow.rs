@@ -137,12 +137,15 @@ fn slow_clients(client: Client, cut: &AtomicU32, stop: &AtomicBool) {
             _ => Slow::new(client, &body, body.len()),
         })
         .collect();
+    let mut next = Instant::now();
     while !stop.load(Relaxed) {
         for slow in &mut clients {
             let is_cut = slow.turn(client);
             cut.fetch_add(u32::from(is_cut && !slow.cut), Relaxed);
             slow.cut |= is_cut;
-            std::thread::sleep(PAUSE / SLOW);
+            // Whoever comes late makes up for it.
+            next += PAUSE / SLOW;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     }
 }

@@ -90,6 +90,11 @@ fn run(arguments: &Arguments) -> Result<()> {
             || arguments.only.iter().any(|text| name.contains(text))
             || *workload == PARTIAL && asked(SLOW)
     };
+    if arguments.hold && !asked(SLOW) {
+        return Err(Error::new(format!(
+            "only `{SLOW}` can be held: --only '{SLOW}' --hold"
+        )));
+    }
     let samples = measure(&bench, &servers, arguments.runs, wanted)?;
     let all = lines(&samples);
     if !arguments.only.is_empty() || !arguments.build.is_empty() {

@@ -18,7 +18,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use penstock_e2e::Instance;
+use penstock_e2e::{Instance, short_id};
 use serde_json::Value;
 
 const IMAGE: &str = "image: {repository: registry.test/penstock, tag: v1}\n";
@@ -115,7 +115,7 @@ struct Namespace<'a> {
 
 impl<'a> Namespace<'a> {
     fn new(kit: &'a Instance) -> Self {
-        let name = format!("chart-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let name = format!("chart-{}", short_id().expect("an id"));
         let manifest = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Namespace",

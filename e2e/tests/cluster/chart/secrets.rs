@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use penstock_e2e::trial::{APP, Acknowledged, Trial, within};
-use penstock_e2e::{Instance, Result};
+use penstock_e2e::{Instance, Result, short_id};
 use uuid::Uuid;
 
 use super::{guide_values, succeeds};
 use crate::process::Cluster;
-use crate::secured::{Own, both, let_in, locked_out, redis_administration, replaced};
+use crate::secured::{
+    FIRST, Own, SECOND, both, condition_field, let_in, locked_out, redis_administration, redis_user, replaced,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const FIRST: &str = "the first";
-const SECOND: &str = "the second";
 
 /// A release in a trial's namespace, for that namespace alone: with the right to nothing else, it shares no object of the
 /// cluster with the installed one.
@@ -60,10 +60,7 @@ impl Release<'_> {
         let another = self.trial.pipeline(&spec);
         self.trial
             .apply(&another.replace("{name: events,", "{name: another,"))?;
-        let topics = |field: &str| {
-            let path = format!("jsonpath={{.status.conditions[?(@.type==\"TopicsReady\")].{field}}}");
-            self.trial.kubectl(&["get", "ipl", "another", "-o", &path])
-        };
+        let topics = |field: &str| condition_field(self.trial, "another", "TopicsReady", field);
         within(60, "Kafka refuses the operator", || {
             Ok(topics("message")?.contains("uthentication failed"))
         })?;
@@ -96,22 +93,13 @@ fn secured_values(kit: &Instance) -> Result<String> {
 fn an_installation_on_secured_services_goes_on_while_its_secrets_change() -> Result<()> {
     let cluster = Cluster::alone()?;
     let kit = &cluster.kit;
-    let id = &Uuid::new_v4().simple().to_string()[..8];
+    let id = short_id()?;
     let (name, operator) = (format!("pods-{id}"), format!("operator-{id}"));
     kit.set_kafka_password(&name, FIRST)?;
     kit.set_kafka_password(&operator, FIRST)?;
     kit.set_clickhouse_password(&name, FIRST, false)?;
     let mut administer = redis_administration(kit)?;
-    administer(&[
-        "ACL",
-        "SETUSER",
-        &name,
-        "on",
-        &format!(">{FIRST}"),
-        "~*",
-        "&*",
-        "+@all",
-    ])?;
+    redis_user(kit, &name, FIRST)?;
 
     let trial = Trial::empty(kit, "secured")?;
     let own = Own {
@@ -150,7 +138,7 @@ fn an_installation_on_secured_services_goes_on_while_its_secrets_change() -> Res
     let_in(&trial, 60)?;
     let (mut sent, ()) = Acknowledged::meanwhile(send, || {
         kit.set_clickhouse_password(&name, SECOND, false)?;
-        administer(&["ACL", "SETUSER", &name, "resetpass", &format!(">{SECOND}")])?;
+        redis_user(kit, &name, SECOND)?;
         administer(&["CLIENT", "KILL", "USER", &name])?;
         locked_out(&trial)?;
         own.user("clickhouse-consumer", SECOND)?;

@@ -275,7 +275,7 @@ fn stored_rows_are_rewritten_while_events_arrive() -> Result<()> {
     };
     // It is not called done while it is held up, and rows arrive all the same.
     let under_way = |apply: &[&str], kind: &str| -> Result<()> {
-        let (code, said) = ended(&kit, &trial, &[apply, &["--timeout", "2s"]].concat())?;
+        let (code, said) = ended(&kit, &trial, &[apply, &["--timeout", "5s"]].concat())?;
         assert!(
             code == Some(1) && said.contains("parts are to be rewritten; it goes on"),
             "{code:?} {said}"
@@ -321,7 +321,7 @@ fn stored_rows_are_rewritten_while_events_arrive() -> Result<()> {
 
         // A change of its type waits for a person, behind one that is under way; until then all goes on as it was.
         changes("STOP")?;
-        let (code, said) = ended(&kit, &trial, &[&backfill[..], &["--timeout", "1s"]].concat())?;
+        let (code, said) = ended(&kit, &trial, &[&backfill[..], &["--timeout", "5s"]].concat())?;
         assert_eq!(code, Some(1), "{said}");
         // What else is asked for waits with it, and comes with it.
         let more = spec("String").replace(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use penstock_dataplane_config::table::quote_identifier;
 use penstock_dataplane_config::{KafkaCluster, RedisTarget};
 use penstock_e2e::trial::SpareKafka;
-use penstock_e2e::{Instance, Result};
+use penstock_e2e::{Instance, Result, short_id};
 use penstock_provision::contract::{self, Fields, RedisSide, Side};
 use penstock_provision::{
     Claim, Class, ClickHouseAdmin, ClickHouseServer, KafkaAdmin, Owner, ProvisionError, RedisQuotas,
@@ -28,7 +28,7 @@ fn provisioning_keeps_its_contract_on_real_services() -> Result<()> {
         .enable_all()
         .build()
         .expect("a runtime");
-    let run = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
+    let run = short_id()?;
     runtime.block_on(async {
         quotas(&kit, &run).await;
         tables(&kit, &run).await?;

@@ -5,9 +5,9 @@
 //! pods, operator -- TLS, with the certificate that is shown now --> Front -- plain --> the kit's service
 //! ```
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use penstock_e2e::instance::NODE_ADDRESS;
 use penstock_e2e::secured::Issued;
@@ -23,10 +23,10 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What is shown, and to how many who trusted it.
+/// What is shown, and the addresses of those who have trusted it.
 struct Shown {
     acceptor: TlsAcceptor,
-    trusted: AtomicUsize,
+    trusting: Mutex<HashSet<IpAddr>>,
 }
 
 /// Listens until it is dropped.
@@ -70,9 +70,9 @@ impl Front {
         Ok(())
     }
 
-    /// How many connections were made by those who trust what is shown.
-    pub(super) fn trusted(&self) -> usize {
-        self.shown.borrow().trusted.load(Relaxed)
+    /// How many pods have trusted what is shown.
+    pub(super) fn trusting(&self) -> usize {
+        self.shown.borrow().trusting.lock().expect("no panic").len()
     }
 }
 
@@ -83,7 +83,8 @@ async fn pass(
 ) -> std::io::Result<()> {
     let shown = Arc::clone(&watched.borrow_and_update());
     let mut client = shown.acceptor.accept(client).await?;
-    shown.trusted.fetch_add(1, Relaxed);
+    let peer = client.get_ref().0.peer_addr()?.ip();
+    shown.trusting.lock().expect("no panic").insert(peer);
     let mut server = TcpStream::connect(target).await?;
     tokio::select! {
         passed = copy_bidirectional(&mut client, &mut server) => passed.map(drop),
@@ -102,7 +103,7 @@ fn shown(issued: &Issued) -> Result<Arc<Shown>> {
         .map_err(failed)?;
     Ok(Arc::new(Shown {
         acceptor: TlsAcceptor::from(Arc::new(config)),
-        trusted: AtomicUsize::new(0),
+        trusting: Mutex::default(),
     }))
 }
 

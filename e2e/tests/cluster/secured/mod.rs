@@ -12,8 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use penstock_e2e::secured::{Issued, USER};
-use penstock_e2e::trial::{Trial, Turn, within};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::trial::{Acknowledged, PIPELINE, Traffic, Trial, Turn, within};
+use penstock_e2e::{Error, Instance, Result, short_id};
 use uuid::Uuid;
 
 use crate::consume::consumer::Consumer;
@@ -22,6 +22,9 @@ use crate::consume::pipeline::Pipeline;
 use crate::ingest::setup::{Setup, batch, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Passwords that no log says by chance.
+pub(crate) const FIRST: &str = "open-sesame-1";
+pub(crate) const SECOND: &str = "open-sesame-2";
 /// The roles of a pipeline's pods.
 const BOTH: [&str; 2] = ["ingest", "consume"];
 
@@ -117,6 +120,35 @@ pub(crate) fn redis_administration(kit: &Instance) -> Result<impl FnMut(&[&str])
     })
 }
 
+/// Makes a user of Redis, or changes its password.
+pub(crate) fn redis_user(kit: &Instance, name: &str, password: &str) -> Result<()> {
+    let password = format!(">{password}");
+    let all = ["~*", "&*", "+@all"];
+    let user = ["ACL", "SETUSER", name, "on", "resetpass", &password];
+    redis_administration(kit)?(&[&user[..], &all].concat())
+}
+
+/// Makes a user of ClickHouse and of Redis, or changes its password, with which it is cut off.
+fn make_user(kit: &Instance, name: &str, password: &str) -> Result<()> {
+    kit.set_clickhouse_password(name, password, true)?;
+    redis_user(kit, name, password)?;
+    redis_administration(kit)?(&["CLIENT", "KILL", "USER", name])
+}
+
+/// That is let in no more, and where it is it is cut off.
+fn bar_user(kit: &Instance, name: &str) -> Result<()> {
+    kit.set_clickhouse_password(name, "nobody knows", true)?;
+    redis_administration(kit)?(&["ACL", "DELUSER", name])
+}
+
+/// Sends while something is changed, which no client may notice.
+fn unnoticed(traffic: &Traffic, change: impl FnOnce() -> Result<()>) -> Result<Acknowledged> {
+    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
+    let (sent, ()) = Acknowledged::meanwhile(send, change)?;
+    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
+    Ok(sent)
+}
+
 fn some_ids(count: usize) -> Vec<String> {
     (0..count).map(|_| Uuid::new_v4().to_string()).collect()
 }
@@ -149,10 +181,9 @@ fn events_are_taken_over_encrypted_connections() -> Result<()> {
 #[test]
 fn a_rotated_password_of_redis_is_used_without_a_restart() -> Result<()> {
     let kit = Turn::beside_others()?;
-    let name = format!("rotated-{}", Uuid::new_v4().simple());
-    let user = User::new(&name, "the first")?;
-    let mut administer = redis_administration(&kit)?;
-    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let name = format!("rotated-{}", short_id()?);
+    let user = User::new(&name, FIRST)?;
+    redis_user(&kit, &name, FIRST)?;
     let setup = Setup::new(&kit)?;
     setup.create_topics(1);
     setup.write_apps("eventsPerDay: 1000000");
@@ -161,13 +192,14 @@ fn a_rotated_password_of_redis_is_used_without_a_restart() -> Result<()> {
     assert_eq!(pod.send(&batch(&some_ids(10))).0, 200);
     wait_for("the usage in Redis", || setup.usage() == 10);
 
-    administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+    redis_user(&kit, &name, SECOND)?;
+    let mut administer = redis_administration(&kit)?;
     administer(&["CLIENT", "KILL", "USER", &name])?;
     assert_eq!(pod.send(&batch(&some_ids(10))).0, 200, "it does without Redis");
     wait_for("a refused connection", || {
         pod.metric("penstock_dependency_up{name=\"redis\"}") == 0.0
     });
-    user.write("password", "the second\n")?;
+    user.write("password", &format!("{SECOND}\n"))?;
     wait_for("the usage in Redis", || setup.usage() == 20);
     assert_eq!(pod.metric("penstock_dependency_up{name=\"redis\"}"), 1.0);
     administer(&["ACL", "DELUSER", &name])
@@ -435,11 +467,8 @@ impl Own<'_> {
         self.field("Ready", "message")
     }
 
-    /// Of a condition of the pipeline.
     fn field(&self, condition: &str, field: &str) -> Result<String> {
-        let path = format!("jsonpath={{.status.conditions[?(@.type==\"{condition}\")].{field}}}");
-        self.trial
-            .kubectl(&["get", "ingestionpipeline", "events", "-o", &path])
+        condition_field(self.trial, PIPELINE, condition, field)
     }
 
     /// Waits until a condition is not met, and says why.
@@ -451,4 +480,15 @@ impl Own<'_> {
             )
         })
     }
+}
+
+/// What a condition of a pipeline says.
+pub(crate) fn condition_field(
+    trial: &Trial<'_>,
+    pipeline: &str,
+    condition: &str,
+    field: &str,
+) -> Result<String> {
+    let path = format!("jsonpath={{.status.conditions[?(@.type==\"{condition}\")].{field}}}");
+    trial.kubectl(&["get", "ingestionpipeline", pipeline, "-o", &path])
 }

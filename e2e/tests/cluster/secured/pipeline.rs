@@ -4,21 +4,21 @@
 use std::time::Duration;
 
 use penstock_e2e::secured::Authority;
-use penstock_e2e::trial::{APP, Acknowledged, Trial, Turn, within};
-use penstock_e2e::{Error, Instance, Result};
+use penstock_e2e::trial::{APP, Trial, Turn, within};
+use penstock_e2e::{Error, Instance, Result, short_id};
 use redis::Commands as _;
-use uuid::Uuid;
 
-use super::{Own, PATIENCE, both, let_in, locked_out, redis_administration, replaced};
+use super::{
+    FIRST, Own, PATIENCE, SECOND, bar_user, both, let_in, locked_out, make_user, redis_administration,
+    redis_user, replaced, unnoticed,
+};
 
 #[test]
 fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let kit = Turn::beside_others()?;
-    let name = format!("own-{}", &Uuid::new_v4().simple().to_string()[..8]);
-    kit.set_kafka_password(&name, "the first")?;
-    kit.set_clickhouse_password(&name, "the first", true)?;
-    let mut administer = redis_administration(&kit)?;
-    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let name = format!("own-{}", short_id()?);
+    kit.set_kafka_password(&name, FIRST)?;
+    make_user(&kit, &name, FIRST)?;
     let trial = Trial::empty(&kit, "own")?;
     let own = Own {
         trial: &trial,
@@ -54,11 +54,11 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
         .map_err(|error| Error::new(error.to_string()))?;
     own.secret("authority", &[("ca.crt", &authority)])?;
     asked("clickhouse.secret", "there is no Secret clickhouse")?;
-    own.user("clickhouse", "the first")?;
+    own.user("clickhouse", FIRST)?;
     own.secret("kafka", &[("username", &name)])?;
     asked("kafka.sasl.secret", "has no member password")?;
-    own.user("kafka", "not the first")?;
-    own.user("redis", "the first")?;
+    own.user("kafka", "neither of them")?;
+    own.user("redis", FIRST)?;
     // A wrong password is said as what it is, and mended by the Secret alone.
     within(60, "Kafka lets nobody in", || {
         Ok(own.says()?.contains("uthentication failed"))
@@ -66,24 +66,20 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     // Also when it has been known for a while.
     std::thread::sleep(Duration::from_secs(15));
     assert!(own.says()?.contains("uthentication failed"), "{}", own.says()?);
-    own.user("kafka", "the first")?;
+    own.user("kafka", FIRST)?;
     trial.ready()?;
 
     let traffic = trial.traffic(APP)?;
-    let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));
     let before = both(&trial)?;
     let_in(&trial, 60)?;
     // Both of them: what is refused at first is tried again until the new password has come.
-    let (mut sent, ()) = Acknowledged::meanwhile(send, || {
-        kit.set_clickhouse_password(&name, "the second", true)?;
-        administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
-        administer(&["CLIENT", "KILL", "USER", &name])?;
+    let mut sent = unnoticed(&traffic, || {
+        make_user(&kit, &name, SECOND)?;
         locked_out(&trial)?;
-        own.user("clickhouse", "the second")?;
-        own.user("redis", "the second")?;
+        own.user("clickhouse", SECOND)?;
+        own.user("redis", SECOND)?;
         let_in(&trial, 120)
     })?;
-    assert_eq!((sent.failed, &sent.errors), (0, &Vec::new()));
     trial.settle(&sent, PATIENCE)?;
     assert_eq!(
         both(&trial)?,
@@ -91,13 +87,11 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
         "no pod restarts for a password of ClickHouse or Redis"
     );
 
-    let (more, ()) = Acknowledged::meanwhile(send, || {
-        kit.set_kafka_password(&name, "the second")?;
-        own.user("kafka", "the second")?;
+    sent.merge(unnoticed(&traffic, || {
+        kit.set_kafka_password(&name, SECOND)?;
+        own.user("kafka", SECOND)?;
         replaced(&trial, &before)
-    })?;
-    assert_eq!((more.failed, &more.errors), (0, &Vec::new()));
-    sent.merge(more);
+    })?);
 
     // A Secret that goes is missed, and stops nothing.
     trial.kubectl(&["delete", "secret", "clickhouse"])?;
@@ -105,7 +99,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     let few = traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(30))?;
     sent.merge(few);
     trial.settle(&sent, PATIENCE)?;
-    own.user("clickhouse", "the second")?;
+    own.user("clickhouse", SECOND)?;
     trial.ready()?;
     let logs = trial.kubectl(&["logs", "-l", "app.kubernetes.io/name=penstock", "--tail=-1"])?;
     let operator = kit.kubectl_output(&[
@@ -117,7 +111,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
     ])?;
     for said in [logs, operator] {
         assert!(
-            !said.contains("the second") && !said.contains("the first"),
+            !said.contains(FIRST) && !said.contains(SECOND),
             "a password is in a log"
         );
     }
@@ -136,16 +130,15 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
         trial.namespace().replace('-', "_")
     );
     assert_eq!(kit.clickhouse(&tables)?.trim(), "0");
-    administer(&["ACL", "DELUSER", &name])
+    bar_user(&kit, &name)
 }
 
 /// Pods do without Redis, and so does `Ready`: that the operator is not let in there shows in a condition of its own.
 #[test]
 fn limits_are_kept_in_a_redis_that_asks_who_is_there() -> Result<()> {
     let kit = Turn::beside_others()?;
-    let name = format!("limits-{}", &Uuid::new_v4().simple().to_string()[..8]);
-    let mut administer = redis_administration(&kit)?;
-    administer(&["ACL", "SETUSER", &name, "on", ">the first", "~*", "&*", "+@all"])?;
+    let name = format!("limits-{}", short_id()?);
+    redis_user(&kit, &name, FIRST)?;
     let trial = Trial::empty(&kit, "limits")?;
     let own = Own {
         trial: &trial,
@@ -153,7 +146,7 @@ fn limits_are_kept_in_a_redis_that_asks_who_is_there() -> Result<()> {
     };
     let (authority, stranger) = (kit.authority()?, Authority::new("a stranger")?);
     own.secret("authority", &[("ca.crt", &stranger.certificate)])?;
-    own.user("redis", "not the first")?;
+    own.user("redis", "neither of them")?;
     trial.apply(&trial.app(APP))?;
     trial.apply(&trial.pipeline(&format!(
         "  ingest: {{scaling: {{replicas: 1}}}}\n  \
@@ -174,14 +167,15 @@ fn limits_are_kept_in_a_redis_that_asks_who_is_there() -> Result<()> {
             Ok(limit_of(&kit, &app)? == Some(events))
         })
     };
-    own.user("redis", "the first")?;
+    own.user("redis", FIRST)?;
     assert_eq!(kept()?.0, "Available");
     limited(1_000_000)?;
 
-    administer(&["ACL", "SETUSER", &name, "resetpass", ">the second"])?;
+    redis_user(&kit, &name, SECOND)?;
+    let mut administer = redis_administration(&kit)?;
     administer(&["CLIENT", "KILL", "USER", &name])?;
     own.complains("QuotasReady", "AuthenticationFailed")?;
-    own.user("redis", "the second")?;
+    own.user("redis", SECOND)?;
     assert_eq!(kept()?.0, "Available");
     limited(2_000_000)?;
 

@@ -72,6 +72,7 @@ fn passes(code: u32) -> bool {
         | 242 // TABLE_IS_READ_ONLY: a replica without its keeper
         | 394 // QUERY_WAS_CANCELLED
         | 473 // DEADLOCK_AVOIDED
+        | 517 // CANNOT_ASSIGN_ALTER: a replica has not caught up with the change before
         | 999 // KEEPER_EXCEPTION
     )
 }

@@ -145,6 +145,8 @@ pub struct Agreement {
     /// The value of the annotation [`super::super::APPLY_SCHEMA`].
     pub fingerprint: String,
     pub statements: Vec<String>,
+    /// What rewrites nothing, and waits with them.
+    pub steps: Vec<Step>,
 }
 
 /// A change of stored rows that ClickHouse has not finished.
@@ -292,6 +294,7 @@ fn make_plan(
                     Refusal::Rewrite(rewrite) => Some(Agreement {
                         fingerprint: rewrite.fingerprint(),
                         statements: rewrite.statements(),
+                        steps: rewrite.online.clone(),
                     }),
                     _ => None,
                 };

@@ -1,7 +1,7 @@
 //! What to do to a table: a pure comparison of the event table that is asked for with the table that is there.
 //!
 //! ```text
-//! column missing                         added, online
+//! column missing                         added, online; where another column is different, with that
 //! column different                       refused, with the statement; done when a person has named its fingerprint
 //! key or engine different                refused, with the statement that a person would run
 //! too few remembered blocks              ours: raised; adopted: refused, with the statement
@@ -70,7 +70,7 @@ pub(crate) struct Rewrite {
     /// What is wrong, each with the statement that mends it.
     wrong: Vec<(String, String)>,
     /// What rewrites nothing, and is done with it.
-    online: Vec<Step>,
+    pub(crate) online: Vec<Step>,
 }
 
 impl Rewrite {
@@ -93,7 +93,8 @@ impl Rewrite {
             .collect()
     }
 
-    /// Those, and whatever else makes the table as asked: who has agreed waits for no other look.
+    /// Those, and before them whatever else makes the table as asked: who has agreed waits for no other look. The other way
+    /// round a replica would have each wait until stored rows are rewritten.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let step = |(is, statement): &(String, String)| Step {
             // The server goes on with it by itself; it is not waited for.
@@ -101,7 +102,7 @@ impl Rewrite {
             does: format!("{is}: changed, as the annotation said"),
         };
         let rewrites = self.wrong.iter().map(step);
-        rewrites.chain(self.online.iter().cloned()).collect()
+        self.online.iter().cloned().chain(rewrites).collect()
     }
 }
 

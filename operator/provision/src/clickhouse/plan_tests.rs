@@ -212,9 +212,9 @@ fn what_rewrites_nothing_is_done_with_what_was_agreed_to() {
     assert_eq!(
         does,
         [
-            "column user_id is UInt64: changed, as the annotation said",
             "column library added",
             "non_replicated_deduplication_window = 60000",
+            "column user_id is UInt64: changed, as the annotation said",
         ]
     );
     assert_eq!(rewrite.statements().len(), 1, "only that is agreed to");

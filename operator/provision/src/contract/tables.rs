@@ -197,6 +197,7 @@ impl Suite<'_> {
             .await
             .expect_err("a number is no text")
             .to_string();
+        assert!(!self.side.has_column(&spec, "amount").await);
         let fingerprint = refused.rsplit(' ').next().unwrap_or_default();
         let other = TableSpec {
             approved: Some("0123456789ab".into()),

@@ -473,11 +473,11 @@ async fn ensure_quotas(
     )
     .await?;
     let now: BTreeSet<Uuid> = asked.entries.iter().map(|entry| entry.app).collect();
-    // Those in a Redis that is no longer this pipeline's expire.
+    // Those in another Redis expire.
     let before = memory
         .quotas
         .iter()
-        .filter(|known| known.of.redis == *redis)
+        .filter(|known| known.of.redis.address == redis.address)
         .flat_map(|known| &known.of.entries)
         .map(|entry| entry.app);
     let gone: Vec<Uuid> = before.filter(|app| !now.contains(app)).collect();
