@@ -2,12 +2,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::client::{Sender, Shared};
+use super::super::fixture::{NOW, stamp, stored};
 use super::super::json::Fault;
 use super::super::line::head_of;
 use super::super::retention::Retention;
 use super::*;
 
-const NOW: i64 = 1_763_730_000_123;
 const ID: &str = "0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f";
 
 struct Shop;
@@ -32,18 +32,7 @@ fn read_with(body: &str, change: impl FnOnce(&mut Stamp<'_>)) -> (Result<(), Ref
         "envelope",
         Retention::default(),
     );
-    let mut stamp = Stamp {
-        app: Uuid::from_u128(7),
-        head: &head,
-        received_at: NOW,
-        shared: &shared,
-        on_behalf: None,
-        source: "envelope",
-        retention: Retention::default(),
-        idempotency_key: None,
-        event_limit: 2000,
-        batch_limit: 5,
-    };
+    let mut stamp = stamp("envelope", &head, &shared);
     change(&mut stamp);
     let mut lines = Lines::default();
     let mut envelope = Envelope {
@@ -96,11 +85,7 @@ fn a_backend_says_whose_events_they_are() {
     };
     let (result, lines) = read_with(&body, |stamp| stamp.on_behalf = Some(sender));
     assert_eq!(result, Ok(()));
-    let text = str::from_utf8(&lines.bytes).unwrap();
-    let said: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let said = stored(&lines);
     let said: Vec<_> = said
         .iter()
         .map(|line| (&line["ip"], &line["user_agent"]))
@@ -121,7 +106,7 @@ fn a_full_event_becomes_a_line() {
     )]);
     let (result, lines) = read(&body);
     assert_eq!((result, lines.seen, lines.dropped), (Ok(()), 1, 1));
-    let line: Value = serde_json::from_slice(&lines.bytes).unwrap();
+    let line = &stored(&lines)[0];
     let expected = json!({
         "v": 1, "app_id": Uuid::from_u128(7).to_string(), "event_id": ID, "received_at": NOW,
         "timestamp": 1_763_730_000_000_i64, "client_timestamp": 1_763_730_000_000_i64,
@@ -129,7 +114,7 @@ fn a_full_event_becomes_a_line() {
         "event_type": "purchase", "user_id": "u-1", "platform": "iOS", "event_data": {"amount": 12.5},
         "context": {"extra": 1}
     });
-    assert_eq!(line, expected);
+    assert_eq!(*line, expected);
     for changes in [
         json!({"properties": null}),
         json!({"timestamp": "2025-11-21T13:05:00.123Z"}),

@@ -21,6 +21,8 @@ mod direct;
 mod encoding;
 mod envelope;
 mod fate;
+#[cfg(test)]
+mod fixture;
 mod flaw;
 mod flight;
 #[cfg(any(test, fuzzing))]

@@ -1,27 +1,11 @@
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::client::{Sender, Shared};
+use super::super::fixture::{NOW, stamp, stored};
 use super::super::line::head_of;
 use super::super::retention::Retention;
 use super::*;
-
-const NOW: i64 = 1_763_730_000_123;
-
-fn stamp<'r>(head: &'r [u8], shared: &'r Shared) -> Stamp<'r> {
-    Stamp {
-        app: Uuid::from_u128(7),
-        head,
-        received_at: NOW,
-        shared,
-        on_behalf: None,
-        source: "native",
-        retention: Retention::default(),
-        idempotency_key: None,
-        event_limit: 2000,
-        batch_limit: 5,
-    }
-}
 
 struct Shop;
 
@@ -41,7 +25,7 @@ fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
         "native",
         Retention::default(),
     );
-    let stamp = stamp(&head, &shared);
+    let stamp = stamp("native", &head, &shared);
     let mut lines = Lines::default();
     let mut native = Native {
         stamp: &stamp,
@@ -54,17 +38,6 @@ fn read(body: &str, batch: bool) -> (Result<(), Refused>, Lines) {
         native.single(body, &mut lines)
     };
     (result, lines)
-}
-
-fn stored(lines: &Lines) -> Vec<Value> {
-    let text = std::str::from_utf8(&lines.bytes).unwrap();
-    let values: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(values.len(), lines.lines.len());
-    assert_eq!(lines.lines.last().map_or(0, |line| line.end), lines.bytes.len());
-    values
 }
 
 fn codes(lines: &Lines) -> Vec<(u32, &'static str, &str)> {
@@ -118,7 +91,7 @@ fn a_key_that_speaks_for_others_says_who_the_client_is() {
     let shared = Shared::new(&own, "native", Retention::default());
     let stamp = Stamp {
         on_behalf: Some(own),
-        ..stamp(&head, &shared)
+        ..stamp("native", &head, &shared)
     };
     let mut lines = Lines::default();
     let mut native = Native {

@@ -1,12 +1,13 @@
 //! The servers that are measured: how each is started, and what it writes.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use penstock_e2e::Result;
 use penstock_e2e::error::Context as _;
+use penstock_e2e::trial::port;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -104,7 +105,7 @@ impl Server {
     /// Starts it on its core and waits until it answers.
     pub fn start(&self, bootstrap: &str, topic: &str) -> Result<Running> {
         let directory = tempfile::tempdir().doing("making a folder")?;
-        let (address, admin) = (free_address()?, free_address()?);
+        let (address, admin) = (next_address(), next_address());
         let mut command = Command::new(&self.program);
         command.env_clear();
         match self.kind {
@@ -202,8 +203,7 @@ fn collector_yaml(bootstrap: &str, topic: &str, address: SocketAddr) -> String {
     )
 }
 
-pub(crate) fn free_address() -> Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .doing("looking for a free port")
+/// Where another server may listen.
+pub(crate) fn next_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port()))
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::child::Pinned;
 use crate::process;
-use crate::server::{SERVER_CORE, answers, free_address};
+use crate::server::{SERVER_CORE, answers, next_address};
 use crate::store::table::{Client, Store, Table};
 use crate::topic::letters;
 
@@ -87,7 +87,7 @@ impl Sink {
                     Kind::Compressed => "LZ4",
                     _ => "None",
                 };
-                let admin = free_address()?;
+                let admin = next_address();
                 let secret = |name: &str, value: &str| {
                     let path = folder.path().join(name);
                     std::fs::write(&path, value).doing("writing a secret")?;
