@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use penstock_provision::clickhouse::inspect::Plan;
+use penstock_provision::clickhouse::inspect::{Plan, Step};
 
 use crate::exit::{End, Result};
 use crate::output::{Format, print};
@@ -22,12 +22,7 @@ pub fn text(plan: &Plan, pipeline: &str) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     for step in &plan.steps {
-        let _ = writeln!(
-            text,
-            "-- by itself: {}\n{};\n",
-            harmless(&step.does),
-            statement(&step.statement)
-        );
+        let _ = writeln!(text, "{}\n", done("by itself", step));
     }
     if let Some(blocked) = &plan.blocked {
         match &blocked.agreement {
@@ -44,12 +39,7 @@ pub fn text(plan: &Plan, pipeline: &str) -> String {
                     let _ = writeln!(text, "{};", statement(one));
                 }
                 for step in &agreement.steps {
-                    let _ = writeln!(
-                        text,
-                        "\n-- with it: {}\n{};",
-                        harmless(&step.does),
-                        statement(&step.statement)
-                    );
+                    let _ = writeln!(text, "\n{}", done("with it", step));
                 }
                 let _ = writeln!(
                     text,
@@ -70,6 +60,15 @@ pub fn text(plan: &Plan, pipeline: &str) -> String {
     text
 }
 
+/// What the operator does, and when.
+fn done(when: &str, step: &Step) -> String {
+    format!(
+        "-- {when}: {}\n{};",
+        harmless(&step.does),
+        statement(&step.statement)
+    )
+}
+
 /// With its lines, and no other control character.
 fn statement(sql: &str) -> String {
     sql.lines().map(harmless).collect::<Vec<_>>().join("\n")
@@ -77,7 +76,7 @@ fn statement(sql: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use penstock_provision::clickhouse::inspect::{Agreement, Blocked, Step};
+    use penstock_provision::clickhouse::inspect::{Agreement, Blocked};
 
     use super::*;
 

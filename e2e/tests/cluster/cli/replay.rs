@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Trial, Turn, within};
+use penstock_e2e::trial::{APP, Acknowledged, PIPELINE, Traffic, Trial, Turn, within};
 use penstock_e2e::{Error, Result};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -98,15 +98,7 @@ fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
     trial.kubectl(&["annotate", &pipeline, "penstock.dev/paused-"])?;
 
     // It comes back while others are sent, and they are refused nothing.
-    let send = || traffic.send(400, 20, 2, Duration::from_millis(50), Duration::from_secs(60));
-    let (meanwhile, done) = Acknowledged::meanwhile(send, || {
-        printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])
-    })?;
-    assert!(
-        done.contains("were missing in") && done.contains("are there now"),
-        "{done}"
-    );
-    assert_eq!((meanwhile.failed, &meanwhile.errors), (0, &Vec::new()));
+    let meanwhile = replayed_meanwhile(&kit, &trial, &traffic)?;
     let all = 3000 + meanwhile.ids.len() as u64;
     let complete = || Ok(trial.rows()? == (all, all));
     within(60, "all is there, once", complete)?;
@@ -152,6 +144,20 @@ fn what_a_table_has_lost_comes_back_out_of_the_topic_once() -> Result<()> {
     Ok(())
 }
 
+/// What was sent, and refused to nobody, while what is missing was brought back.
+fn replayed_meanwhile(kit: &Turn, trial: &Trial<'_>, traffic: &Traffic) -> Result<Acknowledged> {
+    let send = || traffic.send(400, 20, 2, Duration::from_millis(50), Duration::from_secs(60));
+    let (meanwhile, done) = Acknowledged::meanwhile(send, || {
+        printed(kit, trial, &["replay", PIPELINE, "--from", "1h"])
+    })?;
+    assert!(
+        done.contains("were missing in") && done.contains("are there now"),
+        "{done}"
+    );
+    assert_eq!((meanwhile.failed, &meanwhile.errors), (0, &Vec::new()));
+    Ok(meanwhile)
+}
+
 /// KIP-848: Kafka lists no members of such a group, and lets nobody else set it back while it has some.
 #[test]
 fn a_group_of_the_newer_protocol_is_set_back_too() -> Result<()> {
@@ -168,15 +174,7 @@ fn a_group_of_the_newer_protocol_is_set_back_too() -> Result<()> {
     kit.clickhouse(&format!(
         "ALTER TABLE {table} DELETE WHERE cityHash64(event_id) % 3 = 0 SETTINGS mutations_sync = 1"
     ))?;
-    let send = || traffic.send(400, 20, 2, Duration::from_millis(50), Duration::from_secs(60));
-    let (meanwhile, done) = Acknowledged::meanwhile(send, || {
-        printed(&kit, &trial, &["replay", PIPELINE, "--from", "1h"])
-    })?;
-    assert!(
-        done.contains("were missing in") && done.contains("are there now"),
-        "{done}"
-    );
-    assert_eq!((meanwhile.failed, &meanwhile.errors), (0, &Vec::new()));
+    let meanwhile = replayed_meanwhile(&kit, &trial, &traffic)?;
     sent.merge(meanwhile);
     trial.settle(&sent, Duration::from_secs(90))?;
     trial.ready()

@@ -141,6 +141,19 @@ fn bar_user(kit: &Instance, name: &str) -> Result<()> {
     redis_administration(kit)?(&["ACL", "DELUSER", name])
 }
 
+/// Services of a pipeline's own, which ask who is there: the authority and a user each in a Secret of that name.
+fn own_services(kit: &Instance) -> Result<String> {
+    Ok(format!(
+        "  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
+         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
+         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
+         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
+        kit.secured_kafka()?,
+        kit.secured_clickhouse(),
+        kit.secured_redis()
+    ))
+}
+
 /// Sends while something is changed, which no client may notice.
 fn unnoticed(traffic: &Traffic, change: impl FnOnce() -> Result<()>) -> Result<Acknowledged> {
     let send = || traffic.send(100, 10, 2, Duration::from_millis(100), Duration::from_secs(60));

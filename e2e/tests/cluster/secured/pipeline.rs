@@ -9,8 +9,8 @@ use penstock_e2e::{Error, Instance, Result, short_id};
 use redis::Commands as _;
 
 use super::{
-    FIRST, Own, PATIENCE, SECOND, bar_user, both, let_in, locked_out, make_user, redis_administration,
-    redis_user, replaced, unnoticed,
+    FIRST, Own, PATIENCE, SECOND, bar_user, both, let_in, locked_out, make_user, own_services,
+    redis_administration, redis_user, replaced, unnoticed,
 };
 
 #[test]
@@ -25,16 +25,7 @@ fn a_pipeline_has_secured_services_of_its_own() -> Result<()> {
         name: &name,
     };
     trial.apply(&trial.app(APP))?;
-    let spec = format!(
-        "  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
-         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
-         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
-         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
-        kit.secured_kafka()?,
-        kit.secured_clickhouse(),
-        kit.secured_redis()
-    );
-    trial.apply(&trial.pipeline(&spec))?;
+    trial.apply(&trial.pipeline(&own_services(&kit)?))?;
 
     // One after the other is asked for by its field.
     let asked = |field: &str, why: &str| {

@@ -10,7 +10,7 @@ use penstock_e2e::{Instance, Result, short_id};
 use super::front::Front;
 use super::{
     BOTH, FIRST, Own, PATIENCE, SECOND, bar_user, both, consumers_replaced, let_in, locked_out, make_user,
-    replaced, say, unnoticed,
+    own_services, replaced, say, unnoticed,
 };
 
 fn a_name() -> Result<String> {
@@ -126,13 +126,8 @@ fn users_are_exchanged_for_others_while_events_arrive() -> Result<()> {
     }
     trial.apply(&trial.app(APP))?;
     trial.apply(&trial.pipeline(&format!(
-        "  ingest: {{scaling: {{replicas: 2}}}}\n  kafka:\n    bootstrap: {}\n    tls: {{caSecret: authority}}\n    \
-         sasl: {{mechanism: ScramSha512, secret: kafka}}\n  \
-         clickhouse: {{url: '{}', caSecret: authority, secret: clickhouse}}\n  \
-         redis: {{address: '{}', tls: {{caSecret: authority}}, secret: redis}}\n",
-        kit.secured_kafka()?,
-        kit.secured_clickhouse(),
-        kit.secured_redis()
+        "  ingest: {{scaling: {{replicas: 2}}}}\n{}",
+        own_services(&kit)?
     )))?;
     trial.ready()?;
     let traffic = trial.traffic(APP)?;
