@@ -51,7 +51,10 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  penstock completion bash > /etc/bash_completion.d/penstock\n  source <(penstock completion zsh)\n  penstock completion fish > ~/.config/fish/completions/penstock.fish"
     )]
-    Completion { shell: Shell },
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[cfg(test)]

@@ -69,8 +69,13 @@ impl Failure {
     }
 }
 
+/// After SIGINT, as a shell says it too of a program that the signal itself has ended.
+pub const INTERRUPTED: u8 = 130;
+/// After SIGTERM.
+pub const TERMINATED: u8 = 143;
+
 /// The codes and their meanings, for the reference.
-pub const CODES: [(u8, &str); 8] = [
+pub const CODES: [(u8, &str); 10] = [
     (0, "it did what it was told"),
     (
         1,
@@ -94,6 +99,11 @@ pub const CODES: [(u8, &str); 8] = [
         7,
         "`schema status` and `plan`: the tables are not as asked, or a change is under way",
     ),
+    (
+        INTERRUPTED,
+        "Ctrl-C (SIGINT) ended it; the first one while `replay` has consumers stopped only has it start them again",
+    ),
+    (TERMINATED, "SIGTERM ended it; with the same exception"),
 ];
 
 /// From an error of writing the output.
@@ -144,6 +154,8 @@ mod tests {
                 End::NotAsAsked.code(),
                 "`schema status` and `plan`: the tables are not as asked",
             ),
+            (130, INTERRUPTED, "Ctrl-C (SIGINT) ended it"),
+            (143, TERMINATED, "SIGTERM ended it"),
         ] {
             assert_eq!(of, code, "{meaning}");
             let told = CODES

@@ -24,6 +24,9 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// Without a word from Kafka for so long, reading is given up.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How often a topic that is followed is asked whether it has grown, and how long its records may wait for that.
+const GROWTH: Duration = Duration::from_secs(5);
+const GROWTH_ANSWER: Duration = Duration::from_secs(2);
 
 /// A sentence about an address that does not answer.
 pub fn unreachable(reports: &Reports, bootstrap: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -219,7 +222,8 @@ impl Topic {
         from.iter().map(length).sum()
     }
 
-    /// Gives every record from there on to `each`, until it has enough; with `follow` also those to come.
+    /// Gives every record from there on to `each`, until it has enough; with `follow` also those to come, in partitions that
+    /// are added meanwhile too.
     pub fn read(
         &self,
         from: &[(i32, i64)],
@@ -236,9 +240,15 @@ impl Topic {
         self.consumer
             .assign(&list)
             .map_err(|error| self.failure(&error))?;
+        let mut assigned = left.clone();
+        let mut look = Instant::now() + GROWTH;
         let mut heard = Instant::now();
         let mut complained = false;
         while follow || !left.is_empty() {
+            if follow && Instant::now() >= look {
+                self.assign_new(&mut assigned)?;
+                look = Instant::now() + GROWTH;
+            }
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     (heard, complained) = (Instant::now(), false);
@@ -267,6 +277,31 @@ impl Topic {
             }
         }
         Ok(())
+    }
+
+    /// Has partitions read, too, that the topic has got since: from their beginning, for all in them is new.
+    fn assign_new(&self, assigned: &mut BTreeSet<i32>) -> Result<()> {
+        // When Kafka is away, reading says so.
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.name), GROWTH_ANSWER) else {
+            return Ok(());
+        };
+        let topics = metadata.topics().iter().filter(|topic| topic.name() == self.name);
+        let mut list = TopicPartitionList::new();
+        for partition in topics.flat_map(|topic| topic.partitions()).map(|one| one.id()) {
+            if assigned.insert(partition) {
+                note(&format!("Reading partition {partition}, which is new."));
+                list.add_partition_offset(&self.name, partition, Offset::Beginning)
+                    .map_err(|error| self.failure(&error))?;
+            }
+        }
+        match list.count() {
+            0 => Ok(()),
+            // The others go on where they are.
+            _ => self
+                .consumer
+                .incremental_assign(&list)
+                .map_err(|error| self.failure(&error)),
+        }
     }
 
     fn failure(&self, error: &KafkaError) -> Failure {
@@ -458,5 +493,52 @@ pub fn failure(bootstrap: &str, reports: &Reports, error: &KafkaError) -> Failur
         ) => unreachable(reports, bootstrap, error),
         Some(code) => Failure::Failed(format!("Kafka at {bootstrap} refused: {code}")),
         None => Failure::Failed(format!("Kafka at {bootstrap}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+
+    use super::*;
+
+    #[test]
+    fn a_partition_that_is_added_is_read_from_its_beginning() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let kafka: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 2, 1).unwrap();
+        let brokers = Brokers::at(KafkaCluster::open(&kafka.bootstrap_servers()));
+        let producer: BaseProducer = brokers.client().unwrap().create().unwrap();
+        let produce = |partition, value: &str| {
+            let record = BaseRecord::<(), _>::to("t").partition(partition).payload(value);
+            producer.send(record).unwrap();
+            producer.flush(PATIENCE).unwrap();
+        };
+        produce(0, "before");
+        produce(1, "first");
+        let mut topic = Topic::open(&brokers, "t").unwrap();
+        assert_eq!(topic.bounds.len(), 2);
+        // Topics of the mock do not grow: this is as if it had one partition when it was opened.
+        topic.bounds.truncate(1);
+        let (sender, read) = mpsc::channel();
+        std::thread::spawn(move || {
+            topic.read(&topic.end(), true, |message| {
+                let value = String::from_utf8_lossy(message.payload().unwrap()).into_owned();
+                Ok(match sender.send((message.partition(), value)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                })
+            })
+        });
+        let next = || read.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(next(), (1, "first".to_owned()));
+        // The other one goes on where it was.
+        produce(0, "after");
+        assert_eq!(next(), (0, "after".to_owned()));
+        produce(1, "second");
+        assert_eq!(next(), (1, "second".to_owned()));
     }
 }

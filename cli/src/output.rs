@@ -3,8 +3,10 @@
 //! Only results go there. What is said about them, as "no dead letters" or how far a long read has come, goes to
 //! standard error, so that a pipe gets nothing else.
 
+use std::cell::RefCell;
 use std::fmt::Arguments;
 use std::io::{self, BufWriter, IsTerminal as _, Stderr, Write};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -86,15 +88,20 @@ impl<W: Write> Line<W> {
             let _ = write!(out, "\r\x1b[K{text}");
         }
     }
+
+    fn remove(&mut self) {
+        if let Some(out) = &mut self.out
+            && self.shown
+        {
+            self.shown = false;
+            let _ = write!(out, "\r\x1b[K");
+        }
+    }
 }
 
 impl<W: Write> Drop for Line<W> {
     fn drop(&mut self) {
-        if let Some(out) = &mut self.out
-            && self.shown
-        {
-            let _ = write!(out, "\r\x1b[K");
-        }
+        self.remove();
     }
 }
 
@@ -180,6 +187,54 @@ impl<W: Write> Waiting<W> {
     }
 }
 
+/// What takes long and says nothing of its course: what it is, and how long it takes already.
+#[derive(Debug)]
+pub struct Ongoing<W: Write = Stderr> {
+    line: RefCell<Line<W>>,
+    /// Results go to a terminal, which is taken for the same one.
+    among_results: bool,
+}
+
+impl Ongoing {
+    pub fn begin() -> Self {
+        Self::on(Line::of_the_terminal(), io::stdout().is_terminal())
+    }
+}
+
+impl<W: Write> Ongoing<W> {
+    fn on(line: Line<W>, among_results: bool) -> Self {
+        Self {
+            line: RefCell::new(line),
+            among_results,
+        }
+    }
+
+    /// Does the job; `what` is asked again and again for a phrase such as `Reading growth.events: 3 rows so far`.
+    pub async fn during<T>(&self, what: impl Fn() -> String, job: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut job = pin!(job);
+        let mut quiet = PATIENCE;
+        loop {
+            if let Ok(done) = tokio::time::timeout(quiet, job.as_mut()).await {
+                self.line.borrow_mut().remove();
+                return done;
+            }
+            let mut line = self.line.borrow_mut();
+            line.show(format_args!("{}, {}", what(), age(began.elapsed())));
+            quiet = POLL;
+        }
+    }
+
+    /// Results are printed from now on. On the same terminal they say enough, and the line would overwrite them.
+    pub fn results(&self) {
+        if self.among_results {
+            let mut line = self.line.borrow_mut();
+            line.remove();
+            line.out = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,5 +312,36 @@ mod tests {
             String::from_utf8(said).unwrap(),
             "\r\x1b[K3 parts are to be rewritten, 1m10s\r\x1b[K"
         );
+    }
+
+    /// What is seen of a job that prints results once it was asked how far it is, and ends when it was asked again.
+    async fn seen(among_results: bool) -> Vec<String> {
+        let mut said = Vec::new();
+        let ongoing = Ongoing::on(Line::on(Some(&mut said)), among_results);
+        let (rows, asked) = (std::cell::Cell::new(0), tokio::sync::Notify::new());
+        let job = async {
+            asked.notified().await;
+            ongoing.results();
+            rows.set(5);
+            asked.notified().await;
+            "done"
+        };
+        let what = || {
+            asked.notify_one();
+            format!("{} rows", rows.get())
+        };
+        assert_eq!(ongoing.during(what, job).await, "done");
+        drop(ongoing);
+        let said = String::from_utf8(said).unwrap();
+        // How long it took is not told here.
+        let line = |line: &str| line.split(',').next().unwrap_or_default().to_owned();
+        said.split("\r\x1b[K").map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_silent_shows_that_it_goes_on() {
+        assert_eq!(seen(false).await, ["", "0 rows", "5 rows", ""]);
+        // Results on the same terminal are not written over.
+        assert_eq!(seen(true).await, ["", "0 rows", ""]);
     }
 }

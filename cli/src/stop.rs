@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::exit::{Failure, Result};
+use crate::exit::{Failure, INTERRUPTED, Result, TERMINATED};
 
 /// While one is there, the first SIGINT or SIGTERM is only noted; the second one, and each when none is there any more,
 /// ends the program, as if nobody had listened.
@@ -36,11 +36,11 @@ impl Critical {
             runtime.block_on(async move {
                 loop {
                     let code = tokio::select! {
-                        _ = interrupt.recv() => 130,
-                        _ = terminate.recv() => 143,
+                        _ = interrupt.recv() => INTERRUPTED,
+                        _ = terminate.recv() => TERMINATED,
                     };
                     if over.load(Ordering::SeqCst) || stopped.swap(true, Ordering::SeqCst) {
-                        std::process::exit(code);
+                        std::process::exit(code.into());
                     }
                 }
             });

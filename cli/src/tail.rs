@@ -1,7 +1,7 @@
 //! `penstock tail`: the events of a pipeline as they come, one a line.
 //!
-//! The topic is read beside its consumers and without a group, so nothing changes for them. A record is what
-//! `docs/record.md` says: lines of JSON, or nothing.
+//! The topic is read beside its consumers and without a group, so nothing changes for them; partitions that it gets
+//! meanwhile are read, too. A record is what `docs/record.md` says: lines of JSON, or nothing.
 
 use std::borrow::Cow;
 use std::io::{BufWriter, Write};

@@ -127,7 +127,10 @@ struct Dead {
 impl Dead {
     fn read(letters: &Topic, topic: &str, spans: &[(i32, i64, i64)]) -> Result<Self> {
         let mut dead = Self::default();
-        letters.read(&letters.beginning(), false, |message| {
+        let from = letters.beginning();
+        let mut progress = Progress::new(letters.length(&from));
+        letters.read(&from, false, |message| {
+            progress.record();
             if let Entry::Letter(letter) = Entry::of(message) {
                 dead.add(&letter, topic, spans);
             }

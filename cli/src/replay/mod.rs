@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariant: only consumers write rows. One that begins behind what is stored asks the table before it stores anything,
-//! so it stores what is missing and nothing else, under the positions that the rows always had; however often that is
-//! begun, and whoever dies meanwhile.
+//! so it stores what is missing, under the positions that the rows always had; however often that is begun, and whoever
+//! dies meanwhile.
 
 pub mod gaps;
 pub mod rewind;

@@ -22,9 +22,9 @@ use serde::Serialize;
 use super::Of;
 use crate::cluster::Cluster;
 use crate::exit::{End, Failure, Result};
-use crate::output::{Format, Waiting, note, print};
+use crate::output::{Format, Ongoing, Waiting, note, print};
 use crate::stored::{SCAN, Stored};
-use crate::text::harmless;
+use crate::text::{cut, harmless};
 
 #[derive(Clone, Debug, Args)]
 pub struct Apply {
@@ -140,7 +140,10 @@ pub async fn run(cluster: &Cluster, stored: &Stored, arguments: &Apply) -> Resul
                     harmless(statement)
                 ));
             }
-            stored.server.run(statement, limit).await?;
+            // A rollup is filled, and a Replicated table rewritten, before ClickHouse answers.
+            let what = || cut(&harmless(statement), 60);
+            let run = stored.server.run(statement, limit);
+            Ongoing::begin().during(what, run).await?;
         }
         wait(cluster, stored, limit).await?;
     }

@@ -15,6 +15,7 @@ pub mod repair;
 pub mod status;
 
 use clap::{Args, Subcommand};
+use penstock_provision::clickhouse::inspect::Inspection;
 
 use crate::cluster::{Cluster, Where};
 use crate::exit::{End, Result};
@@ -68,6 +69,16 @@ impl Of {
     }
 }
 
+/// How a look ends. A table of dead letters that is refused counts here, though the operator waits for none: it is not as
+/// asked.
+fn end(found: &Inspection) -> End {
+    let as_asked = found.plan.is_empty() && found.plan.letters.is_none();
+    match as_asked && found.mutations.is_empty() {
+        true => End::Done,
+        false => End::NotAsAsked,
+    }
+}
+
 pub async fn run(place: &Where, command: &Schema) -> Result<End> {
     let cluster = Cluster::connect(place).await?;
     match command {
@@ -75,5 +86,73 @@ pub async fn run(place: &Where, command: &Schema) -> Result<End> {
         Schema::Plan(look) => plan::run(&look.of.find(&cluster).await?, look.output).await,
         Schema::Apply(apply) => apply::run(&cluster, &apply.of.find(&cluster).await?, apply).await,
         Schema::Repair(repair) => repair::run(&repair.of.find(&cluster).await?, repair).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_provision::clickhouse::inspect::{Blocked, Mutation, Plan, Step};
+
+    use super::*;
+
+    #[test]
+    fn a_look_ends_well_when_all_is_as_asked_and_nothing_is_under_way() {
+        let step = Step {
+            statement: "ALTER TABLE x".into(),
+            does: "column amount added".into(),
+        };
+        let mutation = Mutation {
+            table: "events".into(),
+            id: "mutation_3.txt".into(),
+            command: "MATERIALIZE COLUMN amount".into(),
+            parts_to_do: 2,
+            failure: String::new(),
+            since: 1_700_000_000,
+        };
+        for (what, plan, mutations, code) in [
+            ("as asked", Plan::default(), vec![], 0),
+            (
+                "a step",
+                Plan {
+                    steps: vec![step],
+                    ..Plan::default()
+                },
+                vec![],
+                7,
+            ),
+            (
+                "a person is waited for",
+                Plan {
+                    blocked: Some(Blocked {
+                        message: "differs".into(),
+                        agreement: None,
+                    }),
+                    ..Plan::default()
+                },
+                vec![],
+                7,
+            ),
+            (
+                "dead letters are refused",
+                Plan {
+                    letters: Some("table g.events_dead_letters exists".into()),
+                    ..Plan::default()
+                },
+                vec![],
+                7,
+            ),
+            ("a change", Plan::default(), vec![mutation], 7),
+        ] {
+            let found = Inspection {
+                table: "g.events".into(),
+                stored: None,
+                columns: Vec::new(),
+                rollups: Vec::new(),
+                dead_letters: None,
+                plan,
+                mutations,
+            };
+            assert_eq!(end(&found).code(), code, "{what}");
+        }
     }
 }

@@ -4,18 +4,24 @@ use std::fmt::Write as _;
 
 use penstock_provision::clickhouse::inspect::{Plan, Step};
 
+use super::end;
 use crate::exit::{End, Result};
-use crate::output::{Format, print};
+use crate::output::{Format, note, print};
 use crate::stored::Stored;
-use crate::text::harmless;
+use crate::text::{count, harmless};
 
 pub async fn run(stored: &Stored, format: Format) -> Result<End> {
-    let plan = stored.inspect().await?.plan;
-    print(format, &plan, |plan| text(plan, stored.name()))?;
-    Ok(match plan.is_empty() {
-        true => End::Done,
-        false => End::NotAsAsked,
-    })
+    let found = stored.inspect().await?;
+    print(format, &found.plan, |plan| text(plan, stored.name()))?;
+    // An empty plan does not say why the command ends as it does.
+    if found.plan.is_empty() && !found.mutations.is_empty() {
+        note(&format!(
+            "{} under way; `penstock schema status {}` says more.",
+            count(found.mutations.len(), "change"),
+            stored.name()
+        ));
+    }
+    Ok(end(&found))
 }
 
 pub fn text(plan: &Plan, pipeline: &str) -> String {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use penstock_dataplane_config::table::expiry;
 use penstock_provision::clickhouse::inspect::{Fit, Inspection, Mutation};
 
+use super::end;
 use crate::exit::{End, Result};
 use crate::output::{Format, print};
 use crate::stored::Stored;
@@ -13,10 +14,7 @@ use crate::text::{Table, age_of, count, cut, harmless, size};
 pub async fn run(stored: &Stored, format: Format) -> Result<End> {
     let found = stored.inspect().await?;
     print(format, &found, |found| text(found, stored.name()))?;
-    Ok(match found.plan.is_empty() && found.mutations.is_empty() {
-        true => End::Done,
-        false => End::NotAsAsked,
-    })
+    Ok(end(&found))
 }
 
 fn text(found: &Inspection, pipeline: &str) -> String {

@@ -1,11 +1,14 @@
 //! `penstock user export`.
 
+use std::cell::Cell;
+
 use clap::Args;
 use penstock_provision::ProvisionError;
 
 use super::{Of, Place};
 use crate::exit::{End, Failure, Result};
-use crate::output::{note, write};
+use crate::output::{Ongoing, note, write};
+use crate::stored::SCAN;
 use crate::text::count;
 
 #[derive(Clone, Debug, Args)]
@@ -27,7 +30,8 @@ impl From<ProvisionError> for Ended {
 }
 
 pub async fn run(places: Vec<Place>) -> Result<End> {
-    let (mut lines, mut tables) = (0, 0);
+    let (lines, mut tables) = (Cell::new(0), 0);
+    let ongoing = Ongoing::begin();
     for table in places.iter().filter_map(|place| place.left_alone.as_ref()) {
         note(&format!(
             "The table {table} is not the pipeline's, and was left alone."
@@ -47,19 +51,24 @@ pub async fn run(places: Vec<Place>) -> Result<End> {
             rows.which,
             rows.order
         );
-        let read = place
-            .stored
-            .server
-            .stream(&question, "JSONEachRow", |piece| {
-                lines += piece.iter().filter(|&&byte| byte == b'\n').count();
-                write(piece).map_err(Ended::Output)
-            })
-            .await;
-        read.map_err(|ended| match ended {
+        let table = place.name_of(rows);
+        let so_far = || format!("Reading {table}: {} so far", count(lines.get(), "row"));
+        // Nothing comes while ClickHouse looks through the table for a row.
+        let server = &place.stored.server;
+        let read = server.stream(&question, "JSONEachRow", SCAN, |piece| {
+            lines.set(lines.get() + piece.iter().filter(|&&byte| byte == b'\n').count());
+            ongoing.results();
+            write(piece).map_err(Ended::Output)
+        });
+        ongoing.during(so_far, read).await.map_err(|ended| match ended {
             Ended::Server(error) => Failure::from(error),
             Ended::Output(failure) => failure,
         })?;
     }
-    note(&format!("{} in {}.", count(lines, "row"), count(tables, "table")));
+    note(&format!(
+        "{} in {}.",
+        count(lines.get(), "row"),
+        count(tables, "table")
+    ));
     Ok(End::Done)
 }

@@ -148,11 +148,13 @@ impl Server {
             .await
     }
 
-    /// Gives the answer to one question to `each`, piece by piece, as ClickHouse formats it.
+    /// Gives the answer to one question to `each`, piece by piece, as ClickHouse formats it. All of it may take any time, as long
+    /// as there is never nothing for as long as `silence`.
     pub async fn stream<E: From<ProvisionError>>(
         &self,
         question: &str,
         format: &str,
+        silence: Duration,
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let failed = |error| E::from(failure::of(&self.url, &error));
@@ -161,10 +163,17 @@ impl Server {
             .query_raw(question)
             .fetch_bytes(format)
             .map_err(failed)?;
-        while let Some(piece) = cursor.next().await.map_err(failed)? {
-            each(&piece)?;
+        loop {
+            let next = tokio::time::timeout(silence, cursor.next()).await;
+            let next = next.map_err(|_| {
+                let why = format!("no answer in time: nothing came for {silence:?}");
+                failure::unavailable(&self.url, why)
+            })?;
+            match next.map_err(failed)? {
+                Some(piece) => each(&piece)?,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     async fn within<T>(
@@ -579,5 +588,43 @@ mod tests {
         let (done, failed) = make_beside(&server, both).await.unwrap();
         assert_eq!((done.len(), failed), (2, None));
         served.abort();
+    }
+
+    /// Sends the beginning of an answer, and then nothing; returns when the client has gone.
+    async fn stalling(listener: TcpListener, beginning: String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut piece = [0; 4096];
+        // What comes before a question is no answer.
+        let _ = stream.read(&mut piece).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        while let Ok(1..) = stream.read(&mut piece).await {}
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_stops_coming_is_given_up() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        for (beginning, seen) in [
+            (String::new(), ""),
+            (HEAD.to_owned(), ""),
+            (format!("{HEAD}3\r\n{{}}\n\r\n"), "{}\n"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let served = tokio::spawn(stalling(listener, beginning));
+            let server = Server::new(&url, &ClientTls::default(), None, None, ("test", "1")).unwrap();
+            let mut read = Vec::new();
+            let answer = server.stream("Q", "JSONEachRow", Duration::from_millis(300), |piece| {
+                read.extend_from_slice(piece);
+                Ok::<_, ProvisionError>(())
+            });
+            let ended = tokio::time::timeout(Duration::from_secs(60), answer).await;
+            let failed = ended.expect("it ends").unwrap_err();
+            assert_eq!(
+                failed.to_string(),
+                format!("ClickHouse at {url} cannot be reached: no answer in time: nothing came for 300ms")
+            );
+            assert_eq!(read, seen.as_bytes());
+            served.abort();
+        }
     }
 }
