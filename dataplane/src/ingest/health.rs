@@ -2,7 +2,9 @@
 //!
 //! A thread asks for the topic's metadata, every five seconds while all is well, at once when something is in doubt
 //! (a failed delivery, all connections lost, a group that waits long), and several times a second while the gate is
-//! closed, so that it opens by itself. The same answer tells which partitions have a leader.
+//! closed, so that it opens by itself. The same answer tells which partitions have a leader, and how many copies of each are
+//! in sync: with fewer than the topic's `min.insync.replicas` a leader takes nothing, and a producer only tries again. That
+//! setting is asked for when a group waits long although nothing seems to be wrong.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use penstock_connect::kafka::Reports;
 use penstock_dataplane_config::{KafkaTarget, PipelineRef, record};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -30,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// After so long without an answer another client asks: this one may hang on a connection to a node that is gone, or
 /// have forgotten its brokers (see [`crate::forgotten`]).
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A setting of the topic is asked for at most so often.
+const SETTING: Duration = Duration::from_secs(30);
+const MIN_IN_SYNC: &str = "min.insync.replicas";
 
 /// The gate. Closed until the topic was seen once.
 #[derive(Debug)]
@@ -164,6 +170,12 @@ pub(crate) struct Checker {
     shutdown: Shutdown,
     /// Since when the topic has more partitions than is published.
     grown: Option<Instant>,
+    /// So many copies of a partition must be in sync for it to take a record; 1 until it is known.
+    min_in_sync: usize,
+    /// When that was asked for.
+    setting_asked: Option<Instant>,
+    /// Whether a partition with a leader has fewer.
+    lacks_copies: bool,
 }
 
 impl Checker {
@@ -186,6 +198,9 @@ impl Checker {
             shards,
             shutdown,
             grown: None,
+            min_in_sync: 1,
+            setting_asked: None,
+            lacks_copies: false,
         })
     }
 
@@ -212,6 +227,10 @@ impl Checker {
                 self.shards.iter().for_each(|outcomes| outcomes.wake.notify_one());
             }
             self.dependency.report(seen);
+            // It may have been lowered since, and then the gate must not stay closed.
+            if self.lacks_copies || open && self.health.something_waits_long() {
+                self.ask_for_min_in_sync();
+            }
             self.health.rest(&self.shutdown);
             if self.health.something_waits_long() {
                 // It was asked a moment ago; once per look is enough.
@@ -290,12 +309,78 @@ impl Checker {
         }
         let count = topic.partitions().len() as i32;
         let led = topic.partitions().iter().filter(|one| one.leader() >= 0);
-        let partitions: Vec<i32> = led.map(|one| one.id()).collect();
+        let led: Vec<Led> = led
+            .map(|one| Led {
+                id: one.id(),
+                in_sync: one.isr().len(),
+                copies: one.replicas().len(),
+            })
+            .collect();
         self.count(count);
-        if partitions.is_empty() {
+        if led.is_empty() {
             return Err(format!("no partition of topic {name} has a leader"));
         }
+        let enough = led.iter().filter(|one| one.takes_records(self.min_in_sync));
+        let partitions: Vec<i32> = enough.map(|one| one.id).collect();
+        self.lacks_copies = partitions.len() < led.len();
+        if partitions.is_empty() {
+            return Err(format!(
+                "no partition of topic {name} has the {} copies in sync that {MIN_IN_SYNC} asks for",
+                self.min_in_sync
+            ));
+        }
         Ok(partitions)
+    }
+
+    /// Learns the topic's `min.insync.replicas`, unless that was tried a moment ago. By a client of its own, as it is seldom
+    /// needed.
+    fn ask_for_min_in_sync(&mut self) {
+        if self.setting_asked.is_some_and(|at| at.elapsed() < SETTING) {
+            return;
+        }
+        self.setting_asked = Some(Instant::now());
+        match self.setting(MIN_IN_SYNC) {
+            Ok(Some(least)) => self.min_in_sync = least,
+            // Kafka leaves out what may not be seen.
+            Ok(None) => tracing::warn!(
+                topic = %self.target.topic,
+                "cannot see {MIN_IN_SYNC} (Kafka's user may need DescribeConfigs there): a lack of copies in sync is not noticed"
+            ),
+            Err(error) => tracing::warn!(%error, topic = %self.target.topic, "cannot ask for {MIN_IN_SYNC}"),
+        }
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<usize>, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let config = client_config(&self.target, &self.pipeline);
+        let admin = config.and_then(|config| config.create_with_context(Quiet::default()));
+        let admin: AdminClient<Quiet> = admin.map_err(|error| error.to_string())?;
+        let topic = ResourceSpecifier::Topic(&self.target.topic);
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let described = runtime.block_on(admin.describe_configs([&topic], &options));
+        // Closing it may take a moment.
+        std::thread::spawn(move || drop(admin));
+        let described = described.map_err(|error| error.to_string())?;
+        let entries = described.into_iter().flatten().flat_map(|topic| topic.entries);
+        let value = entries.into_iter().find(|entry| entry.name == name);
+        Ok(value.and_then(|entry| entry.value?.parse().ok()))
+    }
+}
+
+/// A partition that has a leader.
+#[derive(Clone, Copy, Debug)]
+struct Led {
+    id: i32,
+    in_sync: usize,
+    copies: usize,
+}
+
+impl Led {
+    /// Whether its leader takes a record with acks of all. Of a topic with fewer copies than `min.insync.replicas` it asks for
+    /// all of them.
+    fn takes_records(self, min_in_sync: usize) -> bool {
+        self.in_sync >= min_in_sync.min(self.copies)
     }
 }
 
@@ -343,6 +428,21 @@ mod tests {
         assert!(health.something_waits_long());
         health.waits_since(1, None);
         assert!(!health.something_waits_long());
+    }
+
+    #[test]
+    fn a_partition_with_too_few_copies_in_sync_takes_nothing() {
+        let takes = |in_sync, copies, least| {
+            Led {
+                id: 0,
+                in_sync,
+                copies,
+            }
+            .takes_records(least)
+        };
+        assert!(takes(3, 3, 2) && takes(2, 3, 2) && !takes(1, 3, 2));
+        // Not known, or more than there are.
+        assert!(takes(1, 3, 1) && takes(1, 1, 2) && !takes(1, 2, 3));
     }
 
     #[test]

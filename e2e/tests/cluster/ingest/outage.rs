@@ -140,6 +140,46 @@ fn what_was_acknowledged_survives_a_broker_that_is_killed() -> Result<()> {
     Ok(())
 }
 
+/// Every partition has a leader, which takes nothing: a producer is told so and tries again, and nobody else is.
+#[test]
+fn too_few_copies_in_sync_are_an_outage() -> Result<()> {
+    let kit = Turn::alone()?;
+    let kafka = SpareKafka::three().start(&kit)?;
+    let setup = Setup::on(&kit, kafka.bootstrap());
+    setup.create_copied_topics(3, 3);
+    setup.write_apps("");
+    let disk = tempfile::tempdir().unwrap();
+    let spool = format!("spool: {{dir: {}, maxBytes: 500MB}}", disk.path().display());
+    let refusing = setup.start_with(IMPATIENT);
+    let spooling = setup.start_with(&format!("{IMPATIENT}{spool}"));
+    [&refusing, &spooling].into_iter().for_each(Ingest::wait_ready);
+    let told = under_load(&[refusing.client(), spooling.client()], |told| {
+        told.wait_for_more("", 1000);
+        let broker = kafka.components().next().expect("there are brokers");
+        kit.kill(broker).unwrap();
+        let killed = Instant::now();
+        told.wait_for_more("spooled", 1000);
+        let answer = || {
+            let before = Instant::now();
+            let (status, _) = refusing.send(&batch(&[Uuid::new_v4().to_string()]));
+            (status, before.elapsed())
+        };
+        let refuses_at_once = || {
+            let (status, took) = answer();
+            status == 503 && took < Duration::from_secs(1)
+        };
+        wait_for("refusals at once", || (0..20).all(|_| refuses_at_once()));
+        println!("refused at once {:?} after the kill", killed.elapsed());
+        kit.start(broker).unwrap();
+        wait_for("events to be taken again", || answer().0 == 200);
+        wait_for("the spool to be drained", || spooling.metric(GROUPS) == 0.0);
+        told.wait_for_more("", 1000);
+    })?;
+    wait_for("the spool to be drained", || spooling.metric(GROUPS) == 0.0);
+    each_is_stored_once(&setup, &told.acknowledged.into_inner().unwrap());
+    Ok(())
+}
+
 #[test]
 fn a_spool_bridges_outages_and_the_crashes_in_them() -> Result<()> {
     let stored = bridged(3, "")?;

@@ -67,12 +67,19 @@ impl<'a> Setup<'a> {
     }
 
     pub(crate) fn create_topics(&self, partitions: i32) {
-        let letters = self.letters();
-        let topics = [
-            NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1)),
-            NewTopic::new(&letters, 1, TopicReplication::Fixed(1)),
-        ];
-        topics::create(&self.kafka(), &topics);
+        self.create_copied_topics(partitions, 1);
+    }
+
+    /// The same with so many copies, all of which have to be in sync.
+    pub(crate) fn create_copied_topics(&self, partitions: i32, copies: i32) {
+        let (letters, all) = (self.letters(), copies.to_string());
+        let topic = |name, partitions| {
+            NewTopic::new(name, partitions, TopicReplication::Fixed(copies)).set("min.insync.replicas", &all)
+        };
+        topics::create(
+            &self.kafka(),
+            &[topic(&self.topic, partitions), topic(&letters, 1)],
+        );
     }
 
     fn kafka(&self) -> ClientConfig {
