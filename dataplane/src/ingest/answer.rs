@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use penstock_dataplane_config::Protocol;
 use uuid::Uuid;
 
 use super::apps::KeyRefused;
@@ -23,7 +24,7 @@ use super::flaw::{Flaw, Found, Rejection, push_rejections};
 use super::json::Fault;
 use super::native::Refused;
 use super::quota;
-use super::route::{Form, PATHS, Route};
+use super::route::{self, Form, Route};
 use super::text::{push_json_string, push_number};
 
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -342,10 +343,10 @@ impl Refusal {
     }
 }
 
-/// No such path: names those that exist.
-pub(crate) fn not_found() -> Refusal {
+/// No such path: names those that exist for a pipeline that speaks `protocols`.
+pub(crate) fn not_found(protocols: &[Protocol]) -> Refusal {
     let mut details = b"{\"paths\":[".to_vec();
-    for (position, path) in PATHS.iter().enumerate() {
+    for (position, path) in route::paths(protocols).enumerate() {
         if position > 0 {
             details.push(b',');
         }

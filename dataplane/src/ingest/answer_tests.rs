@@ -251,5 +251,8 @@ fn successes_are_json_whatever_the_names() {
     );
     assert_eq!(parts(success()).2, json!({"success": true}));
     assert_eq!(parts(healthy()).2, json!({"status": "ok"}));
-    assert_eq!(parts(not_found().answer(&Route::Unknown)).0, 404);
+    assert_eq!(
+        parts(not_found(&[Protocol::Native]).answer(&Route::Unknown)).0,
+        404
+    );
 }

@@ -120,7 +120,7 @@ async fn read_whole(
         }
         if read > reserved {
             budget
-                .more(&mut permit, STEP.max(chunk.len()))
+                .more(&mut permit, STEP.max(chunk.len()), deadline)
                 .await
                 .map_err(overloaded)?;
             reserved += STEP.max(chunk.len());
@@ -143,7 +143,7 @@ async fn read_whole(
     };
     match encoding.or_evident(&bytes) {
         Encoding::Plain => Ok(Body { bytes, permit }),
-        encoding => decoded(encoding, &bytes, permit, reserved, budget, limit).await,
+        encoding => decoded(encoding, &bytes, permit, reserved, budget, bounds).await,
     }
 }
 
@@ -184,7 +184,7 @@ async fn decoded(
     mut permit: Permit,
     mut reserved: usize,
     budget: &Budget,
-    limit: usize,
+    Bounds { limit, deadline, .. }: Bounds,
 ) -> Result<Body, Refusal> {
     loop {
         let whole = encoding::decode(encoding, compressed, limit, |size| {
@@ -204,7 +204,7 @@ async fn decoded(
         // Twice as much each time, so that a body begins anew only a few times.
         let step = reserved.clamp(4 * STEP, limit.max(4 * STEP));
         budget
-            .more(&mut permit, step)
+            .more(&mut permit, step, deadline)
             .await
             .map_err(|_| Refusal::from(Code::Overloaded))?;
         reserved += step;
@@ -222,8 +222,17 @@ mod tests {
     use crate::ingest::budget::LONGEST_WAIT;
 
     async fn read(budget: &Budget, bytes: &[u8], limit: usize) -> Result<Body, Code> {
+        read_within(budget, bytes, limit, Duration::from_secs(3600)).await
+    }
+
+    async fn read_within(budget: &Budget, bytes: &[u8], limit: usize, time: Duration) -> Result<Body, Code> {
         let permit = budget.take(bytes.len()).await.unwrap();
-        let body = decoded(Encoding::Gzip, bytes, permit, bytes.len(), budget, limit).await;
+        let bounds = Bounds {
+            limit,
+            deadline: Instant::now() + time,
+            ahead: true,
+        };
+        let body = decoded(Encoding::Gzip, bytes, permit, bytes.len(), budget, bounds).await;
         body.map_err(|refusal| refusal.code)
     }
 
@@ -269,5 +278,15 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(other);
         assert_eq!(waiting.await.unwrap(), Ok(3_000_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_room_a_body_waits_no_longer_than_its_request_may_take() {
+        let budget = Budget::new(20_000_000);
+        let _other = budget.take(5_000_000).await.unwrap();
+        let before = tokio::time::Instant::now();
+        let refused = read_within(&budget, &zeros(3_000_000), 4_000_000, LONGEST_WAIT / 4).await;
+        assert_eq!(refused.map(|_| ()), Err(Code::Overloaded));
+        assert!(before.elapsed() < LONGEST_WAIT / 2, "{:?}", before.elapsed());
     }
 }

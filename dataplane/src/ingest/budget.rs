@@ -2,11 +2,11 @@
 //!
 //! A request takes [`FACTOR`] times the bytes it may bring (its body, its lines, Kafka's copy of them) and the group
 //! it joins keeps them until Kafka has answered, whether or not the client is still there. Who finds no room waits
-//! at most [`LONGEST_WAIT`], then is refused; and as long as requests are refused, who finds no room is refused at
-//! once, for a queue that is never worked off only makes everybody late.
+//! at most [`LONGEST_WAIT`], and not beyond the time of his request, then is refused; and as long as requests are
+//! refused, who finds no room is refused at once, for a queue that is never worked off only makes everybody late.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -49,15 +49,22 @@ impl Budget {
         }
     }
 
-    /// Room for a body of `bytes`.
+    /// Room for a body of `bytes`. A request has just begun, and has more time than anybody waits.
     pub(crate) async fn take(&self, bytes: usize) -> Result<Permit, Exhausted> {
-        self.acquire(bytes.saturating_mul(FACTOR).saturating_add(BASE))
-            .await
+        let bytes = bytes.saturating_mul(FACTOR).saturating_add(BASE);
+        self.acquire(bytes, LONGEST_WAIT).await
     }
 
-    /// Room for `bytes` more of a body whose length was not known.
-    pub(crate) async fn more(&self, permit: &mut Permit, bytes: usize) -> Result<(), Exhausted> {
-        permit.merge(self.acquire(self.share(permit, bytes)).await?);
+    /// Room for `bytes` more of a body whose length was not known, whose request has time until then.
+    pub(crate) async fn more(
+        &self,
+        permit: &mut Permit,
+        bytes: usize,
+        until: Instant,
+    ) -> Result<(), Exhausted> {
+        let left = until.saturating_duration_since(Instant::now());
+        let share = self.share(permit, bytes);
+        permit.merge(self.acquire(share, LONGEST_WAIT.min(left)).await?);
         Ok(())
     }
 
@@ -84,7 +91,7 @@ impl Budget {
         self.limit
     }
 
-    async fn acquire(&self, bytes: usize) -> Result<Permit, Exhausted> {
+    async fn acquire(&self, bytes: usize, longest: Duration) -> Result<Permit, Exhausted> {
         let Ok(wanted) = u32::try_from(bytes.min(self.limit)) else {
             return Err(Exhausted);
         };
@@ -95,8 +102,10 @@ impl Budget {
         if self.refuses() {
             return Err(self.refuse());
         }
-        match tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.free).acquire_many_owned(wanted)).await {
+        match tokio::time::timeout(longest, Arc::clone(&self.free).acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
+            // Who had less time than others has not shown that they would wait in vain.
+            Err(_) if longest < LONGEST_WAIT => Err(Exhausted),
             Ok(Err(_)) | Err(_) => Err(self.refuse()),
         }
     }
@@ -145,6 +154,11 @@ mod tests {
 
     use super::*;
 
+    /// Beyond the end of every test.
+    fn later() -> std::time::Instant {
+        std::time::Instant::now() + Duration::from_secs(3600)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_room_waits_a_second() {
         let budget = Budget::new(10_000);
@@ -180,6 +194,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nobody_waits_beyond_the_time_of_his_request() {
+        let budget = Budget::new(10_000);
+        let (mut some, _most) = (budget.take(100).await.unwrap(), budget.take(2000).await.unwrap());
+        for left in [LONGEST_WAIT / 4, Duration::ZERO] {
+            let before = Instant::now();
+            let until = std::time::Instant::now() + left;
+            assert_eq!(budget.more(&mut some, 2000, until).await, Err(Exhausted));
+            assert!(before.elapsed() < LONGEST_WAIT / 2, "{:?}", before.elapsed());
+        }
+        let before = Instant::now();
+        assert_eq!(budget.more(&mut some, 2000, later()).await, Err(Exhausted));
+        assert_eq!(before.elapsed(), LONGEST_WAIT, "others wait all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_pod_that_stays_full_is_given_no_more_until_it_has_room() {
         let budget = Budget::new(100_000);
         let mut watermark = Watermark::default();
@@ -202,7 +231,7 @@ mod tests {
     async fn room_that_comes_free_is_taken() {
         let budget = Budget::new(10_000);
         let mut first = budget.take(1000).await.unwrap();
-        budget.more(&mut first, 1000).await.unwrap();
+        budget.more(&mut first, 1000, later()).await.unwrap();
         assert_eq!(budget.used(), 7024);
         let other = budget.clone();
         let waiting = tokio::spawn(async move { other.take(2000).await.is_ok() });
@@ -216,7 +245,8 @@ mod tests {
         let budget = Budget::new(10_000);
         let mut only = budget.take(1000).await.unwrap();
         assert_eq!(budget.try_more(&mut only, 50_000), Ok(()));
-        assert_eq!((budget.used(), budget.more(&mut only, 1).await), (10_000, Ok(())));
+        let more = budget.more(&mut only, 1, later()).await;
+        assert_eq!((budget.used(), more), (10_000, Ok(())));
         assert!(budget.take(0).await.is_err());
         drop(only);
         let mut other = budget.take(2000).await.unwrap();

@@ -284,7 +284,10 @@ where
     });
     // Without hyper's `pipeline_flush`: it holds answers back while anything behind the request has been read, be it
     // half a request, and what refuses a bad head for ever.
+    // With its `half_close`: a client that has said everything may close its half before it reads the answer. One that has
+    // gone altogether looks the same until the answer is written; its request goes on for as long as any request may.
     let mut connection = http1::Builder::new()
+        .half_close(true)
         .max_header_size(HEAD_LIMIT)
         .max_buf_size(READ_AT_ONCE)
         .serve_connection(io, service(peer, handler, &watch));

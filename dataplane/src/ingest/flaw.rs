@@ -18,7 +18,7 @@ pub(crate) enum Flaw {
     AppMismatch,
     TooOld,
     Quota,
-    /// Nothing of its own: another event of its envelope was refused.
+    /// Nothing of its own: another event of its envelope was refused, or its request has too many.
     Envelope,
 }
 

@@ -3,12 +3,15 @@
 //! ```text
 //! route -> key -> gate -> body (within the budget) -> UTF-8 -> lines -> quota -> group -> acknowledged -> answer
 //! ```
-//! Everything before the group leaves nothing behind; from the group on, the answer follows what Kafka said.
+//! Everything before the group leaves nothing behind; from the group on, the answer follows what Kafka said, and that is
+//! counted whether or not the client is still there.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,8 +34,8 @@ use super::client::{self, Proxies, Sender, Shared};
 use super::connection::Busy;
 use super::cors;
 use super::envelope::Envelope;
-use super::fate::Fate;
-use super::flaw::{Flaw, Found};
+use super::fate::{Fate, Settled};
+use super::flaw::{Flaw, Found, Rejection};
 use super::group::Groups;
 use super::histogram::Histogram;
 use super::json::Fault;
@@ -164,7 +167,7 @@ impl Handler {
             Route::SegmentSettings(key) => return self.settings(key, head, seen),
             Route::Unknown => {
                 body::drain(unread);
-                return Err(answer::not_found());
+                return Err(answer::not_found(&self.parts.protocols));
             }
             _ => {}
         }
@@ -232,48 +235,48 @@ impl Handler {
         let letters = (!lines.letters.is_empty())
             .then(|| groups.quarantine(&app.id.to_string(), &lines.letters, &mut permit));
         let settled = groups.append(&mut lines, events, permit);
-        let rejected = std::mem::take(&mut lines.rejected);
-        let quarantined: Vec<Flaw> = lines.letters.iter().map(|letter| letter.flaw).collect();
+        let account = Account {
+            app,
+            events,
+            charged,
+            bytes,
+            rejected: std::mem::take(&mut lines.rejected),
+            quarantined: lines.letters.iter().map(|letter| letter.flaw).collect(),
+            began,
+        };
         let last_id = lines.last_id;
         self.scratch.replace(lines);
 
-        let settling = async {
-            let mut fate = Fate::Stored;
-            for records in settled.into_iter().chain(letters) {
-                fate = fate.max(records.await);
-            }
-            fate
+        let mut settling = Settling {
+            records: settled,
+            letters,
+            fate: Fate::Stored,
+            account,
+            seconds: &self.parts.metrics.seconds,
+            is_counted: false,
         };
         // Groups settle within what the request's time leaves when it came at once; only one that was slow to come needs a
         // timer.
         let fate = if began.elapsed() < SLOW_TO_COME {
-            settling.await
+            (&mut settling).await
         } else {
-            tokio::time::timeout_at(deadline.into(), settling)
+            tokio::time::timeout_at(deadline.into(), &mut settling)
                 .await
                 .unwrap_or(Fate::Failed)
         };
-        self.parts.metrics.seconds.observe(began.elapsed());
-        rejected.iter().for_each(|one| {
-            app.metrics.rejected(one.found.flaw).inc();
-        });
+        settling.count(fate);
         if fate == Fate::Failed {
-            app.quota.refund(charged, bytes);
-            app.metrics.not_stored.inc_by(events as u64);
             return Err(Code::NotStored.into());
         }
-        app.metrics.accepted.inc_by(events as u64);
-        quarantined.iter().for_each(|flaw| {
-            app.metrics.quarantined(*flaw).inc();
-        });
+        let rejected = &settling.account.rejected;
         let mut answer = match route {
             Route::SegmentBatch if refusal.is_none() => answer::success(),
             Route::SegmentCall(_) if rejected.is_empty() => answer::success(),
             Route::Envelope => answer::received(seen.events, began.elapsed()),
             // A single event that is only too old is not the client's to repeat.
-            _ if events == 0 => return Err(Refusal::all_rejected(&rejected, refusal)),
+            _ if events == 0 => return Err(Refusal::all_rejected(rejected, refusal)),
             Route::Event => answer::accepted_one(&last_id),
-            _ => answer::accepted_batch(events, &rejected),
+            _ => answer::accepted_batch(events, rejected),
         };
         // Segment's SDKs take nothing but 200 for a success.
         fate.tell(&mut answer, route.is_segment());
@@ -339,40 +342,43 @@ impl Handler {
             batch_limit: self.parts.limits.batch as usize,
         };
         let random = || random_id(&mut self.random.borrow_mut());
-        match route {
+        let read = match route {
             Route::SegmentBatch => Segment {
                 stamp: &stamp,
                 random,
             }
-            .batch(text, lines)?,
+            .batch(text, lines),
             Route::SegmentCall(call) => Segment {
                 stamp: &stamp,
                 random,
             }
-            .single(text, *call, lines)?,
-            Route::Envelope => {
-                let mut envelope = Envelope {
-                    stamp: &stamp,
-                    owner: app,
-                    random,
-                };
-                envelope.read(text, lines)?;
-                if !lines.rejected.is_empty() {
-                    return Err(refused_envelope(app, lines));
-                }
+            .single(text, *call, lines),
+            Route::Envelope => Envelope {
+                stamp: &stamp,
+                owner: app,
+                random,
             }
+            .read(text, lines),
             Route::Event => Native {
                 stamp: &stamp,
                 owner: app,
                 random,
             }
-            .single(text, lines)?,
+            .single(text, lines),
             _ => Native {
                 stamp: &stamp,
                 owner: app,
                 random,
             }
-            .batch(text, request_head::is_ndjson(headers), lines)?,
+            .batch(text, request_head::is_ndjson(headers), lines),
+        };
+        if let Err(refused) = read {
+            // With the whole request each event of it, good or bad, as far as it was read.
+            app.metrics.rejected(refused.flaw()).inc_by(u64::from(lines.seen));
+            return Err(refused.into());
+        }
+        if *route == Route::Envelope && !lines.rejected.is_empty() {
+            return Err(refused_envelope(app, lines));
         }
         let events = lines.lines.len();
         if route.form() != Form::Native {
@@ -409,7 +415,7 @@ impl Handler {
         let admitted = charged.min(events);
         lines.letters.truncate(charged - admitted);
         for line in &lines.lines[admitted..] {
-            lines.rejected.push(super::flaw::Rejection {
+            lines.rejected.push(Rejection {
                 index: line.index,
                 found: Found::new(Flaw::Quota, "", "over the App's quota"),
             });
@@ -476,6 +482,91 @@ impl Handler {
     }
 }
 
+/// What is to be counted of a request's events, once it is known what became of them.
+#[derive(Clone, Debug)]
+struct Account {
+    app: Arc<App>,
+    events: usize,
+    /// Events and bytes that the quota was charged.
+    charged: usize,
+    bytes: usize,
+    rejected: Vec<Rejection>,
+    quarantined: Vec<Flaw>,
+    began: Instant,
+}
+
+impl Account {
+    fn count(&self, fate: Fate, seconds: &Histogram) {
+        seconds.observe(self.began.elapsed());
+        let metrics = &self.app.metrics;
+        self.rejected.iter().for_each(|one| {
+            metrics.rejected(one.found.flaw).inc();
+        });
+        if fate == Fate::Failed {
+            self.app.quota.refund(self.charged, self.bytes);
+            metrics.not_stored.inc_by(self.events as u64);
+            return;
+        }
+        metrics.accepted.inc_by(self.events as u64);
+        self.quarantined.iter().for_each(|flaw| {
+            metrics.quarantined(*flaw).inc();
+        });
+    }
+}
+
+/// Resolves to the worst fate of what groups were given of a request.
+///
+/// A client that takes back a request of HTTP/2, or goes away from it, has hyper drop whatever serves it, and the events may be
+/// stored all the same. Then a task of the shard waits in its place, and counts them.
+#[derive(Debug)]
+struct Settling<'h> {
+    records: Vec<Settled>,
+    letters: Option<Settled>,
+    fate: Fate,
+    account: Account,
+    seconds: &'h Histogram,
+    is_counted: bool,
+}
+
+impl Settling<'_> {
+    fn count(&mut self, fate: Fate) {
+        self.is_counted = true;
+        self.account.count(fate, self.seconds);
+    }
+}
+
+impl Future for Settling<'_> {
+    type Output = Fate;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Fate> {
+        let this = self.get_mut();
+        while let Some(last) = this.records.last_mut().or(this.letters.as_mut()) {
+            this.fate = this.fate.max(ready!(Pin::new(last).poll(context)));
+            if this.records.pop().is_none() {
+                this.letters = None;
+            }
+        }
+        Poll::Ready(this.fate)
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if self.is_counted {
+            return;
+        }
+        let records = std::mem::take(&mut self.records).into_iter();
+        let records = records.chain(self.letters.take());
+        let (mut fate, account, seconds) = (self.fate, self.account.clone(), self.seconds.clone());
+        tokio::task::spawn_local(async move {
+            for record in records {
+                fate = fate.max(record.await);
+            }
+            account.count(fate, &seconds);
+        });
+    }
+}
+
 /// Counts the events of an envelope that falls for some of them.
 fn refused_envelope(app: &App, lines: &Lines) -> Refusal {
     for one in &lines.rejected {
@@ -519,7 +610,12 @@ fn random_id(random: &mut StdRng) -> Uuid {
 
 #[cfg(test)]
 mod tests {
+    use penstock_dataplane_config::load::{Environment, load};
+    use tokio::task::LocalSet;
+
     use super::*;
+    use crate::ingest::fate::Outcome;
+    use crate::process::Metrics;
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error() {
@@ -528,6 +624,67 @@ mod tests {
             Err(Code::Internal.into())
         );
         assert_eq!(caught(async { Ok(7) }).await, Ok(7));
+    }
+
+    /// One event, for which the quota has been charged.
+    fn settling<'h>(app: &Arc<App>, outcome: &Rc<Outcome>, seconds: &'h Histogram) -> Settling<'h> {
+        Settling {
+            records: vec![Settled(Rc::clone(outcome))],
+            letters: None,
+            fate: Fate::Stored,
+            account: Account {
+                app: Arc::clone(app),
+                events: 1,
+                charged: 1,
+                bytes: 10,
+                rejected: Vec::new(),
+                quarantined: Vec::new(),
+                began: Instant::now(),
+            },
+            seconds,
+            is_counted: false,
+        }
+    }
+
+    #[test]
+    fn what_a_client_took_back_is_counted_when_it_is_settled() {
+        const TURNS: usize = 10;
+        let metrics = IngestMetrics::new(&Metrics::new());
+        let file = "{version: 1, replicas: 1, apps: [{id: 6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11, name: a/b, \
+                    quota: {eventsPerDay: 2}}]}";
+        let file = load(file, &Environment::new()).unwrap().config;
+        let apps = Apps::build(&file, &Apps::default(), &metrics).unwrap();
+        let app = Arc::clone(&apps.list()[0]);
+        let admit = || app.quota.admit_whole(0, 1, 10).refusal.is_none();
+        let counted = || (app.metrics.accepted.get(), app.metrics.not_stored.get());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let shard = LocalSet::new();
+        shard.block_on(&runtime, async {
+            for (fate, before, after) in [
+                (Fate::Stored, (0, 0), (1, 0)),
+                (Fate::Failed, (1, 0), (1, 1)),
+                (Fate::Stored, (1, 1), (2, 1)),
+            ] {
+                assert!(admit(), "what failed was given back");
+                let outcome = Outcome::of(1);
+                drop(settling(&app, &outcome, &metrics.seconds));
+                tokio::task::yield_now().await;
+                assert_eq!(counted(), before);
+                outcome.settle(fate);
+                for _ in 0..TURNS {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(counted(), after);
+            }
+            assert!(!admit());
+            // A shard that ends drops what is left, this side of a client's going away and beyond.
+            drop(settling(&app, &Outcome::of(1), &metrics.seconds));
+            let (app, seconds) = (Arc::clone(&app), metrics.seconds.clone());
+            tokio::task::spawn_local(async move { settling(&app, &Outcome::of(1), &seconds).await });
+            tokio::task::yield_now().await;
+        });
+        drop(shard);
+        assert_eq!(counted(), (2, 1));
     }
 
     #[test]

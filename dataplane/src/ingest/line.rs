@@ -362,11 +362,8 @@ fn place(
         Judged::TooOld => Err(Found {
             flaw: Flaw::TooOld,
             field: "timestamp".into(),
-            detail: format!(
-                "older than {} days; kept in the dead-letter topic",
-                stamp.retention.oldest_days()
-            )
-            .into(),
+            // Not that it is a dead letter now: the quota may have no room for one.
+            detail: format!("older than {} days", stamp.retention.oldest_days()).into(),
         }),
     }
 }

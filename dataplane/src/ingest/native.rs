@@ -23,6 +23,18 @@ pub(crate) enum Refused {
     Envelope(Found),
 }
 
+impl Refused {
+    /// What the events that have been read by then are counted as.
+    pub(crate) fn flaw(&self) -> Flaw {
+        match self {
+            Self::Json(_) => Flaw::InvalidJson,
+            Self::TooManyEvents(_) | Self::NoEvents => Flaw::Envelope,
+            Self::AppMismatch => Flaw::AppMismatch,
+            Self::Envelope(found) => found.flaw,
+        }
+    }
+}
+
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
         Self::Json(fault)

@@ -98,19 +98,33 @@ impl Route<'_> {
     }
 }
 
-/// What exists, for the answer to a path that does not.
-pub(crate) const PATHS: [&str; 10] = [
-    "/v1/events",
-    "/v1/events/batch",
-    "/api/attribution/track",
-    "/api/attribution/batch",
-    "/api/v1/events",
-    "/segment/v1/batch",
-    "/segment/v1/{track,identify,page,screen,group,alias}",
-    "/segment/v1/projects/{writeKey}/settings",
-    "/health",
-    "/v1/healthcheck",
+/// Paths, each of a protocol or of all.
+const PATHS: [(&str, Option<Protocol>); 10] = [
+    ("/v1/events", Some(Protocol::Native)),
+    ("/v1/events/batch", Some(Protocol::Native)),
+    ("/api/attribution/track", Some(Protocol::Native)),
+    ("/api/attribution/batch", Some(Protocol::Native)),
+    ("/api/v1/events", Some(Protocol::Envelope)),
+    ("/segment/v1/batch", Some(Protocol::Segment)),
+    (
+        "/segment/v1/{track,identify,page,screen,group,alias}",
+        Some(Protocol::Segment),
+    ),
+    (
+        "/segment/v1/projects/{writeKey}/settings",
+        Some(Protocol::Segment),
+    ),
+    ("/health", None),
+    ("/v1/healthcheck", None),
 ];
+
+/// What exists for a pipeline that speaks `protocols`, for the answer to a path that does not.
+pub(crate) fn paths(protocols: &[Protocol]) -> impl Iterator<Item = &'static str> {
+    let there = PATHS
+        .iter()
+        .filter(|(_, of)| of.is_none_or(|protocol| protocols.contains(&protocol)));
+    there.map(|(path, _)| *path)
+}
 
 /// The endpoint at `path` for a pipeline that speaks `protocols`.
 pub(crate) fn of<'p>(path: &'p str, protocols: &[Protocol]) -> Route<'p> {
@@ -221,6 +235,18 @@ mod tests {
         );
         assert_eq!(of("/api/v1/events", &[Protocol::Envelope]), Route::Envelope);
         assert_eq!(of("/health", &[Protocol::Native]), Route::Health);
+    }
+
+    #[test]
+    fn what_is_told_to_exist_does() {
+        for protocols in [&ALL[..], &[Protocol::Native], &[Protocol::Segment], &[]] {
+            for path in paths(protocols) {
+                let path = path.replace("{track,identify,page,screen,group,alias}", "alias");
+                assert_ne!(of(&path, protocols), Route::Unknown, "{path} of {protocols:?}");
+            }
+        }
+        let told = |protocols: &[Protocol]| paths(protocols).count();
+        assert_eq!((told(&ALL), told(&ALL[1..2]), told(&[])), (10, 5, 2));
     }
 
     proptest! {

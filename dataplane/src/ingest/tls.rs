@@ -1,7 +1,8 @@
 //! TLS by two files, read again when they change.
 //!
 //! A connection keeps the certificate that it began with, so a renewal cuts nobody. Files that cannot be used leave
-//! the last good ones in force: while they are being swapped one by one, key and certificate do not fit each other.
+//! the last good ones in force: while they are being swapped one by one, key and certificate do not fit each other. Files
+//! that could not be read are read again at the next look.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ impl Tls {
 pub(crate) struct TlsReload {
     files: TlsFiles,
     tls: Tls,
+    /// The files that were read last.
     seen: Option<[Identity; 2]>,
     metrics: IngestMetrics,
     dependency: Dependency,
@@ -50,7 +52,7 @@ impl TlsReload {
         dependency: Dependency,
     ) -> Result<(Tls, Self), String> {
         let seen = identities(&files).ok();
-        let tls = Tls(Arc::new(ArcSwap::from_pointee(read(&files)?)));
+        let tls = Tls(Arc::new(ArcSwap::from_pointee(parse(&files, &read(&files)?)?)));
         dependency.found();
         let reload = Self {
             files,
@@ -70,7 +72,7 @@ impl TlsReload {
         }
     }
 
-    /// One look; reads the files when one has changed.
+    /// One look; reads the files when one has changed, or could not be read.
     fn look(&mut self) {
         let now = match identities(&self.files) {
             Ok(now) => now,
@@ -82,8 +84,13 @@ impl TlsReload {
         if self.seen == Some(now) {
             return;
         }
+        let pems = match read(&self.files) {
+            Ok(pems) => pems,
+            // Not seen, so the next look tries again.
+            Err(why) => return self.refuse(why),
+        };
         self.seen = Some(now);
-        match read(&self.files) {
+        match parse(&self.files, &pems) {
             Ok(config) => {
                 self.tls.0.store(Arc::new(config));
                 self.metrics.certificates_reloaded.inc();
@@ -109,16 +116,22 @@ fn identities(files: &TlsFiles) -> Result<[Identity; 2], String> {
     Ok([of(&files.cert_file)?, of(&files.key_file)?])
 }
 
-/// Certificate and key of the files, which must fit each other.
-fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
+/// What is in the files: the certificate's, then the key's.
+fn read(files: &TlsFiles) -> Result<[Vec<u8>; 2], String> {
+    let of = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    Ok([of(&files.cert_file)?, of(&files.key_file)?])
+}
+
+/// Certificate and key, which must fit each other.
+fn parse(files: &TlsFiles, [cert, key]: &[Vec<u8>; 2]) -> Result<ServerConfig, String> {
     let of = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let chain = CertificateDer::pem_file_iter(&files.cert_file)
-        .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
+    let chain = CertificateDer::pem_slice_iter(cert)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| of(&files.cert_file, &error))?;
     if chain.is_empty() {
         return Err(of(&files.cert_file, &"holds no certificate"));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| of(&files.key_file, &error))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| of(&files.key_file, &error))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
@@ -179,5 +192,45 @@ mod tests {
         let second = tls.0.load_full();
         reload.look();
         assert!(Arc::ptr_eq(&second, &tls.0.load_full()) && !dependency.is_up());
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_again() {
+        let process = Process::new();
+        let directory = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            cert_file: directory.path().join("tls.crt"),
+            key_file: directory.path().join("tls.key"),
+        };
+        let metrics = IngestMetrics::new(&process.metrics);
+        let dependency = process.dependencies.add("tls", Needed::Never);
+        let (cert, key) = pair();
+        std::fs::write(&files.cert_file, cert).unwrap();
+        std::fs::write(&files.key_file, &key).unwrap();
+        let (_, mut reload) = TlsReload::open(files.clone(), metrics.clone(), dependency.clone()).unwrap();
+
+        // A directory is there, and cannot be read as a file.
+        std::fs::remove_file(&files.key_file).unwrap();
+        std::fs::create_dir(&files.key_file).unwrap();
+        for times in 1..4 {
+            reload.look();
+            assert_eq!(
+                (metrics.certificates_refused.get(), dependency.is_up()),
+                (times, false)
+            );
+        }
+        // What was read and cannot be used is not read again.
+        std::fs::remove_dir(&files.key_file).unwrap();
+        std::fs::write(&files.key_file, "no key").unwrap();
+        for _ in 0..2 {
+            reload.look();
+            assert_eq!(metrics.certificates_refused.get(), 4);
+        }
+        std::fs::write(&files.key_file, &key).unwrap();
+        reload.look();
+        assert_eq!(
+            (metrics.certificates_reloaded.get(), dependency.is_up()),
+            (1, true)
+        );
     }
 }

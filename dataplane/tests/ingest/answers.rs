@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::harness::{Ingest, SHOP, apps, binary};
+use super::harness::{Ingest, OTHER, SHOP, apps, binary};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -296,6 +296,53 @@ fn the_good_events_of_a_batch_are_stored_and_the_bad_ones_listed() {
     assert_eq!(stored.len(), 8);
 }
 
+#[test]
+fn the_events_of_a_request_that_is_refused_whole_are_counted() {
+    let ingest = Ingest::start_with("limits: {batch: 3}", &apps(""));
+    let event = r#"{"event_type":"a"}"#;
+    for (path, body, status, reason, events) in [
+        (
+            "/v1/events/batch",
+            format!(r#"{{"events":[{event},{{}}],"app_id":"{OTHER}"}}"#),
+            403,
+            "app_mismatch",
+            2.0,
+        ),
+        (
+            "/v1/events/batch",
+            format!("[{event},{event} x"),
+            400,
+            "invalid_json",
+            2.0,
+        ),
+        (
+            "/segment/v1/batch",
+            r#"{"batch":[{"type":"page"},{"type":"dance"}]"#.to_owned(),
+            400,
+            "invalid_json",
+            4.0,
+        ),
+        // Nobody reads on to know how many there are.
+        (
+            "/v1/events/batch",
+            format!("[{event},{event},{event},{event},{event}]"),
+            413,
+            "envelope",
+            3.0,
+        ),
+    ] {
+        assert_eq!(ingest.write(path, &body).status, status, "{body}");
+        let counted = ingest.metric(&format!(
+            r#"penstock_ingest_events_total{{app="growth/shop",outcome="rejected",reason="{reason}"}}"#
+        ));
+        assert_eq!(counted, events, "{body}");
+    }
+    let missing =
+        r#"penstock_ingest_events_total{app="growth/shop",outcome="rejected",reason="missing_field"}"#;
+    assert_eq!(ingest.metric(missing), 0.0, "each event once");
+    assert!(ingest.stored(0).is_empty() && ingest.letters(0).is_empty());
+}
+
 /// Only an envelope is refused for it.
 #[test]
 fn a_clock_that_is_far_ahead_is_put_right() {
@@ -486,6 +533,11 @@ fn dead_letters_have_what_the_quota_leaves_after_events() {
         (400, &json!("too_old"))
     );
     assert_eq!((ingest.stored(1).len(), ingest.letters(1).len()), (1, 1));
+    // One of the three was kept, and nobody is told that his was.
+    assert_eq!(
+        reply.body["details"]["rejected"][0]["detail"],
+        "older than 730 days"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Connections: both versions of HTTP, TLS and its renewal, and their bounds.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +103,64 @@ fn requests_that_come_at_once_are_answered_in_order() {
     stream.write_all(end.as_bytes()).unwrap();
     let rest = String::from_utf8(read_all(&mut stream).unwrap()).unwrap();
     assert!(rest.contains("x-request-id: 5"), "{rest}");
+}
+
+/// Longer than a client takes that goes away, and less than Kafka may take.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
+#[test]
+fn who_has_said_everything_may_close_his_half() {
+    let ingest = Ingest::start();
+    ingest.kafka.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+    let mut stream = ingest.connect();
+    let request = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: {}\r\n\r\n{EVENT}",
+        EVENT.len()
+    );
+    // The last of several is answered, too.
+    stream.write_all(request.repeat(2).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let answers = String::from_utf8(read_all(&mut stream).unwrap()).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    ingest.wait_for("the connection to be closed on this side as well", || {
+        ingest.metric("penstock_ingest_connections") == 0.0
+    });
+    ingest.kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert_eq!(ingest.stored(2).len(), 2);
+}
+
+#[test]
+fn what_was_sent_is_counted_though_its_client_goes_away() {
+    let ingest = Ingest::start();
+    let accepted = r#"penstock_ingest_events_total{app="growth/shop",outcome="accepted",reason=""}"#;
+    let answered = r#"penstock_http_requests_total{method="POST",route="/v1/events",status="200"}"#;
+    assert_eq!(ingest.write("/v1/events", EVENT).status, 200);
+    assert_eq!((ingest.metric(accepted), ingest.metric(answered)), (1.0, 1.0));
+    ingest.kafka.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+    let mut gone = ingest.connect();
+    let request = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: {}\r\n\r\n{EVENT}",
+        EVENT.len()
+    );
+    gone.write_all(request.as_bytes()).unwrap();
+    drop(gone);
+    ingest.wait_for("it to be counted", || {
+        (ingest.metric(accepted), ingest.metric(answered)) == (2.0, 2.0)
+    });
+
+    block_on(async {
+        let (mut sender, connection) = over_http2(tcp(&ingest).await).await;
+        // Taken back, which HTTP/2 has a frame for; then the connection goes with it.
+        for _ in 0..2 {
+            let answer = tokio::time::timeout(ROUND_TRIP / 4, sender.send_request(event()));
+            assert!(answer.await.is_err(), "not answered yet");
+        }
+        connection.abort();
+    });
+    ingest.wait_for("they to be counted", || ingest.metric(accepted) == 4.0);
+    assert_eq!(ingest.metric(answered), 2.0, "those were not answered");
+    ingest.kafka.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert_eq!(ingest.stored(4).len(), 4);
 }
 
 #[test]

@@ -114,13 +114,17 @@ fn one_bad_event_sinks_its_envelope() {
             r#"penstock_ingest_events_total{{app="growth/shop",outcome="rejected",reason="{reason}"}}"#
         ))
     };
+    // Beside the event that was good, as many as were read of the envelope that has too many.
     assert_eq!(
         (
             rejected("invalid_time"),
             rejected("too_short"),
-            rejected("envelope")
+            rejected("envelope"),
+            rejected("app_mismatch"),
+            // The envelope without an `app_id`.
+            rejected("missing_field"),
         ),
-        (1.0, 1.0, 1.0)
+        (1.0, 1.0, 1001.0, 1.0, 1.0)
     );
 }
 
@@ -175,7 +179,19 @@ fn attribution_paths_are_those_of_single_events_and_batches() {
 #[test]
 fn what_is_switched_off_is_not_there() {
     let ingest = Ingest::start_with("protocols: [Native]", &apps(""));
-    assert_eq!(ingest.write(PATH, envelope(SHOP, &[event()])).status, 404);
+    let reply = ingest.write(PATH, envelope(SHOP, &[event()]));
+    assert_eq!(reply.status, 404);
+    assert_eq!(
+        reply.body["details"]["paths"],
+        json!([
+            "/v1/events",
+            "/v1/events/batch",
+            "/api/attribution/track",
+            "/api/attribution/batch",
+            "/health",
+            "/v1/healthcheck",
+        ])
+    );
     assert_eq!(
         ingest
             .write("/api/attribution/track", r#"{"event_type":"a"}"#)

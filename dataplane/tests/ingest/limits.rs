@@ -90,6 +90,43 @@ fn without_room_a_request_is_refused_after_a_second() {
 }
 
 #[test]
+fn nobody_waits_for_room_beyond_the_time_of_his_request() {
+    const TIME: Duration = Duration::from_secs(3);
+    let limits = "limits: {body: 100kB, event: 50kB, memory: 400kB, requestTimeout: 3s, kafkaTimeout: 2s}";
+    let ingest = Ingest::start_with(limits, &apps(""));
+    let mut unsure = ingest.connect();
+    let began = Instant::now();
+    // Half of the memory, which its first chunk fits into.
+    let head =
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ntransfer-encoding: chunked\r\n\r\n";
+    unsure.write_all(head.as_bytes()).unwrap();
+    let mut chunk = |bytes: usize| {
+        let chunk = format!("{bytes:x}\r\n{}\r\n", " ".repeat(bytes));
+        unsure.write_all(chunk.as_bytes()).unwrap();
+    };
+    chunk(60_000);
+    ingest.wait_for("its room to be taken", || {
+        ingest.metric("penstock_ingest_memory_used_bytes") > 190_000.0
+    });
+    // Most of the rest, for longer than the other has time.
+    std::thread::sleep((TIME / 5).saturating_sub(began.elapsed()));
+    let mut other = ingest.connect();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\nx-api-key: writer\r\ncontent-length: 60000\r\n\r\n{";
+    other.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep((TIME - TIME / 10).saturating_sub(began.elapsed()));
+    chunk(10_000);
+    let mut answer = [0; 2000];
+    let read = unsure.read(&mut answer).unwrap();
+    let after = began.elapsed();
+    let reply = parse(&answer[..read]).unwrap();
+    assert_eq!(
+        (reply.status, reply.body["code"].as_str()),
+        (503, Some("overloaded"))
+    );
+    assert!((TIME - TIME / 20..TIME + TIME / 6).contains(&after), "{after:?}");
+}
+
+#[test]
 fn who_shows_no_key_holds_no_room_that_others_need() {
     // Three times what their heads promise is more than there is.
     let ingest = Ingest::start_with("limits: {body: 100kB, event: 50kB, memory: 1200kB}", &apps(""));
