@@ -87,7 +87,7 @@ pub struct ClickHouse {
     /// The table `<table>_dead_letters`, for asking in SQL what could not be stored: `Managed`, it is made and filled from
     /// the dead-letter topic, and its rows go when `kafka.deadLetter.retention` says; `None`, dead letters are in their
     /// topic alone, and a table that is there stays as it is. A table of that name that is not the pipeline's is left alone:
-    /// `TablesReady` says so and is false, as is `Ready`, and events are stored all the same.
+    /// `TablesReady` says so and is false, `Ready` stays true, and events are stored all the same.
     #[serde(default)]
     pub dead_letter_table: DeadLetterTable,
     /// How rows are compressed on their way to ClickHouse. `LZ4` is for a network that is narrow or costs money: it takes
@@ -167,7 +167,10 @@ pub enum ExtraKind {
 pub struct Rollup {
     /// Its name; the table is called `<table>_<name>`.
     #[schemars(length(min = 1, max = 40), regex(pattern = schema::ROLLUP))]
-    #[x_kube(validation = Rule::new("self != 'dead_letters'").message("name must not be dead_letters: the table of dead letters is called so"))]
+    #[x_kube(
+        validation = Rule::new("self != 'dead_letters'").message("name must not be dead_letters: the table of dead letters is called so"),
+        validation = Rule::new("!self.endsWith('_view')").message("name must not end with _view: what fills the table of a rollup is called so")
+    )]
     pub name: String,
     /// What is counted, each once however often it comes: `Users` by their `user_id`, `Events` by their `event_id`.
     pub count: Counted,
@@ -179,7 +182,10 @@ pub struct Rollup {
         length(max = 4),
         inner(length(min = 1, max = 63), regex(pattern = schema::IDENTIFIER))
     )]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(b, !(b in ['time', 'counted']))").message("by must not name a column time or counted: every rollup has these of its own")
+    )]
     pub by: Vec<String>,
     /// How long counts are kept: `400d`. Absent: for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]

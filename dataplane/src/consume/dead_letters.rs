@@ -63,6 +63,9 @@ pub struct DeadLetter<'a> {
     pub value: &'a [u8],
 }
 
+/// The key of a record, and one of its lines.
+pub type Original = (Option<Vec<u8>>, Vec<u8>);
+
 /// The dead letters of one pipeline. The producer is made when the first one is written.
 pub struct DeadLetters {
     config: ConsumeConfig,
@@ -172,11 +175,7 @@ impl DeadLetters {
 
     /// Reads one line of the topic again, and its record's key: a batch keeps columns, not the bytes they came from.
     /// Blocks.
-    pub fn original(
-        &self,
-        partition: i32,
-        position: Position,
-    ) -> Result<(Option<Vec<u8>>, Vec<u8>), KafkaError> {
+    pub fn original(&self, partition: i32, position: Position) -> Result<Original, KafkaError> {
         let consumer: BaseConsumer = client(&self.config)?
             .set("group.id", &self.config.group)
             .set("enable.auto.commit", "false")

@@ -348,8 +348,8 @@ impl Driver {
         busy
     }
 
-    /// Lets time pass. Where several quiet partitions are live, each waits longer, up to twice the configured age,
-    /// so that together they cause two INSERTs a second and not one for each partition.
+    /// Lets time pass. Where several quiet partitions are live, each waits longer, up to twice the configured age, so that
+    /// up to four of them together cause two INSERTs in that age, and more of them half as many as there are.
     fn tick(&mut self, now: Moment) {
         let quiet = self
             .runs

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::clickhouse::ClickHouse;
 use super::clock::Moment;
-use super::dead_letters::{AT_ONCE, DeadLetter, DeadLetters, Reason};
+use super::dead_letters::{AT_ONCE, DeadLetter, DeadLetters, Original, Reason};
 use super::failure::{Class, Failure};
 use super::fence::{Epoch, Fence};
 use super::group::{Group, SESSION_MS};
@@ -246,32 +246,61 @@ impl Jobs {
     }
 
     /// Writes the row that ClickHouse refuses.
-    pub(super) fn dead_letter_row(&self, tenure: Tenure, at: Position, detail: String) {
+    pub(super) fn dead_letter_row(
+        &self,
+        tenure: Tenure,
+        content: Arc<Content>,
+        at: Position,
+        mut detail: String,
+    ) {
         let jobs = self.clone();
         self.runtime.spawn(async move {
-            let reader = Arc::clone(&jobs.dead_letters);
+            let reader = jobs.clone();
             let read = tokio::task::spawn_blocking(move || reader.original(tenure.partition, at));
-            match read.await {
-                Ok(Ok((key, value))) => {
-                    let letter = DeadLetter {
-                        partition: tenure.partition,
-                        position: at,
-                        lines: 1,
-                        reason: Reason::Refused,
-                        detail: &detail,
-                        key: key.as_deref(),
-                        value: &value,
-                    };
-                    let written = jobs.dead_letters.write(&[letter]).await;
-                    jobs.written(tenure, &letter, 1, written);
+            let (key, value) = match read.await {
+                Ok(Ok(Some(original))) => original,
+                // What the batch has of it is all that there is.
+                Ok(Ok(None)) => {
+                    detail.push_str(
+                        " (its record has left the topic: this says what it said, in other bytes and without its key)",
+                    );
+                    (None, content.block.line(at).unwrap_or_default())
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(partition = tenure.partition, %error, "cannot read a refused row again");
                     jobs.answer(tenure, Event::DeadLettered(false));
+                    return;
                 }
-                Err(_) => jobs.answer(tenure, Event::DeadLettered(false)),
-            }
+                Err(_) => {
+                    jobs.answer(tenure, Event::DeadLettered(false));
+                    return;
+                }
+            };
+            let letter = DeadLetter {
+                partition: tenure.partition,
+                position: at,
+                lines: 1,
+                reason: Reason::Refused,
+                detail: &detail,
+                key: key.as_deref(),
+                value: &value,
+            };
+            let written = jobs.dead_letters.write(&[letter]).await;
+            jobs.written(tenure, &letter, 1, written);
         });
+    }
+
+    /// A line of the topic, and its record's key; `None` once the log begins behind it. Blocks.
+    fn original(&self, partition: i32, at: Position) -> Result<Option<Original>, KafkaError> {
+        self.dead_letters
+            .original(partition, at)
+            .map(Some)
+            .or_else(|error| {
+                let (low, _) = self
+                    .group
+                    .fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
+                if at.offset < low { Ok(None) } else { Err(error) }
+            })
     }
 
     /// Answers with what became of so many letters of one reason.

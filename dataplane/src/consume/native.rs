@@ -9,7 +9,11 @@
 //!
 //! Invariant: every column holds exactly [`Block::rows`] values.
 
+use std::fmt::Write as _;
+
+use penstock_dataplane_config::record::LINE_VERSION;
 use penstock_dataplane_config::table::{ColumnKind, NEVER_EXPIRES, inserted_columns};
+use uuid::Uuid;
 
 use super::column::{self, Column, push_varint};
 use super::line::{Line, Text};
@@ -287,6 +291,71 @@ impl Block {
         })
     }
 
+    /// A row as a line: what it says, not the bytes that it came in.
+    pub(super) fn line(&self, at: Position) -> Option<Vec<u8>> {
+        let keep: Vec<bool> = self.row_ids().map(|id| id.position == at).collect();
+        let one = self.filtered(&keep);
+        let text = |column: usize| match &one.columns[column] {
+            Values::Plain(values) => texts(values).next().unwrap_or_default(),
+            Values::Symbols(symbols) => symbols.rows().next().unwrap_or_default(),
+        };
+        let time = |column| one.fixed_values(column).next().map(|at| i64::from_le_bytes(*at));
+        let id = |column| {
+            let id = one.fixed_values(column).next().map(read_uuid);
+            id.map(|id| Uuid::from_u128(id).to_string())
+        };
+        let timestamp = time(EVENT_TIMESTAMP)?;
+        let mut line = format!(
+            r#"{{"v":{LINE_VERSION},"app_id":"{}","event_id":"{}","received_at":{},"timestamp":{timestamp},"client_timestamp":{}"#,
+            id(APP_ID)?,
+            id(EVENT_ID)?,
+            time(RECEIVED_AT)?,
+            time(CLIENT_TIMESTAMP)?,
+        );
+        let mut member = |name: &str, value: &str| {
+            let _ = write!(line, r#","{name}":{value}"#);
+        };
+        let string = |column| serde_json::Value::from(String::from_utf8_lossy(text(column))).to_string();
+        for (name, column) in [
+            ("ip", IP),
+            ("user_agent", USER_AGENT),
+            ("library", LIBRARY),
+            ("source", SOURCE),
+        ] {
+            member(name, &string(column));
+        }
+        let end = one
+            .fixed_values(EXPIRES_ON)
+            .next()
+            .map(|day| u16::from_le_bytes(*day))?;
+        if end != NEVER_EXPIRES {
+            let days = i64::from(end) - 1 - timestamp.div_euclid(DAY_MS);
+            member("retention_days", &days.max(0).to_string());
+        }
+        member("event_type", &string(EVENT_NAME));
+        for (name, column) in [
+            ("user_id", USER_ID),
+            ("device_id", DEVICE_ID),
+            ("session_id", SESSION_ID),
+            ("platform", PLATFORM),
+            ("os_version", OS_VERSION),
+            ("app_version", APP_VERSION),
+        ] {
+            if !text(column).is_empty() {
+                member(name, &string(column));
+            }
+        }
+        for (name, column) in [
+            ("attribution", ATTRIBUTION),
+            ("event_data", PROPERTIES),
+            ("context", CONTEXT),
+        ] {
+            member(name, &String::from_utf8_lossy(text(column)));
+        }
+        line.push('}');
+        Some(line.into_bytes())
+    }
+
     /// The rows for which `keep` says so, by their number.
     pub fn filtered(&self, keep: &[bool]) -> Self {
         let mut kept = Self::new();
@@ -351,6 +420,16 @@ impl Block {
     #[cfg(test)]
     fn column(&self, index: usize) -> Vec<u8> {
         self.columns[index].by_row().bytes()
+    }
+
+    /// The texts of all symbols, by column and row.
+    #[cfg(test)]
+    fn symbols(&self) -> Vec<Vec<&[u8]>> {
+        let symbols = self.columns.iter().filter_map(|values| match values {
+            Values::Plain(_) => None,
+            Values::Symbols(symbols) => Some(symbols.rows().collect()),
+        });
+        symbols.collect()
     }
 }
 
@@ -541,6 +620,28 @@ mod tests {
         assert_eq!(expires(20_001 * day - 1, "\"retention_days\":400,"), 20_401);
         assert_eq!(expires(-9 * day, "\"retention_days\":3,"), 0);
         assert_eq!(expires(20_000 * day, "\"retention_days\":65535,"), NEVER_EXPIRES);
+    }
+
+    #[test]
+    fn a_row_written_as_a_line_is_read_as_that_row() {
+        let full = r#"{"v":1,"app_id":"6f0c4a4e-5d0b-5c58-9a52-0d9c9a8f3b11","event_id":"0193f1c2-7b3e-7c31-a3c9-4b1f0a1d2e3f","received_at":1763730000123,"timestamp":1763730000000,"client_timestamp":1763730000001,"ip":"203.0.113.7","user_agent":"a \"b\" \u00e9","library":"l/1","source":"native","retention_days":30,"event_type":"e\n","user_id":"u","device_id":"d","session_id":"s","platform":"p","os_version":"1","app_version":"2","attribution":{"a":1},"event_data":{"b":"\"c"},"context":{"d":[]}}"#;
+        let plain = line("", 7);
+        let mut block = Block::new();
+        for (row, text) in [plain.as_str(), full].into_iter().enumerate() {
+            block.push(7, Position::new(40, row as u32), &parse(text.as_bytes()).unwrap());
+        }
+        for row in 0..2 {
+            let at = Position::new(40, row);
+            let written = block.line(at).unwrap();
+            let mut again = Block::new();
+            again.push(7, at, &parse(&written).unwrap());
+            let same = block.filtered(&[row == 0, row == 1]);
+            for column in 0..COLUMNS {
+                assert_eq!(again.column(column), same.column(column), "{column}");
+            }
+            assert_eq!(again.symbols(), same.symbols());
+        }
+        assert_eq!(block.line(Position::new(40, 2)), None);
     }
 
     #[test]

@@ -279,7 +279,8 @@ impl Run {
                 }
                 Action::DeadLetter => jobs.dead_letter(self.tenure, Arc::clone(&self.flight)),
                 Action::DeadLetterRow { at } => {
-                    jobs.dead_letter_row(self.tenure, at, self.refusal.clone());
+                    let content = Arc::clone(&self.flight);
+                    jobs.dead_letter_row(self.tenure, content, at, self.refusal.clone());
                 }
                 Action::Ask { part } => jobs.ask(self.tenure, Arc::clone(&self.flight), part),
                 Action::Insert {

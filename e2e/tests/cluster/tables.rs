@@ -14,8 +14,10 @@ fn spec(clickhouse: &str) -> String {
 
 const COLUMNS: &str = "columns: [{name: amount, type: Float64, from: properties.cart.amount}, \
                        {name: country, type: Symbol, from: context.country, nullable: true}, \
+                       {name: plan, type: Symbol, from: properties.plan}, \
                        {name: cart, type: Json, from: properties.cart}]";
 const ROLLUPS: &str = "rollups: [{name: per_minute, count: Events, every: Minute, by: [event_name]}, \
+                       {name: per_plan, count: Events, every: Hour, by: [plan]}, \
                        {name: users_per_day, count: Users, every: Day, by: [country], retention: 400d}]";
 
 /// What ClickHouse answers to one question.
@@ -97,7 +99,9 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     assert_eq!(ask(&kit, &question)?, "4");
 
     // What rewrites rows waits for a person, and says how.
-    let other = COLUMNS.replace("Float64", "Int64");
+    let other = COLUMNS
+        .replace("Float64", "Int64")
+        .replace("properties.plan}", "properties.plan, nullable: true}");
     trial.apply(&trial.pipeline(&spec(&format!("{other}, {ROLLUPS}"))))?;
     let (reason, _) = trial.condition("TablesReady", "False", Duration::from_secs(90))?;
     assert_eq!(reason, "SchemaConflict");
@@ -118,6 +122,15 @@ fn columns_and_rollups_are_filled_while_events_arrive() -> Result<()> {
     within(30, "the column is another", || {
         Ok(ask(&kit, &question)? == "Int64")
     })?;
+    // What counts by a column that may be NULL now takes rows without it as before.
+    traffic.json(&bought("d", "NL"))?;
+    within(30, "an event without the value is stored", || {
+        Ok(trial.rows()?.0 == all + 2)
+    })?;
+    assert_eq!(
+        ask(&kit, &format!("SELECT countIf(plan IS NULL) > 0 FROM {table}"))?,
+        "1"
+    );
 
     // A rollup that is taken off the list counts no longer, and keeps what it has.
     trial.apply(&trial.pipeline(&spec(&other)))?;

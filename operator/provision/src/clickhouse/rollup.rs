@@ -152,9 +152,10 @@ fn select_where(spec: &TableSpec, rollup: &Rollup, only: Option<&str>) -> String
     };
     let mut sql = format!("SELECT app_id, {time} AS time");
     for name in &rollup.by {
-        let is_nullable = |own: &ExtraColumn| own.nullable && own.name == *name;
+        let is_own = spec.columns.iter().any(|own| own.name == *name);
         let name = quote_identifier(name);
-        let _ = match spec.columns.iter().any(is_nullable) {
+        // Also of one that cannot be NULL: it may become nullable, and the view stays as it is made.
+        let _ = match is_own {
             true => write!(sql, ", assumeNotNull({name}) AS {name}"),
             false => write!(sql, ", {name}"),
         };

@@ -114,6 +114,17 @@ fn rollups() -> Vec<Case> {
             &["spec.clickhouse.rollups[0].name", "dead_letters"],
         ),
         pipeline(
+            "a rollup that is called like what fills another",
+            "clickhouse: {rollups: [{name: a_view, count: Users, every: Day}]}",
+            &["spec.clickhouse.rollups[0].name", "_view"],
+        ),
+        pipeline(
+            "a rollup by a column that every rollup has",
+            "clickhouse: {columns: [{name: time, type: String, from: properties.time}], \
+             rollups: [{name: a, count: Users, every: Day, by: [time]}]}",
+            &["spec.clickhouse.rollups[0].by", "time or counted"],
+        ),
+        pipeline(
             "a rollup of what cannot be counted",
             "clickhouse: {rollups: [{name: a, count: Money, every: Day}]}",
             &["spec.clickhouse.rollups[0].count"],
