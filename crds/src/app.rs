@@ -63,7 +63,8 @@ pub struct AppSpec {
     /// Limits. What is absent is unlimited.
     #[serde(default)]
     pub quota: AppQuota,
-    /// How long events are kept, from when they happened: `400d`. Older ones are not stored but go to the dead-letter topic.
+    /// How long events are kept, from when they happened: `400d`. Older ones are not stored but go to the dead-letter topic, as far as
+    /// the quota has room.
     /// A change is for events that come after it. Absent: for good, and nothing older than 730 days is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 5), regex(pattern = schema::DAYS))]

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::KubeSchema;
-use penstock_dataplane_config::{ByteSize, Duration};
+use penstock_dataplane_config::{ByteSize, ConsumeBatch, Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,9 +67,9 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).compareTo(quantity(self.resources.limits.memory)) < 0")
-        .message("limits.memory must be below resources.limits.memory: the process needs room beside the requests")
-        .field_path(".limits.memory"),
+    validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).add(quantity(string(self.limits.connections * 72 + 40000) + 'k')).compareTo(quantity(self.resources.limits.memory)) <= 0")
+        .message("resources.limits.memory must hold limits.memory, 72kB for each of limits.connections and 40MB: who shows no key may take so much")
+        .field_path(".limits"),
     validation = Rule::new("self.durability != 'Spooled' || has(self.spool)")
         .message("durability Spooled needs a spool: set spool.volume.size")
         .field_path(".durability"),
@@ -87,7 +87,7 @@ pub struct Ingest {
     /// How many pods. Default: 2.
     #[serde(default = "Ingest::default_scaling")]
     pub scaling: Scaling,
-    /// What each pod may use. Default: `100m` and `64Mi` are reserved, and `256Mi` of memory are the most. Where it is given,
+    /// What each pod may use. Default: `100m` and `64Mi` are reserved, and `512Mi` of memory are the most. Where it is given,
     /// what it leaves out is not set.
     #[serde(default = "Ingest::default_resources")]
     pub resources: Resources,
@@ -136,7 +136,7 @@ impl Ingest {
     }
 
     fn default_resources() -> Resources {
-        Resources::of("100m", "64Mi", "256Mi")
+        Resources::of("100m", "64Mi", "512Mi")
     }
 }
 
@@ -422,7 +422,7 @@ pub struct IngestLimits {
     #[serde(default = "IngestLimits::default_memory")]
     #[schemars(with = "String", length(max = 12), regex(pattern = schema::SIZE))]
     pub memory: ByteSize,
-    /// Connections of a pod; one more gets 503 and is closed.
+    /// Connections of a pod; one more gets 503 and is closed. Each may take up to 72 kB before it shows a key.
     #[serde(default = "IngestLimits::default_connections")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: i32,
@@ -454,7 +454,7 @@ impl IngestLimits {
     }
 
     const fn default_connections() -> i32 {
-        10_000
+        5_000
     }
 
     const fn default_request_timeout() -> Duration {
@@ -492,7 +492,7 @@ impl Default for IngestLimits {
 pub struct Batch {
     /// Rows of one INSERT.
     #[serde(default = "Batch::default_max_rows")]
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = ConsumeBatch::FEWEST_ROWS, max = 1_000_000))]
     pub max_rows: i32,
     /// Bytes of one INSERT. A pod holds up to three times as much, and 72MiB at least.
     #[serde(default = "Batch::default_max_bytes")]

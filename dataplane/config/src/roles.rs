@@ -239,7 +239,7 @@ impl Default for IngestLimits {
             event: ByteSize::kb(256),
             batch: 1000,
             memory: ByteSize::mb(64),
-            connections: 10_000,
+            connections: 5_000,
             request_timeout: Duration::from_secs(10),
             kafka_timeout: Duration::from_secs(8),
         }
@@ -396,6 +396,11 @@ pub struct ConsumeBatch {
     pub max_rows: u32,
     pub max_bytes: ByteSize,
     pub max_age: Duration,
+}
+
+impl ConsumeBatch {
+    /// The least that a full batch may hold: many small INSERTs would be more than the table remembers tokens of.
+    pub const FEWEST_ROWS: u32 = 10_000;
 }
 
 impl Default for ConsumeBatch {

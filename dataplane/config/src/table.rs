@@ -131,7 +131,10 @@ pub fn inserted_columns() -> impl Iterator<Item = &'static Column> {
 }
 
 /// How many insert tokens the table remembers. A pipeline with P partitions makes about P inserts a second, and a
-/// batch whose outcome is unknown is re-sent blindly for at most a minute: ten times that.
+/// batch whose outcome is unknown is re-sent blindly for at most a minute: ten times that. At the shortest age of a batch,
+/// 100 ms, it is that minute; and what is full has [`FEWEST_ROWS`] or 1 MB, so that no server takes as many.
+///
+/// [`FEWEST_ROWS`]: crate::ConsumeBatch::FEWEST_ROWS
 pub fn dedup_window(partitions: u32) -> u32 {
     partitions.saturating_mul(10 * 60).max(10_000)
 }

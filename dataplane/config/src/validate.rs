@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use crate::CONFIG_VERSION;
 use crate::apps::AppsFile;
 use crate::roles::{
-    ClickHouseTarget, ClientTls, ConsumeConfig, DrainConfig, Durability, IngestConfig, KafkaOutage,
-    KafkaTarget, PipelineRef, RecordFormat, RedisTarget, SaslMechanism,
+    ClickHouseTarget, ClientTls, ConsumeBatch, ConsumeConfig, DrainConfig, Durability, IngestConfig,
+    KafkaOutage, KafkaTarget, PipelineRef, RecordFormat, RedisTarget, SaslMechanism,
 };
 use crate::units::Duration;
 
@@ -351,9 +351,9 @@ impl Validate for ConsumeConfig {
         }
         let batch = &self.batch;
         rules.require(
-            (1..=5_000_000).contains(&batch.max_rows),
+            (ConsumeBatch::FEWEST_ROWS..=5_000_000).contains(&batch.max_rows),
             "batch.maxRows",
-            "must be 1 to 5000000",
+            "must be 10000 to 5000000",
         );
         let bytes = (1_000_000..=256_000_000).contains(&batch.max_bytes.get());
         rules.require(bytes, "batch.maxBytes", "must be 1MB to 256MB");

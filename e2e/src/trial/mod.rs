@@ -35,7 +35,7 @@ pub const APP: &str = "shop";
 /// The IngestionPipeline of every trial.
 pub const PIPELINE: &str = "events";
 
-const INGEST_RESOURCES: &str = "resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 256Mi}}";
+const INGEST_RESOURCES: &str = "resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 512Mi}}";
 const CONSUME_RESOURCES: &str = "resources: {requests: {cpu: 10m, memory: 128Mi}, limits: {memory: 1Gi}}";
 
 /// A spec in which the section of a component, a flow mapping, has these resources.

@@ -253,10 +253,10 @@ fn defaults_read_back_as_they_are_documented() -> Result<()> {
         "endpoint": {"protocols": ["Native", "Segment", "Envelope"]},
         "ingest": {
             "scaling": {"mode": "Fixed", "replicas": 2},
-            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
             "durability": "Replicated",
             "limits": {
-                "body": "8MB", "event": "256kB", "batch": 1000, "memory": "64MB", "connections": 10_000,
+                "body": "8MB", "event": "256kB", "batch": 1000, "memory": "64MB", "connections": 5_000,
                 "requestTimeout": "10s", "kafkaTimeout": "8s"
             }
         },

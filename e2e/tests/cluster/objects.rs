@@ -135,7 +135,7 @@ fn what_is_edited_is_mended_and_what_others_add_stays() -> Result<()> {
     }
     // A change that makes the operator write every one of them again.
     trial.apply(&trial.pipeline(
-        "  ingest: {scaling: {replicas: 2}, limits: {batch: 500}}\n  consume: {batch: {maxRows: 1000}}\n",
+        "  ingest: {scaling: {replicas: 2}, limits: {batch: 500}}\n  consume: {batch: {maxRows: 100000}}\n",
     ))?;
     within(10, "the new limit is in the configuration", || {
         Ok(field(&trial, "configmap", "events-ingest", ".data")?.contains("batch: 500"))

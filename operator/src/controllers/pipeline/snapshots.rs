@@ -392,7 +392,7 @@ fn how_events_are_kept_and_stored_reaches_the_pods() {
         pipeline.spec.kafka = serde_yaml::from_str("{recordFormat: Single, key: DeviceId}").unwrap();
         pipeline.spec.clickhouse.compression = penstock_crds::pipeline::Compression::Lz4;
         pipeline.spec.consume = serde_yaml::from_str(
-            "{groupProtocol: Consumer, batch: {maxRows: 1234, maxBytes: 5MB, maxAge: 700ms}}",
+            "{groupProtocol: Consumer, batch: {maxRows: 12345, maxBytes: 5MB, maxAge: 700ms}}",
         )
         .unwrap();
     });
@@ -404,7 +404,7 @@ fn how_events_are_kept_and_stored_reaches_the_pods() {
         (ingest, "recordKey: DeviceId"),
         (consume, "groupProtocol: Consumer"),
         (consume, "compression: LZ4"),
-        (consume, "maxRows: 1234"),
+        (consume, "maxRows: 12345"),
         (consume, "maxBytes: 5MB"),
         (consume, "maxAge: 700ms"),
     ] {

@@ -511,7 +511,12 @@ fn limits() -> Vec<Case> {
         pipeline(
             "memory beyond the pod's",
             "ingest: {limits: {memory: 300MB}}",
-            &["spec.ingest.limits.memory", "resources.limits.memory"],
+            &["spec.ingest.limits", "resources.limits.memory"],
+        ),
+        pipeline(
+            "more connections than the pod's memory holds",
+            "ingest: {limits: {connections: 10000}}",
+            &["spec.ingest.limits", "72kB for each"],
         ),
         pipeline(
             "a batch of none",
@@ -537,6 +542,11 @@ fn limits() -> Vec<Case> {
             "a Kafka timeout of 50 ms",
             "ingest: {limits: {kafkaTimeout: 50ms}}",
             &["spec.ingest.limits.kafkaTimeout"],
+        ),
+        pipeline(
+            "a batch of a thousand rows",
+            "consume: {batch: {maxRows: 1000}}",
+            &["spec.consume.batch.maxRows"],
         ),
         pipeline(
             "a batch of a million and one rows",
