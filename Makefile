@@ -21,7 +21,7 @@ test: ## Every check and test of the project, on a cluster of its own
 	@$(TEST)
 
 .PHONY: test-full
-test-full: ## The same with outages of a minute, longer measurements, slow clients and ten minutes of fuzzing each parser
+test-full: ## The same with outages of a minute, longer measurements, slow and too many clients, and ten minutes of fuzzing each parser
 	@PENSTOCK_TEST_FULL=1 $(TEST)
 
 .PHONY: bench-ingest

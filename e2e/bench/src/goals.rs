@@ -113,27 +113,28 @@ impl Measured<'_> {
                 goals.push(at_most(of, spread * 100.0, 20.0, "%"));
             }
         }
-        let Overload {
-            share,
-            refusal_p99,
-            adds_up,
-            ..
-        } = self.overload;
-        goals.push(Goal {
-            of: "three times the capacity: goodput, of the capacity",
-            goal: ">= 90 %".into(),
-            figure: format!("{:.0} %", 100.0 * share),
-            reached: share >= 0.9 && adds_up,
-        });
-        goals.push(at_most(
-            "three times the capacity: refusals, p99",
-            refusal_p99,
-            5.0,
-            "ms",
-        ));
+        goals.extend(overload(&self.overload));
         goals.extend(slow_clients(&self.slow));
         goals
     }
+}
+
+/// What is left of the capacity when more is sent, and how soon the rest is refused.
+pub fn overload(measured: &Overload) -> [Goal; 2] {
+    let &Overload {
+        share,
+        refusal_p99,
+        adds_up,
+        ..
+    } = measured;
+    let goodput = Goal {
+        of: "three times the capacity: goodput, of the capacity",
+        goal: ">= 90 %".into(),
+        figure: format!("{:.0} %", 100.0 * share),
+        reached: share >= 0.9 && adds_up,
+    };
+    let of_refusals = "three times the capacity: refusals, p99";
+    [goodput, at_most(of_refusals, refusal_p99, 5.0, "ms")]
 }
 
 /// What slow clients may cost others.

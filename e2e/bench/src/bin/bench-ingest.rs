@@ -16,7 +16,7 @@ use penstock_e2e::{Component, Error, Instance, Result};
 use penstock_e2e_bench::command::{exit, runs};
 use penstock_e2e_bench::corpus::Encoding;
 use penstock_e2e_bench::extras::{self, CROWD, Together};
-use penstock_e2e_bench::goals::{self, Measured};
+use penstock_e2e_bench::goals::{self, Goal, Measured};
 use penstock_e2e_bench::measure::{Bench, Sample};
 use penstock_e2e_bench::overload::overload;
 use penstock_e2e_bench::plan::{Drive, PARTIAL, Workload, meets, workloads};
@@ -48,8 +48,8 @@ struct Arguments {
     /// written.
     #[arg(long, env = "ONLY", value_name = "TEXT")]
     only: Vec<String>,
-    /// With `--only 'slow clients'`: fail when they cost others more than they may. What else the machine does may spoil a
-    /// measurement, so it is taken up to three times.
+    /// With `--only 'slow clients'` or `--only 'too much'`: fail when their goals are missed. What else the machine does may
+    /// spoil a measurement, so it is taken up to three times.
     #[arg(long)]
     hold: bool,
     /// Builds of ingest to hold against each other; nothing is written.
@@ -90,9 +90,9 @@ fn run(arguments: &Arguments) -> Result<()> {
             || arguments.only.iter().any(|text| name.contains(text))
             || *workload == PARTIAL && asked(SLOW)
     };
-    if arguments.hold && !asked(SLOW) {
+    if arguments.hold && !asked(SLOW) && !asked(OVERLOAD) {
         return Err(Error::new(format!(
-            "only `{SLOW}` can be held: --only '{SLOW}' --hold"
+            "only `{SLOW}` and `{OVERLOAD}` can be held: --only '{SLOW}' --hold"
         )));
     }
     let samples = measure(&bench, &servers, arguments.runs, wanted)?;
@@ -100,7 +100,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.only.is_empty() || !arguments.build.is_empty() {
         print!("{}", brief(&all));
         if asked(OVERLOAD) {
-            overload(&bench, &servers[0], arguments.runs)?;
+            held(OVERLOAD, &servers[0], arguments, || {
+                let measured = overload(&bench, &servers[0], arguments.runs)?;
+                println!("{OVERLOAD}: {}: {measured:.2?}", servers[0].name);
+                Ok((goals::overload(&measured), measured.adds_up))
+            })?;
         }
         if asked(SLOW) {
             for server in &servers {
@@ -108,7 +112,11 @@ fn run(arguments: &Arguments) -> Result<()> {
                     .iter()
                     .find(|line| line.workload == PARTIAL && line.server == server.name);
                 let Some(partial) = partial else { continue };
-                beside_slow_clients(&bench, server, partial.rate, arguments)?;
+                held(SLOW, server, arguments, || {
+                    let measured = slow_clients(&bench, server, partial.rate, arguments.runs)?;
+                    println!("{SLOW}: {}: {measured:.2?}", server.name);
+                    Ok((goals::slow_clients(&measured), measured.adds_up))
+                })?;
             }
         }
         return verdict(&all);
@@ -152,17 +160,22 @@ fn run(arguments: &Arguments) -> Result<()> {
     verdict(&all)
 }
 
-/// Says what they cost, and fails when that is too much and it shall be held.
-fn beside_slow_clients(bench: &Bench, server: &Server, rate: f64, arguments: &Arguments) -> Result<()> {
+/// Measures, and fails when a goal is missed and shall be held, or when not every acknowledged event is stored once.
+fn held(
+    what: &str,
+    server: &Server,
+    arguments: &Arguments,
+    mut measure: impl FnMut() -> Result<([Goal; 2], bool)>,
+) -> Result<()> {
     const TIMES: usize = 3;
     let mut missed = String::new();
     for _ in 0..TIMES {
-        let slow = slow_clients(bench, server, rate, arguments.runs)?;
-        println!("{SLOW}: {}: {slow:.2?}", server.name);
-        if !slow.adds_up {
-            return Err(Error::new("not every event beside the slow clients is stored"));
+        let (goals, adds_up) = measure()?;
+        if !adds_up {
+            return Err(Error::new(format!(
+                "{what}: what is stored is not what was acknowledged"
+            )));
         }
-        let goals = goals::slow_clients(&slow);
         missed = goals
             .iter()
             .filter(|goal| !goal.reached)
