@@ -67,7 +67,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).add(quantity(string(self.limits.connections * 72 + 40000) + 'k')).compareTo(quantity(self.resources.limits.memory)) <= 0")
+    validation = Rule::new("!has(self.resources.limits.memory) || quantity(self.limits.memory.replace('B', '')).asApproximateFloat() + double(self.limits.connections) * 72000.0 + 40000000.0 <= quantity(self.resources.limits.memory).asApproximateFloat()")
         .message("resources.limits.memory must hold limits.memory, 72kB for each of limits.connections and 40MB: who shows no key may take so much")
         .field_path(".limits"),
     validation = Rule::new("self.durability != 'Spooled' || has(self.spool)")
