@@ -114,8 +114,9 @@ fn one_slow_partition_does_not_hold_the_others() {
         pipeline.produce(0, events::record(pipeline.run, first, 1000).as_bytes());
     }
     pipeline.flush();
+    // A batch that is full waits behind the one that is held, which may be small.
     consumer.wait_for("as much in memory as a partition may have", PATIENCE, |c| {
-        c.metric("penstock_consume_memory_bytes", "") > 30e6
+        c.metric("penstock_consume_memory_bytes", "") > 24e6
     });
     for (partition, first) in [(1, backlog), (2, backlog + 20_000)] {
         for first in (first..first + 20_000).step_by(1000) {
