@@ -234,7 +234,8 @@ impl Handler {
         }
         let letters = (!lines.letters.is_empty())
             .then(|| groups.quarantine(&app.id.to_string(), &lines.letters, &mut permit));
-        let settled = groups.append(&mut lines, events, permit);
+        let mut records = groups.append(&mut lines, events, permit);
+        records.extend(letters);
         let account = Account {
             app,
             events,
@@ -248,8 +249,7 @@ impl Handler {
         self.scratch.replace(lines);
 
         let mut settling = Settling {
-            records: settled,
-            letters,
+            records,
             fate: Fate::Stored,
             account,
             seconds: &self.parts.metrics.seconds,
@@ -521,7 +521,6 @@ impl Account {
 #[derive(Debug)]
 struct Settling<'h> {
     records: Vec<Settled>,
-    letters: Option<Settled>,
     fate: Fate,
     account: Account,
     seconds: &'h Histogram,
@@ -540,11 +539,9 @@ impl Future for Settling<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Fate> {
         let this = self.get_mut();
-        while let Some(last) = this.records.last_mut().or(this.letters.as_mut()) {
+        while let Some(last) = this.records.last_mut() {
             this.fate = this.fate.max(ready!(Pin::new(last).poll(context)));
-            if this.records.pop().is_none() {
-                this.letters = None;
-            }
+            this.records.pop();
         }
         Poll::Ready(this.fate)
     }
@@ -555,8 +552,7 @@ impl Drop for Settling<'_> {
         if self.is_counted {
             return;
         }
-        let records = std::mem::take(&mut self.records).into_iter();
-        let records = records.chain(self.letters.take());
+        let records = std::mem::take(&mut self.records);
         let (mut fate, account, seconds) = (self.fate, self.account.clone(), self.seconds.clone());
         tokio::task::spawn_local(async move {
             for record in records {
@@ -630,7 +626,6 @@ mod tests {
     fn settling<'h>(app: &Arc<App>, outcome: &Rc<Outcome>, seconds: &'h Histogram) -> Settling<'h> {
         Settling {
             records: vec![Settled(Rc::clone(outcome))],
-            letters: None,
             fate: Fate::Stored,
             account: Account {
                 app: Arc::clone(app),

@@ -4,6 +4,7 @@
 //! the last good ones in force: while they are being swapped one by one, key and certificate do not fit each other. Files
 //! that could not be read are read again at the next look.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,15 +112,18 @@ impl TlsReload {
     }
 }
 
-fn identities(files: &TlsFiles) -> Result<[Identity; 2], String> {
-    let of = |path: &Path| identity(path).map_err(|error| format!("{}: {error}", path.display()));
+/// Of the certificate's file, then of the key's.
+fn of_both<T>(files: &TlsFiles, get: impl Fn(&Path) -> io::Result<T>) -> Result<[T; 2], String> {
+    let of = |path: &Path| get(path).map_err(|error| format!("{}: {error}", path.display()));
     Ok([of(&files.cert_file)?, of(&files.key_file)?])
 }
 
-/// What is in the files: the certificate's, then the key's.
+fn identities(files: &TlsFiles) -> Result<[Identity; 2], String> {
+    of_both(files, identity)
+}
+
 fn read(files: &TlsFiles) -> Result<[Vec<u8>; 2], String> {
-    let of = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    Ok([of(&files.cert_file)?, of(&files.key_file)?])
+    of_both(files, |path| std::fs::read(path))
 }
 
 /// Certificate and key, which must fit each other.
@@ -142,6 +146,8 @@ fn parse(files: &TlsFiles, [cert, key]: &[Vec<u8>; 2]) -> Result<ServerConfig, S
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
     use crate::process::{Needed, Process};
 
@@ -151,8 +157,8 @@ mod tests {
         (made.cert.pem(), made.signing_key.serialize_pem())
     }
 
-    #[test]
-    fn files_that_do_not_fit_leave_the_last_good_ones_in_force() {
+    /// A folder without files, and what a look at it tells.
+    fn place() -> (TempDir, TlsFiles, IngestMetrics, Dependency) {
         let process = Process::new();
         let directory = tempfile::tempdir().unwrap();
         let files = TlsFiles {
@@ -161,6 +167,12 @@ mod tests {
         };
         let metrics = IngestMetrics::new(&process.metrics);
         let dependency = process.dependencies.add("tls", Needed::Never);
+        (directory, files, metrics, dependency)
+    }
+
+    #[test]
+    fn files_that_do_not_fit_leave_the_last_good_ones_in_force() {
+        let (_directory, files, metrics, dependency) = place();
         let open = || TlsReload::open(files.clone(), metrics.clone(), dependency.clone());
         assert!(open().unwrap_err().contains("tls.crt"), "no files yet");
 
@@ -196,14 +208,7 @@ mod tests {
 
     #[test]
     fn a_file_that_could_not_be_read_is_read_again() {
-        let process = Process::new();
-        let directory = tempfile::tempdir().unwrap();
-        let files = TlsFiles {
-            cert_file: directory.path().join("tls.crt"),
-            key_file: directory.path().join("tls.key"),
-        };
-        let metrics = IngestMetrics::new(&process.metrics);
-        let dependency = process.dependencies.add("tls", Needed::Never);
+        let (_directory, files, metrics, dependency) = place();
         let (cert, key) = pair();
         std::fs::write(&files.cert_file, cert).unwrap();
         std::fs::write(&files.key_file, &key).unwrap();
