@@ -39,7 +39,8 @@ impl Report<'_> {
     pub fn page(&self) -> String {
         let mut page = String::from(
             "# Benchmarks of ingest\n\nWritten by `make bench-ingest`; do not edit. [What the figures mean and how they are \
-             taken](decisions/0007-measuring-ingest.md).\n\n",
+             taken](decisions/0007-measuring-ingest.md), and [what was tried for the goals, also for those that are \
+             missed](decisions/0008-what-an-event-costs.md).\n\n",
         );
         let runs = format!(
             "{} of {} s each, servers in turns; medians, memory the highest",

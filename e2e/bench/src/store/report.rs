@@ -16,7 +16,8 @@ use crate::store::seen::INTERVAL;
 use crate::store::summary::{Figure, Line, WholeLine};
 
 const HEAD: &str = "# Benchmarks of storing\n\nWritten by `make bench-consume` and `make bench-e2e`, each its own part; do not \
-                    edit. [What the figures mean and how they are taken](decisions/0011-measuring-store.md).\n";
+                    edit. [What the figures mean and how they are taken](decisions/0011-measuring-store.md), and [what was \
+                    tried for the goals, also for those that are missed](decisions/0015-what-a-row-costs.md).\n";
 
 /// Writes one part of the page, prints it, and leaves the other part as it is.
 pub fn write(path: &Path, title: &str, part: &str) -> Result<()> {
